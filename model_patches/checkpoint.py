@@ -1,0 +1,245 @@
+"""Networks on disk: safetensors only, one file = one architecture, and the file says which.
+
+The header holds the whole network config and the noise schedule the weights were trained with, as JSON, and the
+`modelspec.*` fields that model managers read. Reading is strict and speaks in sentences; writing is atomic.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .attention import Attention
+from .config import UNetConfig
+from .errors import CheckpointError
+from .parts import known_part
+from .unet import VideoUNet
+
+FORMAT = "dreamfactory.format"
+CONFIG = "dreamfactory.config"
+SCHEDULE = "dreamfactory.schedule"
+PARTS_FIELD = "dreamfactory.parts"
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says before its weights are read."""
+
+    metadata: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+
+    @property
+    def kind(self) -> str | None:
+        """ "unet" or "patch" for our own files, else None."""
+        return self.metadata.get(FORMAT, "").split("/")[0] or None
+
+    @property
+    def config(self) -> UNetConfig:
+        return UNetConfig.from_dict(_json(self.metadata, CONFIG))
+
+    @property
+    def schedule(self) -> dict | None:
+        """The noise schedule as plain data (schedulers.ScheduleConfig reads it), if the file names one."""
+        return _json(self.metadata, SCHEDULE) if SCHEDULE in self.metadata else None
+
+
+def _json(metadata: Mapping[str, str], key: str) -> dict:
+    try:
+        return json.loads(metadata[key])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"the file's header has no readable {key}; it was not written completely.") from error
+
+
+def read_header(path: str | os.PathLike) -> Header:
+    """Read a safetensors header without its weights.
+
+    Raises CheckpointError with one sentence: missing, a folder, a pickle, cut short, or no safetensors file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; check the path.")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give a .safetensors file.")
+    if path.suffix.lower() in PICKLES:
+        raise CheckpointError(
+            f"{path.name} is a pickle, which can run code when it is opened; give a .safetensors file of these weights."
+        )
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > 100_000_000:
+                raise ValueError("header too long")
+            header = json.loads(file.read(length))
+        entries = {k: v for k, v in header.items() if k != "__metadata__"}
+        end = max((v["data_offsets"][1] for v in entries.values()), default=0)
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, PermissionError):
+            raise CheckpointError(f"{path} cannot be read: permission denied.") from error
+        raise CheckpointError(f"{path} is no safetensors file, or is damaged; download or save it again.") from error
+    missing = 8 + length + end - path.stat().st_size
+    if missing > 0:
+        raise CheckpointError(f"{path} is cut short by {missing:,} bytes; copy or download it again.")
+    return Header(
+        metadata=header.get("__metadata__") or {},
+        shapes={k: tuple(v["shape"]) for k, v in entries.items()},
+        dtypes={k: v["dtype"] for k, v in entries.items()},
+    )
+
+
+def build(config: UNetConfig, state: Mapping[str, Tensor], name: str = "the file", **kwargs) -> VideoUNet:
+    """A network of this config with these weights, strictly: a sentence names what is missing, extra or misshapen."""
+    unet = VideoUNet(config, **{**kwargs, "device": "meta"})
+    expected = unet.state_dict()
+    missing = [k for k in expected if k not in state]
+    unexpected = [k for k in state if k not in expected]
+    misshapen = [k for k in expected if k in state and expected[k].shape != state[k].shape]
+    for keys, what in ((missing, "lacks"), (unexpected, "has unexpected")):
+        if keys:
+            raise CheckpointError(f"{name} {what} {len(keys)} weights of {len(expected)}: {_some(keys)}.")
+    if misshapen:
+        key = misshapen[0]
+        raise CheckpointError(
+            f"{name} has {len(misshapen)} weights of another shape: {key} is {tuple(state[key].shape)}, "
+            f"its config asks for {tuple(expected[key].shape)}."
+        )
+    unet.load_state_dict(state, assign=True)
+    return unet
+
+
+def load_unet(
+    path: str | os.PathLike,
+    *,
+    operations=nn,
+    attention: Attention | str = "sdpa",
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | str = "cpu",
+) -> VideoUNet:
+    """Read a network from a safetensors file: ours, or a public one, which is converted in memory.
+
+    dtype: of the weights in memory; None keeps the file's. Returns the network in evaluation mode, its config in
+    `.config` and the noise schedule it was trained with, as plain data, in `.schedule` (None if the file names none).
+    Raises CheckpointError with one sentence.
+    """
+    header = read_header(path)
+    kwargs = {"operations": operations, "attention": attention, "dtype": dtype}
+    if header.kind == "patch":
+        parts = header.metadata.get(PARTS_FIELD, "")
+        raise CheckpointError(f"{path} is a patch ({parts}), no whole network; load its base, then apply_patch.")
+    if header.kind == "unet":
+        config, schedule, state = header.config, header.schedule, load_file(path)
+    else:
+        from .converters import convert_file_in_memory
+
+        config, schedule, state, _ = convert_file_in_memory(path, header)
+    state = {k: v.to(dtype=dtype) if dtype is not None and v.is_floating_point() else v for k, v in state.items()}
+    unet = build(config, state, str(path), **kwargs).to(device)
+    unet.schedule = schedule
+    return unet.eval()
+
+
+def save_unet(
+    unet: VideoUNet,
+    path: str | os.PathLike,
+    *,
+    schedule: Mapping | None = None,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a network, its config and its noise schedule; whole or not at all.
+
+    schedule: plain data of schedulers.ScheduleConfig; None keeps what the network was loaded with.
+    dtype: of the weights on disk; None as in memory. metadata: further header fields (strings).
+    """
+    schedule = schedule if schedule is not None else unet.schedule
+    write(path, unet.state_dict(), _metadata("unet/1", unet.config, schedule, metadata), dtype)
+
+
+def save_patch(
+    unet: VideoUNet, path: str | os.PathLike, parts: Iterable[str], *, dtype: torch.dtype | None = None
+) -> None:
+    """Write only some parts (`parts.PARTS`: paca, image_adapter, swap_attention, temporal, ...) as a small file."""
+    parts = list(parts)
+    prefixes = tuple(prefix + "." for part in parts for prefix in known_part(part).prefixes)
+    state = {k: v for k, v in unet.state_dict().items() if k.startswith(prefixes)}
+    if not state:
+        raise CheckpointError(f"this network has no weights of {', '.join(parts)}; nothing to save.")
+    write(path, state, _metadata("patch/1", unet.config, unet.schedule, {PARTS_FIELD: ",".join(parts)}), dtype)
+
+
+def apply_patch(unet: VideoUNet, path: str | os.PathLike) -> VideoUNet:
+    """A new network: the base with the parts of a patch file added or replaced. The base stays as it is."""
+    header = read_header(path)
+    if header.kind != "patch":
+        raise CheckpointError(f"{path} is no patch file; save one with save_patch, or load a network with load_unet.")
+    parts = header.metadata.get(PARTS_FIELD, "").split(",")
+    fields = {name: getattr(header.config, name) for part in parts for name in known_part(part).fields}
+    config = replace(unet.config, **fields)
+    like = next(iter(unet.parameters()))
+    state = {**unet.state_dict(), **{k: v.to(like) for k, v in load_file(path).items()}}
+    # Turning a part on may take another's place: Swap-CA replaces fusion convolutions at its sites.
+    expected = VideoUNet(config, device="meta").state_dict()
+    state = {k: v for k, v in state.items() if k in expected}
+    patched = build(config, state, f"{path} on this base", dtype=like.dtype)
+    patched.schedule = unet.schedule
+    return patched.eval()
+
+
+def write(
+    path: str | os.PathLike, state: Mapping[str, Tensor], metadata: dict[str, str], dtype: torch.dtype | None = None
+) -> None:
+    """safetensors through a temporary file in the same folder and one rename."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path.name} must end in .safetensors, the only format written here.")
+    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in state.items()}
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(suffix=".tmp", prefix=path.name, dir=path.parent)
+        os.close(handle)
+        save_file(tensors, temporary, metadata)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _metadata(kind: str, config: UNetConfig, schedule: Mapping | None, extra: Mapping[str, str] | None) -> dict:
+    prediction = {"eps": "epsilon", "v": "v", "x0": "sample"}.get((schedule or {}).get("prediction"), "")
+    fields = {
+        FORMAT: kind,
+        CONFIG: json.dumps(config.to_dict()),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "dreamfactory-video-unet",
+        "modelspec.implementation": "comfyui-dreamfactory",
+        "modelspec.title": "DreamFactory video UNet",
+        **(extra or {}),
+    }
+    if prediction:
+        fields["modelspec.prediction_type"] = prediction
+    if schedule is not None:
+        fields[SCHEDULE] = json.dumps(dict(schedule))
+    return fields
+
+
+def _some(keys: list[str], limit: int = 3) -> str:
+    return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
