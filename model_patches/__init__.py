@@ -20,5 +20,10 @@ __all__ = [
     "ProjectorConfig",
     "UNetConfig",
     "VideoUNet",
+    "apply_patch",
+    "load_unet",
     "preset",
+    "read_header",
+    "save_patch",
+    "save_unet",
 ]
