@@ -1,0 +1,219 @@
+"""The `dreamfactory` command. Each subcommand reads its arguments here and calls one function elsewhere.
+
+Exit codes: 0 done, 2 a user's mistake (one sentence on standard error), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+
+
+def schedule(args: argparse.Namespace) -> None:
+    from .pipelines.schedule_plot import draw, table
+    from .schedulers import ScheduleConfig
+
+    config = ScheduleConfig(rescale=args.rescale, shift_reference=args.reference)
+    noise = config.build(args.frames, args.height, args.width)
+    if args.plot:
+        draw(args.plot, args.frames, args.height, args.width, config)
+    if args.json:
+        # JSON has no infinities: the end of the schedule (SNR 0) is null.
+        log_snr = [x if math.isfinite(x) else None for x in noise.log_snr.tolist()]
+        print(json.dumps({"shift": noise.shift, "alphas_cumprod": noise.alphas_cumprod.tolist(), "log_snr": log_snr}))
+        return
+    print(f"{args.frames} frames of {args.width}x{args.height} pixels: shift s = {noise.shift:.4f}")
+    print(table(noise))
+    if args.plot:
+        print(f"plot: {args.plot}")
+
+
+def info(args: argparse.Namespace) -> None:
+    from .pipelines.describe import describe_file, describe_preset, readable
+
+    if (args.file is None) == (args.preset is None):
+        raise SystemExit(_usage("info takes a file, or --preset NAME."))
+    facts = describe_preset(args.preset) if args.preset else describe_file(args.file)
+    print(json.dumps(facts) if args.json else readable(facts))
+
+
+def convert(args: argparse.Namespace) -> None:
+    import torch
+
+    from .model_patches.converters import convert_file
+
+    overrides = dict(pair.split("=", 1) for pair in args.set if "=" in pair)
+    values = {k: _value(v) for k, v in overrides.items()}
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}[args.dtype]
+    report = convert_file(args.source, args.target, source=args.origin, overrides=values or None, dtype=dtype)
+    print(json.dumps(report.to_dict()) if args.json else f"{report}\nwritten: {args.target}")
+
+
+def generate(args: argparse.Namespace) -> None:
+    from .pipelines.generate import Request, generate
+    from .pipelines.image_to_video import Settings
+
+    request = Request(
+        args.image, args.out, args.text, args.motion, args.last_image, args.width, args.height, args.fps, args.scale
+    )
+    settings = Settings(
+        frames=args.frames,
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        guidance_rescale=args.guidance_rescale,
+        sampler=args.sampler,
+        eta=args.eta,
+        seed=args.seed,
+        frame_rate=args.frame_rate,
+        image_strength=args.image_strength,
+        paca_strength=args.paca_strength,
+        swap_strength=args.swap_strength,
+    )
+    parts = {k: getattr(args, k) for k in ("vae", "text_encoder", "motion_encoder", "image_encoder", "attention")}
+    out = generate(request, settings, checkpoint=args.checkpoint, quiet=args.quiet, **parts)
+    print(out)
+
+
+def train(args: argparse.Namespace) -> None:
+    from .training.config import load_run
+    from .training.trainer import train
+
+    train(load_run(args.run, args.set), resume=not args.fresh)
+
+
+def demo(args: argparse.Namespace) -> None:
+    from .training.evaluation.demo import show
+
+    print(show(args.out, args.seed))
+
+
+def demo_quality(args: argparse.Namespace) -> None:
+    from .training.evaluation.quality import measure_bundle
+
+    print(json.dumps(measure_bundle(args.checkpoint, args.clips)))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="dreamfactory", description="Factorized-Dreamer and VideoFactory, headless.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+
+    def command(name: str, function, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run_command=function)
+        return sub
+
+    sub = command("generate", generate, "animate a picture as its captions say, into an mp4")
+    sub.add_argument("--checkpoint", default="demo", help="'demo', a bundle folder, or a network's .safetensors")
+    sub.add_argument("--image", required=True, help="the first frame")
+    sub.add_argument("--last-image", help="the last frame, for networks that interpolate")
+    sub.add_argument("--text", default="", help="what the picture shows")
+    sub.add_argument("--motion", default="", help="what happens")
+    sub.add_argument("--out", required=True, help="the .mp4 to write; a contact sheet is written beside it")
+    sub.add_argument("--frames", type=int, help="number of frames")
+    sub.add_argument("--width", type=int, help="pixels")
+    sub.add_argument("--height", type=int, help="pixels")
+    sub.add_argument("--fps", type=float, help="frames per second of the file")
+    sub.add_argument("--scale", type=int, default=1, choices=range(1, 17), metavar="1..16", help="enlarge the pixels")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--steps", type=int, help="denoising steps")
+    sub.add_argument("--sampler", help="ddim, euler, euler_a, dpm++2m or unipc")
+    sub.add_argument("--guidance-scale", type=float, help="1 is off; how strongly captions are followed")
+    sub.add_argument("--guidance-rescale", type=float, help="0 is off; keeps strong guidance from burning")
+    sub.add_argument("--eta", type=float, default=0.0, help="noise added back in each step (DDIM), 0 to 1")
+    sub.add_argument("--frame-rate", type=float, help="frame-rate condition, for networks that have one")
+    sub.add_argument("--image-strength", type=float, default=1.0, help="image adapter")
+    sub.add_argument("--paca-strength", type=float, default=1.0, help="pixel-aware cross-attention")
+    sub.add_argument("--swap-strength", type=float, default=1.0, help="Swap-CA")
+    sub.add_argument("--vae", help="an AutoencoderKL folder, or a codec file")
+    sub.add_argument("--text-encoder", help="a transformers CLIP text folder")
+    sub.add_argument("--motion-encoder", help="a transformers T5 folder")
+    sub.add_argument("--image-encoder", help="a transformers CLIP vision folder")
+    sub.add_argument("--attention", default="sdpa", choices=("sdpa", "xformers", "math"))
+    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    sub = command("info", info, "parameters by part, config and schedule of a file or a preset")
+    sub.add_argument("file", nargs="?")
+    sub.add_argument("--preset")
+    sub.add_argument("--json", action="store_true")
+
+    sub = command("schedule", schedule, "the noise schedule of a clip size: table, curve, numbers")
+    sub.add_argument("--frames", type=int, required=True)
+    sub.add_argument("--height", type=int, required=True, help="pixels")
+    sub.add_argument("--width", type=int, required=True, help="pixels")
+    sub.add_argument("--rescale", default="lin", choices=("lin", "printed", "none"), help="zero terminal SNR")
+    sub.add_argument("--reference", type=float, default=256.0, help="D of Factorized-Dreamer's Eq. 5, pixels")
+    sub.add_argument("--plot", metavar="PNG")
+    sub.add_argument("--json", action="store_true")
+
+    sub = command("convert", convert, "public weights into this pack's format, once and for all")
+    sub.add_argument("source", help="a .safetensors file, or a diffusers folder")
+    sub.add_argument("target", help="the .safetensors to write")
+    sub.add_argument("--from", dest="origin", default="auto", choices=("auto", "sd", "modelscope", "lvdm"))
+    sub.add_argument(
+        "--set", action="append", default=[], metavar="field=value", help="a config field the file cannot tell"
+    )
+    sub.add_argument(
+        "--dtype", choices=("fp32", "fp16", "bf16"), help="of the weights on disk; default as in the source"
+    )
+    sub.add_argument("--json", action="store_true")
+
+    sub = command("train", train, "train from a run file or a preset")
+    sub.add_argument("run", help="a .toml file, or the name of a preset such as demo")
+    sub.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
+    sub.add_argument("--fresh", action="store_true", help="do not continue a run found in the output folder")
+
+    sub = command("demo", demo, "animate never-seen pictures with the demo model, onto one sheet")
+    sub.add_argument("--out", default="out/demo")
+    sub.add_argument("--seed", type=int, default=7)
+
+    sub = command("demo-quality", demo_quality, "measure the demo model on held-out clips; JSON comes last")
+    sub.add_argument("--checkpoint", default="demo")
+    sub.add_argument("--clips", type=int, default=160)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        args.run_command(args)
+    except KeyboardInterrupt:
+        print(f"dreamfactory {args.command}: interrupted, nothing half-written was left", file=sys.stderr)
+        return 130
+    except _user_errors() as error:
+        print(f"dreamfactory {args.command}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(
+            f"dreamfactory {args.command}: {error.name} is not installed; "
+            "pip install 'comfyui-dreamfactory[train]' brings it.",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    from .model_patches.errors import CheckpointError, ConfigError
+    from .pipelines.errors import InputError
+    from .schedulers import ScheduleError
+    from .training.errors import TrainingError
+
+    return CheckpointError, ConfigError, InputError, ScheduleError, TrainingError
+
+
+def _value(text: str):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _usage(sentence: str) -> int:
+    print(f"dreamfactory: {sentence}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""What a network is, for people and for programs: parameters by part, config, schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..model_patches import UNetConfig, VideoUNet, preset, read_header
+from ..model_patches.parts import count_parameters
+
+
+def describe(config: UNetConfig, schedule: dict | None = None) -> dict:
+    """Facts of a network, counted on the meta device: no weight is allocated.
+
+    `parameters` and `parts` count the denoising network; the image projector, which runs once a clip, is beside it.
+    """
+    parts = count_parameters(VideoUNet(config, device="meta"))
+    projector = parts.pop("image_projector", 0)
+    return {
+        "parameters": sum(parts.values()),
+        "parts": parts,
+        "image_projector": projector,
+        "config": config.to_dict(),
+        "schedule": schedule,
+    }
+
+
+def describe_preset(name: str) -> dict:
+    return {"name": name, **describe(preset(name))}
+
+
+def describe_file(path: str | Path) -> dict:
+    """Of our own file from its header alone; a public file is converted in memory first."""
+    header = read_header(path)
+    if header.kind == "unet":
+        return {"name": str(path), **describe(header.config, header.schedule)}
+    if header.kind == "patch":
+        weights = sum(_size(shape) for shape in header.shapes.values())
+        parts = header.metadata.get("dreamfactory.parts", "")
+        config = header.config.to_dict()
+        return {"name": str(path), "parameters": weights, "parts": {parts: weights}, "config": config, "patch": True}
+    from ..model_patches.converters import convert_file_in_memory
+
+    config, schedule, _, report = convert_file_in_memory(path, header)
+    return {"name": str(path), **describe(config, schedule), "source": report.to_dict()}
+
+
+def readable(facts: dict) -> str:
+    """The same as a few lines of text."""
+    lines = [facts["name"], f"{facts['parameters']:>15,}  parameters"]
+    lines += [f"{count:>15,}    {name}" for name, count in facts["parts"].items()]
+    if facts.get("image_projector"):
+        lines.append(f"{facts['image_projector']:>15,}  image projector (runs once a clip, not counted above)")
+    defaults = UNetConfig().to_dict()
+    changed = {k: v for k, v in facts["config"].items() if v != defaults[k]}
+    lines.append("config, where it differs from Stable Diffusion 2.1's spatial half:")
+    lines += [f"    {k} = {v}" for k, v in changed.items()] or ["    nowhere"]
+    if facts.get("schedule"):
+        lines.append("schedule:")
+        lines += [f"    {k} = {v}" for k, v in facts["schedule"].items() if v is not None]
+    return "\n".join(lines)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size

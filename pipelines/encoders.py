@@ -1,0 +1,147 @@
+"""Text and image encoders: transformers' own classes, read from a folder, never from a hub.
+
+TextEncoder   CLIP text for the spatial half, T5 for motion text   texts -> (b, n, width)
+ImageEncoder  CLIP vision for the image adapter                    images -> pooled or patch features
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import InputError
+
+T5_LENGTH = 120  # tokens of motion text where a tokenizer states no length of its own
+UNBOUNDED = 100_000  # transformers writes "no limit" as a huge number
+
+# Means and deviations CLIP was trained with (OpenAI and OpenCLIP alike).
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class TextEncoder(nn.Module):
+    """A transformers text model with its tokenizer: texts -> tokens (b, n, width) of one fixed length n.
+
+    CLIP: padded as CLIP was trained, `layer` "last", or "penultimate" with the final norm (SD 2.x).
+    T5: padding is masked inside the encoder and comes out as zero rows, which the network sees.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer, length: int, layer: str = "last") -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.length, self.layer = model, tokenizer, length, layer
+
+    @property
+    def is_t5(self) -> bool:
+        return self.model.config.model_type == "t5"
+
+    @property
+    def width(self) -> int:
+        return self.model.config.d_model if self.is_t5 else self.model.config.hidden_size
+
+    @classmethod
+    def load(cls, folder: str | Path, *, layer: str = "last", dtype: torch.dtype = torch.float32) -> TextEncoder:
+        """Read `config.json`, the tokenizer and `model.safetensors` of a folder."""
+        from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+        folder = Path(folder)
+        kind = model_type(folder)
+        classes = {"clip_text_model": CLIPTextModel, "clip": CLIPTextModel, "t5": T5EncoderModel}
+        if kind not in classes:
+            raise InputError(f"{folder} holds a {kind!r} model; expected a CLIP text or T5 encoder.")
+        model = _load(classes[kind], folder, dtype)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder} has no readable tokenizer; put its tokenizer.json there.") from error
+        limit = tokenizer.model_max_length
+        length = limit if limit < UNBOUNDED else T5_LENGTH
+        if kind != "t5":
+            length = min(length, model.config.max_position_embeddings)
+        return cls(model, tokenizer, length, layer).eval()
+
+    def save(self, folder: str | Path) -> None:
+        self.model.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+
+    def forward(self, texts: list[str]) -> Tensor:
+        tokens = self.tokenizer(
+            texts, padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        )
+        device = next(self.model.parameters()).device
+        ids, mask = tokens["input_ids"].to(device), tokens["attention_mask"].to(device)
+        if self.is_t5:
+            hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+            return hidden * mask[..., None].to(hidden)
+        if self.layer == "last":
+            return self.model(input_ids=ids).last_hidden_state
+        hidden = self.model(input_ids=ids, output_hidden_states=True).hidden_states[-2]
+        inner = getattr(self.model, "text_model", self.model)
+        return inner.final_layer_norm(hidden)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of a text that the tokenizer has no token for: a tiny vocabulary has many."""
+        unknown = self.tokenizer.unk_token_id
+        words = text.split()
+        if unknown is None:
+            return []
+        return [w for w in words if unknown in self.tokenizer(w, add_special_tokens=False)["input_ids"]]
+
+
+class ImageEncoder(nn.Module):
+    """CLIP vision: images (b, 3, h, w) in [0, 1] -> pooled embedding (b, d), or all patch features (b, n, d).
+
+    The picture is squashed to the encoder's square, not cropped (DynamiCrafter's way): the adapter should see
+    all of it. `features` is "pooled" (IP-Adapter), "penultimate" (IP-Adapter-plus) or "last" (DynamiCrafter).
+    """
+
+    def __init__(self, model: nn.Module, features: str = "pooled") -> None:
+        super().__init__()
+        self.model, self.features = model, features
+
+    @classmethod
+    def load(cls, folder: str | Path, *, features: str = "pooled", dtype: torch.dtype = torch.float32) -> ImageEncoder:
+        from transformers import CLIPVisionModelWithProjection
+
+        kind = model_type(Path(folder))
+        if kind not in ("clip_vision_model", "clip"):
+            raise InputError(f"{folder} holds a {kind!r} model; expected a CLIP vision encoder.")
+        return cls(_load(CLIPVisionModelWithProjection, Path(folder), dtype), features).eval()
+
+    def save(self, folder: str | Path) -> None:
+        self.model.save_pretrained(folder, safe_serialization=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = self.model.config.image_size
+        like = next(self.model.parameters())
+        x = images.to(like)
+        if x.shape[-2:] != (size, size):
+            x = F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        mean, std = (torch.tensor(v).to(x)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
+        out = self.model((x - mean) / std, output_hidden_states=self.features == "penultimate")
+        if self.features == "pooled":
+            return out.image_embeds
+        return out.hidden_states[-2] if self.features == "penultimate" else out.last_hidden_state
+
+
+def model_type(folder: Path) -> str:
+    """The `model_type` a transformers folder declares."""
+    try:
+        return json.loads((folder / "config.json").read_text())["model_type"]
+    except OSError as error:
+        raise InputError(f"{folder} is no encoder folder: it has no config.json.") from error
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{folder / 'config.json'} does not name a model_type; the file is damaged.") from error
+
+
+def _load(model_class, folder: Path, dtype: torch.dtype) -> nn.Module:
+    if not list(folder.glob("*.safetensors")):
+        raise InputError(f"{folder} has no .safetensors weights; pickled weights are never opened here.")
+    try:
+        model = model_class.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"the encoder in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+    return model.to(dtype).requires_grad_(False)

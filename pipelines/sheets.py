@@ -1,0 +1,68 @@
+"""Contact sheets: clips as rows of frames with their captions, to be looked at in seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+INK, PAPER, FAINT = (28, 30, 34), (250, 249, 246), (120, 122, 126)
+
+
+def clip_sheet(
+    path: str | Path,
+    clips: Tensor,
+    captions: Sequence[str],
+    *,
+    title: str = "",
+    tile: int = 96,
+    columns: int = 8,
+) -> None:
+    """One row a clip: its caption, then evenly spaced frames. clips: (b, t, 3, h, w) in [0, 1].
+
+    Written whole or not at all.
+    """
+    b, t, _, h, w = clips.shape
+    picks = np.unique(np.linspace(0, t - 1, min(columns, t)).round().astype(int))
+    scale = max(1, round(tile / h)) if h <= tile else tile / h
+    th, tw = round(h * scale), round(w * scale)
+    gap, margin, label, head = 4, 16, 20, 34 if title else 0
+    width = margin * 2 + len(picks) * (tw + gap) - gap
+    height = margin * 2 + head + b * (th + label + gap * 2)
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((margin, margin - 2), title, INK, font=_font(18))
+    resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    for row in range(b):
+        y = margin + head + row * (th + label + gap * 2)
+        draw.text((margin, y), captions[row], INK, font=_font(13))
+        for column, frame in enumerate(picks):
+            image = Image.fromarray(to_uint8(clips[row, frame])).resize((tw, th), resample)
+            sheet.paste(image, (margin + column * (tw + gap), y + label))
+    save_image(sheet, path)
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """(3, h, w) in [0, 1] -> (h, w, 3) bytes."""
+    return (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def save_image(image: Image.Image, path: str | Path, **options) -> None:
+    """Through a temporary file and one rename."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        image.save(temporary, format=path.suffix.lstrip(".").upper(), **options)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _font(size: int):
+    return ImageFont.load_default(size)

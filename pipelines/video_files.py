@@ -1,0 +1,120 @@
+"""Pictures in, clips out: PIL and PyAV, whole files or none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import InputError
+from .sheets import to_uint8
+
+
+def read_image(path: str | Path, height: int, width: int) -> Tensor:
+    """A picture as (1, 3, height, width) in [0, 1], scaled to cover that size and cropped at its centre.
+
+    Rotated as its EXIF says; transparency lies on white. Raises InputError with one sentence.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            image.load()
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; check the path of the first frame.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is no picture; give a PNG, JPEG or WebP file as first frame.") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path} is too large to open safely; scale it down first.") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path} cannot be read as a picture ({error}); save it again.") from error
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.reshape(1, height, width, 3).permute(0, 3, 1, 2).float() / 255
+
+
+def check_output(path: str | Path, suffix: str = ".mp4") -> Path:
+    """A place a file can be written to, or one sentence why not; called before any work is done."""
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise InputError(f"the output {path} must end in {suffix}.")
+    if path.is_dir():
+        raise InputError(f"the output {path} is a folder; give a file name.")
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{path.name}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place.") from error
+    return path
+
+
+def write_video(
+    path: str | Path, clip: Tensor, fps: float = 8, *, settings: Mapping | None = None, scale: int = 1
+) -> None:
+    """A clip (t, 3, h, w) in [0, 1] as H.264 mp4, its settings as JSON in the file's `comment`.
+
+    scale: whole-number enlargement with hard pixel edges. Odd sides lose their last row or column (H.264's chroma).
+    """
+    import av
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    if scale > 1:
+        clip = F.interpolate(clip, scale_factor=scale, mode="nearest")
+    height, width = clip.shape[-2] // 2 * 2, clip.shape[-1] // 2 * 2
+    try:
+        with av.open(str(temporary), "w", format="mp4", options={"movflags": "use_metadata_tags+faststart"}) as out:
+            if settings is not None:
+                out.metadata["title"] = "DreamFactory"
+                out.metadata["comment"] = json.dumps(dict(settings))
+            stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.options = {"crf": "12"}
+            for image in clip:
+                frame = av.VideoFrame.from_ndarray(to_uint8(image[:, :height, :width]), format="rgb24")
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_video(path: str | Path) -> tuple[Tensor, dict]:
+    """(t, 3, h, w) in [0, 1] and the settings `write_video` stored ({} if none)."""
+    import av
+
+    with av.open(str(path)) as file:
+        frames = [torch.from_numpy(f.to_ndarray(format="rgb24")) for f in file.decode(video=0)]
+        comment = file.metadata.get("comment", "{}")
+    try:
+        settings = json.loads(comment)
+    except ValueError:
+        settings = {}
+    return torch.stack(frames).permute(0, 3, 1, 2).float() / 255, settings
+
+
+def write_gif(path: str | Path, clip: Tensor, fps: float = 8, *, scale: int = 1) -> None:
+    """A looping GIF of (t, 3, h, w) in [0, 1], for documents."""
+    from .sheets import save_image
+
+    if scale > 1:
+        clip = F.interpolate(clip, scale_factor=scale, mode="nearest")
+    images = [Image.fromarray(to_uint8(image)) for image in clip]
+    palette = images[0].quantize(colors=255, method=Image.Quantize.MEDIANCUT)
+    frames = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    save_image(frames[0], path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)

@@ -1,0 +1,172 @@
+"""The patch codec: PCA in closed form before training, sharp pictures after it, a file that travels."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from dreamfactory.model_patches.patch_codec import (
+    METADATA_KEY,
+    PatchAutoencoder,
+    PatchCodecConfig,
+    load_codec,
+    save_codec,
+)
+from dreamfactory.training.codec import CodecTraining, evaluate, pca_codec, random_frames, train_codec
+
+DEMO = Path(__file__).parents[1] / "pipelines" / "demo" / "vae.safetensors"
+SMALL = PatchCodecConfig(latent_channels=5, latent_width=16, detail_width=8)
+
+
+def frames(n: int, seed: int, split: str = "train", size: int = 64) -> torch.Tensor:
+    return random_frames(n, torch.Generator().manual_seed(seed), split, size)
+
+
+def random_codec(config: PatchCodecConfig = SMALL) -> PatchAutoencoder:
+    """A codec whose residual branch and biases are not zero, as after training."""
+    torch.manual_seed(0)
+    codec = PatchAutoencoder(config)
+    for parameter in codec.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return codec.eval()
+
+
+def test_an_untrained_codec_reconstructs_as_the_closed_form_pca():
+    images, channels = frames(40, 0), 7
+    codec = pca_codec(images, PatchCodecConfig(channels))
+    # Eckart-Young: the best rank-7 approximation of the centred patches is the truncated SVD.
+    cells = images.view(40, 3, 8, 8, 8, 8).permute(0, 2, 4, 1, 3, 5).reshape(-1, 192).double()
+    mean = cells.mean(0)
+    u, s, v = torch.linalg.svd(cells - mean, full_matrices=False)
+    best = (u[:, :channels] * s[:channels]) @ v[:channels] + mean
+    best = best.view(40, 8, 8, 3, 8, 8).permute(0, 3, 1, 4, 2, 5).reshape(40, 3, 64, 64).float()
+    with torch.no_grad():
+        assert torch.allclose(codec(images), best, atol=1e-4)
+
+
+def test_principal_latents_are_centred_half_whitened_and_of_unit_scale():
+    images = frames(200, 0)
+    codec = pca_codec(images)
+    with torch.no_grad():
+        latents = codec.encode(images).transpose(0, 1).flatten(1)
+    cells = images.view(200, 3, 8, 8, 8, 8).permute(0, 2, 4, 1, 3, 5).reshape(-1, 192).double()
+    values = torch.linalg.eigvalsh(torch.cov(cells.T)).flip(0)[:12]
+    ratio = latents.var(1) / values.sqrt()  # half-whitened: the variance is what the std was
+    assert torch.allclose(ratio, ratio.mean().expand(12), rtol=1e-2)
+    assert latents.mean(1).abs().max() < 1e-4
+    assert latents.square().mean().sqrt().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_rescaling_changes_the_latents_but_not_the_pictures():
+    codec, images = random_codec(), frames(4, 1)
+    with torch.no_grad():
+        before, latents = codec(images), codec.encode(images).transpose(0, 1).flatten(1)
+        codec.rescale_latents(latents.mean(1), latents.std(1))
+        after, rescaled = codec(images), codec.encode(images).transpose(0, 1).flatten(1)
+    assert rescaled.mean(1).abs().max() < 1e-4
+    assert rescaled.square().mean().sqrt().item() == pytest.approx(1, abs=1e-3)
+    # Zero padding of the first convolution reaches 1 + 2 latent cells and 5 half-resolution pixels inward.
+    assert torch.allclose(codec.decode_linear(rescaled.view(5, 4, 8, 8).transpose(0, 1)).mean(), before.mean(), atol=1)
+    wide = torch.randn(1, 3, 160, 160)
+    fresh = random_codec()
+    with torch.no_grad():
+        before = fresh(wide)
+        fresh.rescale_latents(torch.full((5,), 0.3), torch.linspace(0.5, 2, 5))
+        after = fresh(wide)
+    assert torch.allclose(before[..., 40:120, 40:120], after[..., 40:120, 40:120], atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 96)])
+def test_shapes(height, width):
+    codec = random_codec()
+    assert codec.latent_channels == 5
+    assert codec.downscale == 8
+    assert codec.scaling_factor == 1.0
+    latents = codec.encode(torch.zeros(2, 3, height, width))
+    assert latents.shape == (2, 5, height // 8, width // 8)
+    assert codec.decode(latents).shape == (2, 3, height, width)
+
+
+def test_sizes_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match=r"multiples of 8 pixels, not 60x64"):
+        random_codec().encode(torch.zeros(1, 3, 64, 60))
+
+
+def test_operations_make_every_layer():
+    class Counting:
+        made = 0
+
+        class Conv2d(torch.nn.Conv2d):
+            def __init__(self, *args, **kwargs):
+                Counting.made += 1
+                super().__init__(*args, **kwargs)
+
+    codec = PatchAutoencoder(SMALL, operations=Counting, dtype=torch.float64)
+    assert all(p.dtype == torch.float64 for p in codec.parameters())
+    assert len(list(codec.parameters())) == 2 * Counting.made
+
+
+def test_save_and_load_is_a_round_trip(tmp_path):
+    codec = random_codec()
+    path = tmp_path / "folder" / "codec.safetensors"
+    save_codec(codec, path, torch.float32)
+    loaded = load_codec(path)
+    assert loaded.config == SMALL
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    for key, value in codec.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+    assert [p.name for p in path.parent.iterdir()] == ["codec.safetensors"]
+
+    save_codec(codec, path)
+    assert load_codec(path, dtype=None).analysis.weight.dtype == torch.float16
+    assert load_codec(path).analysis.weight.dtype == torch.float32
+
+
+def test_unreadable_files_are_named(tmp_path):
+    path = tmp_path / "codec.safetensors"
+    with pytest.raises(ValueError, match="no codec file"):
+        load_codec(path)
+    path.write_bytes(b"not safetensors at all")
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        load_codec(path)
+    save_file({"weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="not a patch codec"):
+        load_codec(path)
+    save_file({"weight": torch.zeros(1)}, path, metadata={METADATA_KEY: '{"sizes": 1}'})
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_codec(path)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "codec.safetensors"
+    save_codec(random_codec(), path)
+    weights = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({**weights, "extra": torch.zeros(1)}, path, metadata)
+    with pytest.raises(ValueError, match="do not fit"):
+        load_codec(path)
+    other = {**json.loads(metadata[METADATA_KEY]), "latent_channels": 6}
+    save_file(weights, path, {METADATA_KEY: json.dumps(other)})
+    with pytest.raises(ValueError, match="do not fit"):
+        load_codec(path)
+
+
+def test_training_improves_on_principal_components():
+    codec = train_codec(CodecTraining(minutes=0.05))
+    images = frames(64, 5, "held_out")
+    assert evaluate(codec, images) > evaluate(pca_codec(frames(512, 6)), images) + 0.5
+
+
+def test_the_demo_codec_is_sharp_small_and_normalised():
+    codec = load_codec(DEMO)
+    images = frames(256, 7, "held_out")
+    assert DEMO.stat().st_size < 600_000
+    assert evaluate(codec, images) >= 36
+    latents = codec.encode(images)
+    assert latents.mean((0, 2, 3)).abs().max() < 0.15
+    assert latents.std().item() == pytest.approx(1, abs=0.05)

@@ -1,0 +1,59 @@
+"""`make demo`: pictures the model has never seen, each brought to life by two captions, on one sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ...pipelines.bundle import load_bundle
+from ...pipelines.image_to_video import Settings, animate
+from ...pipelines.sheets import clip_sheet
+from ...pipelines.video_files import check_output, write_gif, write_video
+from .held_out import held_out
+
+# What each picture is asked to do; the first words of a caption name the shape.
+WISHES = (
+    ("moves left", "moves quickly right"),
+    ("moves up and to the right", "moves down and to the left"),
+    ("rotates clockwise", "moves up"),
+    ("grows", "bounces up and down"),
+)
+
+
+def show(folder: str | Path, seed: int = 7) -> str:
+    """Write `sheet.png`, one mp4 a caption and `demo.gif` into the folder; returns a sentence saying where."""
+    folder = Path(folder)
+    sheet = check_output(folder / "sheet.png", ".png")
+    bundle = load_bundle("demo")
+    pictures = held_out(len(WISHES), size=bundle.defaults.height, seed=seed)
+    things = [caption.split(" moves ")[0] for caption in pictures.motion]
+
+    images, text, motion = [], [], []
+    for i, wishes in enumerate(WISHES):
+        for wish in wishes:
+            images.append(pictures.first_frames[i])
+            text.append(pictures.text[i])
+            motion.append(f"{things[i]} {wish}")
+    with tqdm(total=bundle.defaults.steps, desc="animating 8 clips") as bar:
+        clips = animate(
+            bundle, torch.stack(images), text, motion, Settings(seed=seed), on_step=lambda done, total: bar.update()
+        )
+    for i, clip in enumerate(clips):
+        name = motion[i].replace(" ", "_")
+        write_video(folder / f"{i + 1}_{name}.mp4", clip, 8, settings={"text": text[i], "motion": motion[i]}, scale=4)
+    title = "A still picture (left column) comes alive as its caption says"
+    clip_sheet(sheet, clips, motion, title=title, tile=96)
+    write_gif(folder / "demo.gif", wall(clips), 8, scale=2)
+    return f"look at {sheet} (and the clips beside it)"
+
+
+def wall(clips: torch.Tensor, columns: int = 4) -> torch.Tensor:
+    """(n, t, 3, h, w) -> one clip (t, 3, rows*h, columns*w) of all of them side by side."""
+    n, t, c, h, w = clips.shape
+    rows = -(-n // columns)
+    grid = torch.ones(rows * columns, t, c, h, w)
+    grid[:n] = clips
+    grid = grid.unflatten(0, (rows, columns))
+    return grid.permute(2, 3, 0, 4, 1, 5).reshape(t, c, rows * h, columns * w)
