@@ -1,0 +1,21 @@
+"""Shared by all tests: deterministic seeds, one thread a test process, no network."""
+
+import os
+
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The committed demo bundle."""
+    from dreamfactory.pipelines.bundle import load_bundle
+
+    return load_bundle("demo")
