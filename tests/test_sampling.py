@@ -1,0 +1,103 @@
+"""Sampling against what must hold: a network that knows the answer leads every sampler to it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dreamfactory.model_patches import UNetConfig
+from dreamfactory.pipelines.errors import InputError
+from dreamfactory.pipelines.sampling import SCHEDULERS, Prompt, make_scheduler, sample
+from dreamfactory.schedulers import SCHEDULES
+
+FRAMES = 2
+
+
+class Oracle:
+    """A network that knows x0: it answers with the exact prediction the schedule asks for."""
+
+    config = UNetConfig()
+
+    def __init__(self, schedule, x0):
+        self.schedule, self.x0, self.steps = schedule, x0, []
+
+    def __call__(self, x, t, text, **kwargs):
+        step = int(t[0])
+        self.steps.append(step)
+        x0 = self.x0.repeat(len(x) // len(self.x0), 1, 1, 1)
+        ac, scale = float(self.schedule.alphas_cumprod[step]), float(self.schedule.signal_scale[step])
+        noise = (x - ac**0.5 * scale * x0) / max(1 - ac, 1e-12) ** 0.5
+        if self.schedule.prediction == "eps":
+            return noise
+        return ac**0.5 * noise - (1 - ac) ** 0.5 * scale * x0
+
+
+def prompt():
+    return Prompt(text=torch.zeros(1, 1, 1), uncond_text=torch.zeros(1, 1, 1))
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+@pytest.mark.parametrize("name", ["factorized-dreamer", "videofactory", "videocrafter2", "dynamicrafter-512"])
+def test_every_sampler_finds_what_the_network_knows(sampler, name):
+    config = SCHEDULES[name]
+    schedule = config.build(16, 256, 256)
+    x0 = torch.randn(FRAMES, 4, 4, 4)
+    noise = torch.randn(FRAMES, 4, 4, 4)
+    generator = torch.Generator().manual_seed(0)
+    made = sample(
+        Oracle(schedule, x0), schedule, prompt(), noise, FRAMES,
+        steps=20, guidance_scale=1.0, sampler=sampler, spacing=config.spacing, generator=generator,
+    )  # fmt: skip
+    # "leading" schedules end at the first timestep's own noise level, as Stable Diffusion does.
+    left = (1 - float(schedule.effective_alphas_cumprod[0])) ** 0.5 if config.spacing == "leading" else 0.0
+    assert (made - x0).abs().max().item() < 4.5 * left + 1e-3
+
+
+def test_an_eps_model_never_starts_where_no_signal_is_left():
+    config = SCHEDULES["factorized-dreamer-paper"]
+    schedule = config.build(16, 512, 512)
+    oracle = Oracle(schedule, torch.randn(FRAMES, 4, 4, 4))
+    made = sample(
+        oracle, schedule, prompt(), torch.randn(FRAMES, 4, 4, 4), FRAMES,
+        steps=50, guidance_scale=1.0, spacing=config.spacing,
+    )  # fmt: skip
+    assert float(schedule.alphas_cumprod[oracle.steps[0]]) >= 1e-3
+    assert torch.isfinite(made).all()
+
+
+def test_guidance_mixes_both_halves():
+    """u + g (c - u), seen through one DDIM step to the clean latent (v-prediction at SNR 0: x0 = -v)."""
+
+    class TwoVoices(Oracle):
+        def __call__(self, x, t, text, **kwargs):
+            return torch.stack([torch.full_like(x[0], float(row)) for row in text.flatten()]).repeat_interleave(
+                FRAMES, 0
+            )
+
+    config = SCHEDULES["factorized-dreamer"]
+    schedule = config.build(16, 256, 256)
+    voices = Prompt(text=torch.full((1, 1, 1), 2.0), uncond_text=torch.full((1, 1, 1), 1.0))
+    noise = torch.randn(FRAMES, 4, 4, 4)
+    made = sample(TwoVoices(schedule, noise), schedule, voices, noise, FRAMES, steps=1, guidance_scale=3.0)
+    assert torch.allclose(made, torch.full_like(made, -(1.0 + 3.0 * (2.0 - 1.0))), atol=1e-5)
+
+
+def test_steps_are_reported_and_can_be_cancelled():
+    config = SCHEDULES["factorized-dreamer"]
+    schedule = config.build(16, 256, 256)
+    noise, seen = torch.randn(FRAMES, 4, 4, 4), []
+
+    def on_step(done, total):
+        seen.append((done, total))
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(Oracle(schedule, noise), schedule, prompt(), noise, FRAMES, steps=10, on_step=on_step)
+    assert seen == [(1, 10), (2, 10), (3, 10)]
+
+
+def test_an_unknown_sampler_is_named():
+    schedule = replace(SCHEDULES["videofactory"]).build(16, 256, 256)
+    with pytest.raises(InputError, match="heun"):
+        make_scheduler("heun", schedule, "trailing")
