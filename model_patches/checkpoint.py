@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .attention import Attention
 from .config import UNetConfig
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 from .parts import known_part
 from .unet import VideoUNet
 
@@ -46,7 +47,10 @@ class Header:
 
     @property
     def config(self) -> UNetConfig:
-        return UNetConfig.from_dict(_json(self.metadata, CONFIG))
+        try:
+            return UNetConfig.from_dict(_json(self.metadata, CONFIG))
+        except ConfigError as error:
+            raise CheckpointError(f"the file's network config cannot be built: {error}") from error
 
     @property
     def schedule(self) -> dict | None:
@@ -83,6 +87,8 @@ def read_header(path: str | os.PathLike) -> Header:
             header = json.loads(file.read(length))
         entries = {k: v for k, v in header.items() if k != "__metadata__"}
         end = max((v["data_offsets"][1] for v in entries.values()), default=0)
+        shapes = {k: tuple(v["shape"]) for k, v in entries.items()}
+        dtypes = {k: v["dtype"] for k, v in entries.items()}
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, PermissionError):
             raise CheckpointError(f"{path} cannot be read: permission denied.") from error
@@ -90,11 +96,14 @@ def read_header(path: str | os.PathLike) -> Header:
     missing = 8 + length + end - path.stat().st_size
     if missing > 0:
         raise CheckpointError(f"{path} is cut short by {missing:,} bytes; copy or download it again.")
-    return Header(
-        metadata=header.get("__metadata__") or {},
-        shapes={k: tuple(v["shape"]) for k, v in entries.items()},
-        dtypes={k: v["dtype"] for k, v in entries.items()},
-    )
+    return Header(header.get("__metadata__") or {}, shapes, dtypes)
+
+
+def _load(path: str | os.PathLike) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); download or save it again.") from error
 
 
 def build(config: UNetConfig, state: Mapping[str, Tensor], name: str = "the file", **kwargs) -> VideoUNet:
@@ -137,7 +146,7 @@ def load_unet(
         parts = header.metadata.get(PARTS_FIELD, "")
         raise CheckpointError(f"{path} is a patch ({parts}), no whole network; load its base, then apply_patch.")
     if header.kind == "unet":
-        config, schedule, state = header.config, header.schedule, load_file(path)
+        config, schedule, state = header.config, header.schedule, _load(path)
     else:
         from .converters import convert_file_in_memory
 
@@ -186,7 +195,7 @@ def apply_patch(unet: VideoUNet, path: str | os.PathLike) -> VideoUNet:
     fields = {name: getattr(header.config, name) for part in parts for name in known_part(part).fields}
     config = replace(unet.config, **fields)
     like = next(iter(unet.parameters()))
-    state = {**unet.state_dict(), **{k: v.to(like) for k, v in load_file(path).items()}}
+    state = {**unet.state_dict(), **{k: v.to(like) for k, v in _load(path).items()}}
     # Turning a part on may take another's place: Swap-CA replaces fusion convolutions at its sites.
     expected = VideoUNet(config, device="meta").state_dict()
     state = {k: v for k, v in state.items() if k in expected}
@@ -210,8 +219,9 @@ def write(
         save_file(tensors, temporary, metadata)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be written: {reason}.") from error
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)

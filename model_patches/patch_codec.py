@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -148,13 +147,12 @@ def save_codec(codec: PatchAutoencoder, path: str | os.PathLike, dtype: torch.dt
     metadata = {METADATA_KEY: json.dumps(asdict(codec.config))}
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place and moved there, so that nobody ever reads half a file.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, temporary, metadata=metadata)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -60,23 +60,26 @@ def test_principal_latents_are_centred_half_whitened_and_of_unit_scale():
     assert latents.square().mean().sqrt().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_rescaling_changes_the_latents_but_not_the_pictures():
+def test_rescaling_centres_and_scales_the_latents():
     codec, images = random_codec(), frames(4, 1)
     with torch.no_grad():
-        before, latents = codec(images), codec.encode(images).transpose(0, 1).flatten(1)
+        latents = codec.encode(images).transpose(0, 1).flatten(1)
         codec.rescale_latents(latents.mean(1), latents.std(1))
-        after, rescaled = codec(images), codec.encode(images).transpose(0, 1).flatten(1)
+        rescaled = codec.encode(images).transpose(0, 1).flatten(1)
     assert rescaled.mean(1).abs().max() < 1e-4
-    assert rescaled.square().mean().sqrt().item() == pytest.approx(1, abs=1e-3)
-    # Zero padding of the first convolution reaches 1 + 2 latent cells and 5 half-resolution pixels inward.
-    assert torch.allclose(codec.decode_linear(rescaled.view(5, 4, 8, 8).transpose(0, 1)).mean(), before.mean(), atol=1)
-    wide = torch.randn(1, 3, 160, 160)
-    fresh = random_codec()
+    assert rescaled.square().mean().sqrt().item() == pytest.approx(1, abs=1e-2)
+
+
+def test_rescaling_leaves_pictures_alone_away_from_the_border():
+    codec = random_codec()
+    images = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        before = fresh(wide)
-        fresh.rescale_latents(torch.full((5,), 0.3), torch.linspace(0.5, 2, 5))
-        after = fresh(wide)
+        before = codec(images)
+        codec.rescale_latents(torch.full((5,), 0.3), torch.linspace(0.5, 2, 5))
+        after = codec(images)
+    # Padding reaches 3 latent cells and 5 half-resolution pixels inward: 34 pixels.
     assert torch.allclose(before[..., 40:120, 40:120], after[..., 40:120, 40:120], atol=1e-4)
+    assert not torch.allclose(before, after, atol=1e-4)
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 96)])
@@ -156,10 +159,13 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         load_codec(path)
 
 
-def test_training_improves_on_principal_components():
-    codec = train_codec(CodecTraining(minutes=0.05))
+def test_training_improves_on_principal_components_and_repeats():
+    training = CodecTraining(steps=40, batch=4, rate=2e-3)
     images = frames(64, 5, "held_out")
-    assert evaluate(codec, images) > evaluate(pca_codec(frames(512, 6)), images) + 0.5
+    codec = train_codec(training)
+    assert evaluate(codec, images) > evaluate(pca_codec(frames(512, 6)), images) + 0.3
+    again = train_codec(training)
+    assert all(torch.equal(a, b) for a, b in zip(codec.parameters(), again.parameters(), strict=True))
 
 
 def test_the_demo_codec_is_sharp_small_and_normalised():

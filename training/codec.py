@@ -26,6 +26,7 @@ class CodecTraining:
 
     latent_channels: int = 12
     minutes: float = 6.0  # of processor time
+    steps: int | None = None  # a fixed number of steps instead, which repeats exactly
     seed: int = 0
     size: int = 64  # side of the frames, pixels
     batch: int = 16
@@ -84,11 +85,9 @@ def train_codec(training: CodecTraining) -> PatchAutoencoder:
     generator = torch.Generator().manual_seed(training.seed)
     codec = pca_codec(random_frames(2048, generator, size=training.size), PatchCodecConfig(training.latent_channels))
     optimizer = torch.optim.Adam(codec.parameters(), lr=training.rate, betas=(0.9, 0.99))
-    budget, began = 60 * training.minutes, time.process_time()
-    joint, spent = True, 0.0
-    with tqdm(total=round(budget), unit="s", desc="codec") as bar:
-        while spent < budget:
-            progress = spent / budget
+    joint, step, progress, began = True, 0, 0.0, time.process_time()
+    with tqdm(total=100, unit="%", desc="codec") as bar:
+        while progress < 1:
             if joint and progress >= training.joint:
                 joint = False
                 freeze_encoder(codec, random_frames(2048, generator, size=training.size))
@@ -107,9 +106,11 @@ def train_codec(training: CodecTraining) -> PatchAutoencoder:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
             optimizer.step()
-            spent = time.process_time() - began
-            bar.update(round(min(spent, budget)) - bar.n)
-            bar.set_postfix(psnr=f"{-10 * (error.detach().square().mean() / 4).log10():.1f}")
+            step += 1
+            spent = (time.process_time() - began) / (60 * training.minutes)
+            progress = min(1.0, spent if training.steps is None else step / training.steps)
+            bar.update(int(100 * progress) - bar.n)
+            bar.set_postfix(step=step, psnr=f"{-10 * (error.detach().square().mean() / 4).log10():.1f}")
     return codec.eval().requires_grad_(False)
 
 
