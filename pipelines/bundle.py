@@ -34,6 +34,7 @@ class Defaults:
     steps: int = 50
     guidance_scale: float = 7.5
     sampler: str = "ddim"
+    uncond_image: str = "same"  # what guidance's empty prompt sees: the "same" image tokens, or those of "grey"
 
 
 @dataclass
@@ -122,8 +123,15 @@ def load_bundle(
         return cls.load(base / entry.pop("path"), **entry)
 
     text, motion, image = encoder(TextEncoder, "text"), encoder(TextEncoder, "motion"), encoder(ImageEncoder, "image")
+    projector = unet.config.image_projector
+    if image is not None and projector is not None and not _names_features(index):
+        # A linear projector reads the pooled embedding, a resampler all patches of the last layer (LVDM).
+        image.features = "pooled" if projector.kind == "linear" else "last"
     known = {f.name for f in fields(Defaults)}
-    defaults = Defaults(**{k: v for k, v in index.get("defaults", {}).items() if k in known})
+    stated = {k: v for k, v in index.get("defaults", {}).items() if k in known}
+    if unet.config.image_tokens_per_frame:
+        stated.setdefault("uncond_image", "grey")  # how DynamiCrafter was trained to do without a picture
+    defaults = Defaults(**stated)
     schedule = ScheduleConfig.from_dict(unet.schedule) if unet.schedule else ScheduleConfig()
     bundle = Bundle(unet, codec, text, motion, image, schedule, defaults, str(where))
     _check(bundle)
@@ -152,6 +160,10 @@ def save_bundle(bundle: Bundle, folder: str | Path, *, dtype: torch.dtype = torc
     temporary = folder / (INDEX + ".tmp")
     temporary.write_text(json.dumps(index, indent=2) + "\n")
     temporary.replace(folder / INDEX)
+
+
+def _names_features(index: dict) -> bool:
+    return isinstance(index.get("image"), dict) and "features" in index["image"]
 
 
 def _read_index(folder: Path) -> dict:

@@ -106,6 +106,9 @@ def encode(
         prompt.motion, prompt.uncond_motion = bundle.motion(list(motion)), bundle.motion(empty)
     if bundle.image is not None and config.image_projector is not None:
         prompt.image_tokens = bundle.unet.project_image(bundle.image(images))
+        if bundle.defaults.uncond_image == "grey":
+            grey = torch.full_like(images, 0.5)
+            prompt.uncond_image_tokens = bundle.unet.project_image(bundle.image(grey))
     return prompt
 
 

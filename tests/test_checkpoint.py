@@ -168,7 +168,7 @@ def test_unreadable_files(tmp_path):
     paths["empty"].write_bytes(b"")
     header_only(paths["list"], [])
     header_only(paths["no shape"], {"a": {"dtype": "F32", "data_offsets": [0, 0]}})
-    metadata = {k: v for k, v in read_header(good).metadata.items()}
+    metadata = read_header(good).metadata
     entry = {"dtype": "F32", "shape": [4], "data_offsets": [0, 0]}
     header_only(paths["overlap"], {"__metadata__": metadata, "a": entry})
     paths["pickle.ckpt"].write_bytes(b"\x80\x02}q\x00.")
@@ -179,7 +179,7 @@ def test_unreadable_files(tmp_path):
         assert expected in sentence(error), name
 
 
-def keys(*names: str, **shapes) -> dict[str, torch.Tensor]:
+def keys(*names: str) -> dict[str, torch.Tensor]:
     return {name: torch.zeros(4, 4) for name in names}
 
 
@@ -202,6 +202,7 @@ STRANGERS = {
     "VAE": keys("first_stage_model.encoder.conv_in.weight", "first_stage_model.decoder.conv_in.weight"),
     "a VAE": keys("encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.conv_in.weight"),
     "text encoder": keys("text_model.encoder.layers.0.mlp.fc1.weight"),
+    "image encoder": keys("vision_model.encoder.layers.0.mlp.fc1.weight"),
     "T5": keys("encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"),
     "IP-Adapter": keys("ip_adapter.1.to_k_ip.weight", "image_proj.proj.weight"),
     "VideoCrafter1": keys(

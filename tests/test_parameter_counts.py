@@ -1,6 +1,7 @@
 """Parameter counts of the published networks and of the papers, on torch's meta device (no memory)."""
 
 import pytest
+
 from dreamfactory.model_patches import VideoUNet, preset
 from dreamfactory.model_patches.parts import count_parameters
 

@@ -9,6 +9,7 @@ from dataclasses import fields
 import pytest
 import torch
 import torch.nn.functional as F
+
 from dreamfactory.training.data import tiny_measure, tiny_world
 
 
