@@ -1,8 +1,8 @@
 """What each part of the demo model is worth: the same recipe trained with a part left out, equal steps, one seed.
 
-    python benchmarks/demo_ablations.py --steps 1200 --runs runs/ablations --out benchmarks/demo_ablations.json
+    python benchmarks/demo_ablations.py --steps 2000 --runs runs/ablations --out benchmarks/demo_ablations.json
 
-Every arm is measured on the same held-out clips as `make demo-quality`. Runs that are finished are not trained
+The learning rate stays constant, so that "full" is the demo run itself at that step. Every arm is measured on the same held-out clips as `make demo-quality`. Runs that are finished are not trained
 again; single seeds of short runs: read differences under 20 points as noise.
 """
 
@@ -26,17 +26,22 @@ from dreamfactory.training.evaluation.quality import animate_all
 from dreamfactory.training.trainer import train
 
 ARMS = {
-    "full": [],
     "without_motion_text": ["model.config.motion_text=off"],
     "eps_zero_snr_as_printed": ["schedule.prediction=eps", "schedule.rescale=printed"],
     "without_paca": ["model.config.paca=false"],
+    "full": [],
 }
 
 
 def run_arm(name: str, changes: list[str], args: argparse.Namespace) -> dict:
     folder = Path(args.runs) / name
     if not (folder / "bundle" / "bundle.json").exists():
-        fixed = [f"output.folder={folder}", f"optim.steps={args.steps}", "output.validation_clips=0"]
+        fixed = [
+            f"output.folder={folder}",
+            f"optim.steps={args.steps}",
+            "optim.cosine_from=1.0",
+            "output.validation_clips=0",
+        ]
         config = load_run("demo", [*changes, *fixed, f"threads={args.threads}"])
         run = train(config)
         if run.step < args.steps:
@@ -49,7 +54,7 @@ def run_arm(name: str, changes: list[str], args: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--clips", type=int, default=160)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", default="runs/ablations")

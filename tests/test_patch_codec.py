@@ -17,7 +17,7 @@ from dreamfactory.model_patches.patch_codec import (
 )
 from dreamfactory.training.codec import CodecTraining, evaluate, pca_codec, random_frames, train_codec
 
-DEMO = Path(__file__).parents[1] / "pipelines" / "demo" / "vae.safetensors"
+DEMO = Path(__file__).parents[1] / "pipelines" / "demo" / "codec.safetensors"
 SMALL = PatchCodecConfig(latent_channels=5, latent_width=16, detail_width=8)
 
 
@@ -168,13 +168,16 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_training_improves_on_principal_components_and_repeats():
-    training = CodecTraining(steps=60, batch=4, rate=2e-3)
+def test_training_improves_on_principal_components():
     images = frames(64, 5, "held_out")
-    codec = train_codec(training)
+    codec = train_codec(CodecTraining(steps=100, batch=4, rate=3e-3))
     assert evaluate(codec, images) > evaluate(pca_codec(frames(512, 6)), images) + 0.3
-    again = train_codec(training)
-    assert all(torch.equal(a, b) for a, b in zip(codec.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_training_for_a_number_of_steps_repeats_exactly():
+    one, two = (train_codec(CodecTraining(steps=4, batch=2)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
 def test_the_demo_codec_is_sharp_small_and_normalised():

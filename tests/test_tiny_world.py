@@ -220,15 +220,15 @@ def test_unknown_splits_and_motions_are_refused():
 
 
 def test_true_clips_measure_as_right():
-    specs = draw(200, motions="directions", split="held_out")
+    specs = draw(100, motions="directions", split="held_out")
     measured = tiny_measure.measure(tiny_world.render(specs), specs)
     assert measured.direction_right.all()
-    assert torch.allclose(measured.speed_ratio, torch.ones(200))
+    assert torch.allclose(measured.speed_ratio, torch.ones(100))
     assert measured.flicker.max() == 0
 
 
 def test_a_repeated_first_frame_measures_as_wrong():
-    specs = draw(200, motions="directions")
+    specs = draw(100, motions="directions")
     frames = tiny_world.still(specs)[:, None].expand(-1, 8, -1, -1, -1)
     measured = tiny_measure.measure(frames, specs)
     assert not measured.direction_right.any()
@@ -250,7 +250,7 @@ def test_another_direction_or_a_vanished_shape_measures_as_wrong():
 
 
 def test_measuring_bears_noise():
-    specs = draw(200, motions="directions")
+    specs = draw(100, motions="directions")
     frames = tiny_world.render(specs)
     noisy = frames + 0.03 * torch.randn(frames.shape, generator=seeded(3))
     measured = tiny_measure.measure(noisy, specs)
