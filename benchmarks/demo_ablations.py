@@ -2,8 +2,9 @@
 
     python benchmarks/demo_ablations.py --steps 2000 --runs runs/ablations --out benchmarks/demo_ablations.json
 
-The learning rate stays constant, so that "full" is the demo run itself at that step. Every arm is measured on the same held-out clips as `make demo-quality`. Runs that are finished are not trained
-again; single seeds of short runs: read differences under 20 points as noise.
+The learning rate stays constant, so that "full" is the demo run itself at that step. Every arm is measured on the
+same held-out clips as `make demo-quality`. Finished arms are not trained again. Single seeds of short runs: read
+differences under 20 points as noise.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ ImageEncoder  CLIP vision for the image adapter                    images -> poo
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -64,7 +66,8 @@ class TextEncoder(nn.Module):
         return cls(model, tokenizer, length, layer).eval()
 
     def save(self, folder: str | Path) -> None:
-        self.model.save_pretrained(folder, safe_serialization=True)
+        with _quiet():
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def forward(self, texts: list[str]) -> Tensor:
@@ -112,7 +115,8 @@ class ImageEncoder(nn.Module):
         return cls(_load(CLIPVisionModelWithProjection, Path(folder), dtype), features).eval()
 
     def save(self, folder: str | Path) -> None:
-        self.model.save_pretrained(folder, safe_serialization=True)
+        with _quiet():
+            self.model.save_pretrained(folder)
 
     def forward(self, images: Tensor) -> Tensor:
         size = self.model.config.image_size
@@ -141,7 +145,22 @@ def _load(model_class, folder: Path, dtype: torch.dtype) -> nn.Module:
     if not list(folder.glob("*.safetensors")):
         raise InputError(f"{folder} has no .safetensors weights; pickled weights are never opened here.")
     try:
-        model = model_class.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        with _quiet():
+            model = model_class.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"the encoder in {folder} cannot be read: {str(error).splitlines()[0]}") from error
     return model.to(dtype).requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own progress bars, which would stand between a user and our one sentence."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .bundle import Bundle
 from .errors import InputError
-from .sampling import Prompt, sample
+from .sampling import SCHEDULERS, Prompt, sample
 
 MAX_FRAMES = 1024
 MAX_PIXELS = 2**28  # frames * height * width: beyond it no machine of today holds the activations
@@ -133,6 +133,8 @@ def check_request(bundle: Bundle, frames: int, height: int, width: int, steps: i
     guidance = settings.guidance_scale
     if guidance is not None and not 0 <= guidance <= 100:
         raise InputError(f"guidance_scale is {guidance}; expected 0 to 100.")
+    if settings.sampler is not None and settings.sampler not in SCHEDULERS:
+        raise InputError(f"there is no sampler {settings.sampler!r}; choose from {', '.join(SCHEDULERS)}.")
     if not 0 <= settings.eta <= 1:
         raise InputError(f"eta is {settings.eta}; expected 0 (deterministic DDIM) to 1.")
 

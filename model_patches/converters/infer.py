@@ -1,0 +1,207 @@
+"""Config and noise schedule of a public network, told from shapes and buffers, with the caller's overrides on top.
+
+Shapes do not tell how a width is split into heads, nor which noise a network was trained with: those come from the
+source's own rule, from buffers in the file, or from `overrides`, and the report says which.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from ..config import ProjectorConfig, UNetConfig
+from ..errors import CheckpointError, ConfigError
+from .report import Report
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Stable Diffusion's own schedule, in the form of schedulers.ScheduleConfig.to_dict().
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction": "eps",
+    "shift_reference": None,
+    "shift": None,
+    "rescale": "none",
+    "signal_scale": 1.0,
+    "signal_scale_steps": 400,
+    "spacing": "leading",
+    "guidance_rescale": 0.0,
+    "trained_shape": None,
+}
+HALF = (torch.float16, torch.bfloat16)
+CONFIG_FIELDS = tuple(f.name for f in fields(UNetConfig))
+
+
+def check_overrides(overrides: Mapping | None) -> dict:
+    """Overrides name fields of the network's config or of the noise schedule; anything else is an error."""
+    for name in overrides or ():
+        if name not in CONFIG_FIELDS and name not in SCHEDULE:
+            near = difflib.get_close_matches(name, [*CONFIG_FIELDS, *SCHEDULE], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise CheckpointError(f"there is no field {name!r} to override{hint}.")
+    return dict(overrides or {})
+
+
+def configure(inferred: Mapping, overrides: Mapping) -> UNetConfig:
+    """The config: what was inferred, with overrides on top. Raises CheckpointError where that cannot be built."""
+    values = {**inferred, **{k: v for k, v in overrides.items() if k in CONFIG_FIELDS}}
+    if overrides.get("head_dim"):
+        values["num_heads"] = overrides.get("num_heads")
+    elif overrides.get("num_heads"):
+        values["head_dim"] = None
+    try:
+        return UNetConfig(**values)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"its shapes give no network: {error} Overrides can set what shapes do not tell."
+        ) from error
+
+
+def reschedule(schedule: Mapping, overrides: Mapping) -> dict:
+    """The schedule with overrides on top."""
+    return {**schedule, **{k: v for k, v in overrides.items() if k in SCHEDULE}}
+
+
+def heads_from_counts(widths: list[int], counts: list[int]) -> dict:
+    """Heads of each level -> the config's rule: one count at every width, or one width of head."""
+    if len(set(counts)) == 1:
+        return {"num_heads": counts[0], "head_dim": None}
+    dims = {width // count for width, count in zip(widths, counts, strict=True)}
+    if len(dims) == 1:
+        return {"num_heads": None, "head_dim": dims.pop()}
+    raise CheckpointError(f"attention heads {counts} at widths {widths} follow no rule this network knows.")
+
+
+def ldm_spatial(shapes: Shapes) -> dict:
+    """Fields of the spatial half from shapes under LDM's names (`input_blocks.N...`).
+
+    Right for the temporal networks as well: their encoder has the same indices.
+    """
+    width, channels = _shape(shapes, "input_blocks.0.0.weight")[:2]
+    levels: list[list[tuple[int, bool]]] = [[]]  # per level, per ResBlock: width, attention
+    count = 1 + max(int(k.split(".")[1]) for k in shapes if k.startswith("input_blocks."))
+    for n in range(1, count):
+        block = shapes.get(f"input_blocks.{n}.0.in_layers.2.weight")
+        if block is None:
+            levels.append([])
+        else:
+            levels[-1].append((block[0], f"input_blocks.{n}.1.proj_in.weight" in shapes))
+    return {
+        "in_channels": channels,
+        "out_channels": _shape(shapes, "out.2.weight")[0],
+        "context_dim": _shape(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1],
+        "linear_projection": len(_shape(shapes, "middle_block.1.proj_in.weight")) == 2,
+        **_levels(width, levels),
+    }
+
+
+def _levels(width: int, levels: list[list[tuple[int, bool]]]) -> dict:
+    """Width of the network and (width, attention) of each ResBlock of each level -> config fields."""
+    if any(len(set(level)) != 1 for level in levels) or len({len(level) for level in levels}) != 1:
+        raise CheckpointError("its encoder is irregular: every level must have the same number of equal blocks.")
+    if any(level[0][0] % width for level in levels):
+        raise CheckpointError(f"the widths of its levels are no multiples of {width}.")
+    return {
+        "model_channels": width,
+        "channel_mult": tuple(level[0][0] // width for level in levels),
+        "num_res_blocks": len(levels[0]),
+        "attention_levels": tuple(level[0][1] for level in levels),
+    }
+
+
+def diffusers_spatial(shapes: Shapes) -> dict:
+    """Fields of the spatial half from shapes under diffusers' names (`down_blocks.L.resnets.N...`)."""
+    width, channels = _shape(shapes, "conv_in.weight")[:2]
+    levels: list[list[tuple[int, bool]]] = []
+    while (down := f"down_blocks.{len(levels)}") + ".resnets.0.conv1.weight" in shapes:
+        level: list[tuple[int, bool]] = []
+        while block := shapes.get(f"{down}.resnets.{len(level)}.conv1.weight"):
+            level.append((block[0], f"{down}.attentions.{len(level)}.proj_in.weight" in shapes))
+        levels.append(level)
+    if not levels:
+        raise CheckpointError("it has no down_blocks.0.resnets; the file is not complete.")
+    return {
+        "in_channels": channels,
+        "out_channels": _shape(shapes, "conv_out.weight")[0],
+        "context_dim": _shape(shapes, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")[1],
+        "linear_projection": len(_shape(shapes, "mid_block.attentions.0.proj_in.weight")) == 2,
+        **_levels(width, levels),
+    }
+
+
+def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
+    if key not in shapes:
+        raise CheckpointError(f"it lacks {key}; the file is not complete.")
+    return tuple(shapes[key])
+
+
+def projector_fields(shapes: Shapes, overrides: Mapping | None) -> dict | None:
+    """Config of a resampler from its shapes. Heads of 64 and 16 queries a frame are the sources' rule."""
+    if not shapes:
+        return None
+    given = dict(overrides or {})
+    rows, dim = _shape(shapes, "latents")[1:]
+    inner = _shape(shapes, "layers.0.0.to_q.weight")[0]
+    head_dim = given.get("head_dim") or (inner // given["heads"] if "heads" in given else 64)
+    queries = given.get("queries", 16)
+    known = {
+        "kind": "resampler",
+        "embedding_dim": _shape(shapes, "proj_in.weight")[1],
+        "output_dim": _shape(shapes, "proj_out.weight")[0],
+        "queries": queries,
+        "dim": dim,
+        "depth": 1 + max(int(k.split(".")[1]) for k in shapes if k.startswith("layers.")),
+        "heads": inner // head_dim,
+        "head_dim": head_dim,
+        "ff_mult": _shape(shapes, "layers.0.1.1.weight")[0] // dim,
+        "frames": rows // queries if rows > queries else None,
+    }
+    unknown = set(given) - {f.name for f in fields(ProjectorConfig)}
+    if unknown:
+        raise CheckpointError(f"there is no field {sorted(unknown)[0]!r} of image_projector to override.")
+    return {**known, **given}
+
+
+# -- the noise schedule ---------------------------------------------------------------------------------------
+
+
+def betas_from_buffers(buffers: Mapping[str, Tensor], report: Report) -> dict:
+    """num_train_timesteps, beta_start and beta_end of a scaled linear schedule; {} if the file names none."""
+    betas = buffers.get("betas")
+    if betas is None or betas.ndim != 1 or len(betas) < 2:
+        return {}
+    found = {"num_train_timesteps": len(betas)}
+    if float(betas[-1]) >= 1:  # rescaled to zero terminal SNR: the original ends are not in it
+        return found
+    roots = betas.double().sqrt()
+    line = torch.linspace(float(roots[0]), float(roots[-1]), len(roots), dtype=torch.float64)
+    if not torch.allclose(roots, line, atol=1e-3 if betas.dtype in HALF else 1e-4):
+        report.notes.append(
+            "the betas in the file are not scaled linear; the schedule is recorded as Stable Diffusion's, "
+            "override beta_start and beta_end if that is wrong"
+        )
+        return found
+    return {**found, "beta_start": _rounded(betas[0]), "beta_end": _rounded(betas[-1])}
+
+
+def signal_scale_from_buffers(buffers: Mapping[str, Tensor]) -> dict | None:
+    """The last value and the turning step of `scale_arr` (VideoCrafter, DynamiCrafter); None without one."""
+    scale = buffers.get("scale_arr")
+    if scale is None or scale.numel() == 0:
+        return None
+    if scale.dtype in HALF:  # rounding hides where the slope ends; every release turns at the same step
+        return {"signal_scale": _rounded(scale[-1]), "signal_scale_steps": SCHEDULE["signal_scale_steps"]}
+    base = float(scale[-1])
+    above = int((scale.double() > base + 1e-4 * (1 - base)).sum())
+    return {"signal_scale": _rounded(scale[-1]), "signal_scale_steps": above + 1 if above else 400}
+
+
+def _rounded(value: Tensor) -> float:
+    """A number as its author wrote it, without the rounding of its type."""
+    return float(f"{float(value):.{2 if value.dtype in HALF else 6}g}")
