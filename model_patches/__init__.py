@@ -1,10 +1,24 @@
 """The networks of Factorized-Dreamer and VideoFactory, and their checkpoints. torch and einops only.
 
-config.py, presets.py   what a network is                 layout.py           where everything sits
-unet.py                 the whole forward pass            checkpoint.py       read, write, recognise files
-spatial.py              Stable Diffusion's blocks         temporal.py         ModelScope's temporal half
-swap_attention.py       VF Eq. 2-3                        paca.py             FD Eq. 3
-image_adapter.py        FD Eq. 2                          converters/         public weights -> ours
+What a network is:
+    config.py, presets.py   every choice as a field, networks by name
+    layout.py, parts.py     where everything sits, which weights belong to which part
+
+The network:
+    unet.py, path.py        the whole forward pass
+    spatial.py              Stable Diffusion's blocks
+    temporal.py             ModelScope's temporal half, motion text (FD 3.2), temporal skips (VF 4)
+    swap_attention.py       Swap-CA, VF Eq. 2-3
+    image_adapter.py        FD Eq. 2
+    paca.py                 FD Eq. 3
+    predict_net.py          FD Eq. 4
+
+Networks on disk:
+    checkpoint.py           read, write, recognise, patch
+    converters/             public weights -> ours
+    warm_start.py           grow a network out of another
+
+    patch_codec.py          the small image codec of the demo
 """
 
 from .checkpoint import apply_patch, load_unet, read_header, save_patch, save_unet

@@ -133,12 +133,14 @@ def load_unet(
     attention: Attention | str = "sdpa",
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
+    overrides: Mapping | None = None,
 ) -> VideoUNet:
     """Read a network from a safetensors file: ours, or a public one, which is converted in memory.
 
-    dtype: of the weights in memory; None keeps the file's. Returns the network in evaluation mode, its config in
-    `.config` and the noise schedule it was trained with, as plain data, in `.schedule` (None if the file names none).
-    Raises CheckpointError with one sentence.
+    dtype: of the weights in memory; None keeps the file's. overrides: config or schedule fields that a public file
+    does not tell, such as `first_frame_concat="ends"` for DynamiCrafter's interpolation. Returns the network in
+    evaluation mode, its config in `.config` and the noise schedule it was trained with, as plain data, in
+    `.schedule` (None if the file names none). Raises CheckpointError with one sentence.
     """
     header = read_header(path)
     kwargs = {"operations": operations, "attention": attention, "dtype": dtype}
@@ -150,7 +152,7 @@ def load_unet(
     else:
         from .converters import convert_file_in_memory
 
-        config, schedule, state, _ = convert_file_in_memory(path, header)
+        config, schedule, state, _ = convert_file_in_memory(path, header, overrides=overrides)
     state = {k: v.to(dtype=dtype) if dtype is not None and v.is_floating_point() else v for k, v in state.items()}
     unet = build(config, state, str(path), **kwargs).to(device)
     unet.schedule = schedule

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler, rescale_zero_terminal_snr
+
 from dreamfactory.schedulers import (
     ScheduleError,
     alphas_cumprod,

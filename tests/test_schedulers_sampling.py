@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors import safe_open
+from safetensors.torch import load_file
+
 from dreamfactory.schedulers import (
     SCHEDULES,
     ScheduleError,
@@ -20,8 +23,6 @@ from dreamfactory.schedulers import (
     spacing,
     three_way,
 )
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 FIXTURE = Path(__file__).parent / "fixtures" / "dynamicrafter_schedule.safetensors"
 

@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from PIL import Image
+
 from dreamfactory.pipelines.schedule_plot import draw, table
 from dreamfactory.schedulers import SCHEDULES, ScheduleConfig, ScheduleError, build_scheduler, shift_factor
-from PIL import Image
 
 CLIP = (16, 512, 512)
 
