@@ -14,16 +14,19 @@ The network:
     predict_net.py          FD Eq. 4
 
 Networks on disk:
-    checkpoint.py           read, write, recognise, patch
+    load.py, checkpoint.py  read, write, patch
+    header.py               what a file says of itself
     converters/             public weights -> ours
     warm_start.py           grow a network out of another
 
     patch_codec.py          the small image codec of the demo
 """
 
-from .checkpoint import apply_patch, load_unet, read_header, save_patch, save_unet
+from .checkpoint import apply_patch, save_patch, save_unet
 from .config import ProjectorConfig, UNetConfig
 from .errors import CheckpointError, ConfigError
+from .header import read_header
+from .load import load_unet
 from .presets import PRESETS, preset
 from .unet import VideoUNet
 

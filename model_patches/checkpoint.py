@@ -1,109 +1,29 @@
 """Networks on disk: safetensors only, one file = one architecture, and the file says which.
 
 The header holds the whole network config and the noise schedule the weights were trained with, as JSON, and the
-`modelspec.*` fields that model managers read. Reading is strict and speaks in sentences; writing is atomic.
+`modelspec.*` fields that model managers read. Building is strict and speaks in sentences; writing is atomic.
+`load.py` reads, `header.py` knows what a file says of itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import struct
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
-from .attention import Attention
 from .config import UNetConfig
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError
+from .header import CONFIG, FORMAT, PARTS_FIELD, SCHEDULE, read_header, read_weights
 from .parts import known_part
 from .unet import VideoUNet
-
-FORMAT = "dreamfactory.format"
-CONFIG = "dreamfactory.config"
-SCHEDULE = "dreamfactory.schedule"
-PARTS_FIELD = "dreamfactory.parts"
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says before its weights are read."""
-
-    metadata: dict[str, str]
-    shapes: dict[str, tuple[int, ...]]
-    dtypes: dict[str, str]
-
-    @property
-    def kind(self) -> str | None:
-        """ "unet" or "patch" for our own files, else None."""
-        return self.metadata.get(FORMAT, "").split("/")[0] or None
-
-    @property
-    def config(self) -> UNetConfig:
-        try:
-            return UNetConfig.from_dict(_json(self.metadata, CONFIG))
-        except ConfigError as error:
-            raise CheckpointError(f"the file's network config cannot be built: {error}") from error
-
-    @property
-    def schedule(self) -> dict | None:
-        """The noise schedule as plain data (schedulers.ScheduleConfig reads it), if the file names one."""
-        return _json(self.metadata, SCHEDULE) if SCHEDULE in self.metadata else None
-
-
-def _json(metadata: Mapping[str, str], key: str) -> dict:
-    try:
-        return json.loads(metadata[key])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"the file's header has no readable {key}; it was not written completely.") from error
-
-
-def read_header(path: str | os.PathLike) -> Header:
-    """Read a safetensors header without its weights.
-
-    Raises CheckpointError with one sentence: missing, a folder, a pickle, cut short, or no safetensors file.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; check the path.")
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give a .safetensors file.")
-    if path.suffix.lower() in PICKLES:
-        raise CheckpointError(
-            f"{path.name} is a pickle, which can run code when it is opened; give a .safetensors file of these weights."
-        )
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > 100_000_000:
-                raise ValueError("header too long")
-            header = json.loads(file.read(length))
-        entries = {k: v for k, v in header.items() if k != "__metadata__"}
-        end = max((v["data_offsets"][1] for v in entries.values()), default=0)
-        shapes = {k: tuple(v["shape"]) for k, v in entries.items()}
-        dtypes = {k: v["dtype"] for k, v in entries.items()}
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, PermissionError):
-            raise CheckpointError(f"{path} cannot be read: permission denied.") from error
-        raise CheckpointError(f"{path} is no safetensors file, or is damaged; download or save it again.") from error
-    missing = 8 + length + end - path.stat().st_size
-    if missing > 0:
-        raise CheckpointError(f"{path} is cut short by {missing:,} bytes; copy or download it again.")
-    return Header(header.get("__metadata__") or {}, shapes, dtypes)
-
-
-def _load(path: str | os.PathLike) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); download or save it again.") from error
 
 
 def build(config: UNetConfig, state: Mapping[str, Tensor], name: str = "the file", **kwargs) -> VideoUNet:
@@ -124,39 +44,6 @@ def build(config: UNetConfig, state: Mapping[str, Tensor], name: str = "the file
         )
     unet.load_state_dict(state, assign=True)
     return unet
-
-
-def load_unet(
-    path: str | os.PathLike,
-    *,
-    operations=nn,
-    attention: Attention | str = "sdpa",
-    dtype: torch.dtype | None = torch.float32,
-    device: torch.device | str = "cpu",
-    overrides: Mapping | None = None,
-) -> VideoUNet:
-    """Read a network from a safetensors file: ours, or a public one, which is converted in memory.
-
-    dtype: of the weights in memory; None keeps the file's. overrides: config or schedule fields that a public file
-    does not tell, such as `first_frame_concat="ends"` for DynamiCrafter's interpolation. Returns the network in
-    evaluation mode, its config in `.config` and the noise schedule it was trained with, as plain data, in
-    `.schedule` (None if the file names none). Raises CheckpointError with one sentence.
-    """
-    header = read_header(path)
-    kwargs = {"operations": operations, "attention": attention, "dtype": dtype}
-    if header.kind == "patch":
-        parts = header.metadata.get(PARTS_FIELD, "")
-        raise CheckpointError(f"{path} is a patch ({parts}), no whole network; load its base, then apply_patch.")
-    if header.kind == "unet":
-        config, schedule, state = header.config, header.schedule, _load(path)
-    else:
-        from .converters import convert_file_in_memory
-
-        config, schedule, state, _ = convert_file_in_memory(path, header, overrides=overrides)
-    state = {k: v.to(dtype=dtype) if dtype is not None and v.is_floating_point() else v for k, v in state.items()}
-    unet = build(config, state, str(path), **kwargs).to(device)
-    unet.schedule = schedule
-    return unet.eval()
 
 
 def save_unet(
@@ -197,7 +84,7 @@ def apply_patch(unet: VideoUNet, path: str | os.PathLike) -> VideoUNet:
     fields = {name: getattr(header.config, name) for part in parts for name in known_part(part).fields}
     config = replace(unet.config, **fields)
     like = next(iter(unet.parameters()))
-    state = {**unet.state_dict(), **{k: v.to(like) for k, v in _load(path).items()}}
+    state = {**unet.state_dict(), **{k: v.to(like) for k, v in read_weights(path).items()}}
     # Turning a part on may take another's place: Swap-CA replaces fusion convolutions at its sites.
     expected = VideoUNet(config, device="meta").state_dict()
     state = {k: v for k, v in state.items() if k in expected}

@@ -17,9 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..checkpoint import PICKLES, Header, build, read_header, save_unet
+from ..checkpoint import build, save_unet
 from ..config import UNetConfig
 from ..errors import CheckpointError
+from ..header import PICKLES, Header, read_header
 from . import lvdm, modelscope, sd
 from .infer import heads_from_counts
 from .keys import contents

@@ -8,11 +8,11 @@ which noise it was trained with; shapes do not tell DynamiCrafter 512 from its i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..config import UNetConfig
+from ..header import Header
 from .infer import (
     SCHEDULE,
     Shapes,
@@ -27,9 +27,6 @@ from .infer import (
 from .keys import contents, fit, note_ignored, rename
 from .modelscope import temporal_fields, temporal_names
 from .report import Report
-
-if TYPE_CHECKING:
-    from ..checkpoint import Header
 
 TOKENS_PER_FRAME = 16
 # DynamiCrafter's v-models: sampled trailing, with guidance rescale 0.7.

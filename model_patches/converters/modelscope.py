@@ -13,20 +13,17 @@ layers sit inside Stable Diffusion's index scheme there and shift what follows:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..config import UNetConfig
 from ..errors import CheckpointError
+from ..header import Header
 from ..layout import Position, layout
 from .diffusers_names import diffusers_names
 from .infer import SCHEDULE, check_overrides, configure, diffusers_spatial, ldm_spatial, reschedule
 from .keys import contents, fit, note_ignored, rename
 from .report import Report
-
-if TYPE_CHECKING:
-    from ..checkpoint import Header
 
 # ModelScope was trained with dropout in its temporal convolutions; sampling never sees it.
 TEMPORAL = {"temporal_conv": True, "temporal_attention": True}

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..checkpoint import Header
 from ..errors import CheckpointError
+from ..header import Header
 from ..patch_codec import METADATA_KEY as PATCH_CODEC
 from .report import some
 

@@ -7,12 +7,12 @@ The spatial half keeps LDM's names here, so a single file's UNet is taken as it 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..config import UNetConfig
 from ..errors import CheckpointError
+from ..header import Header
 from .diffusers_names import diffusers_names
 from .infer import (
     SCHEDULE,
@@ -25,9 +25,6 @@ from .infer import (
 )
 from .keys import contents, fit, note_ignored, rename
 from .report import Report
-
-if TYPE_CHECKING:
-    from ..checkpoint import Header
 
 LDM_MODULES = ("time_embed", "input_blocks", "middle_block", "output_blocks", "out")
 SD1_CONTEXT = 768  # CLIP ViT-L
