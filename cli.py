@@ -32,9 +32,10 @@ def schedule(args: argparse.Namespace) -> None:
 
 def info(args: argparse.Namespace) -> None:
     from .pipelines.describe import describe_file, describe_preset, readable
+    from .pipelines.errors import InputError
 
     if (args.file is None) == (args.preset is None):
-        raise SystemExit(_usage("info takes a file, or --preset NAME."))
+        raise InputError("info takes a file, or --preset NAME.")
     facts = describe_preset(args.preset) if args.preset else describe_file(args.file)
     print(json.dumps(facts) if args.json else readable(facts))
 
@@ -77,10 +78,9 @@ def generate(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    from .training.config import load_run
-    from .training.trainer import train
+    from .training.__main__ import run
 
-    train(load_run(args.run, args.set), resume=not args.fresh)
+    run(args)
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -96,6 +96,8 @@ def demo_quality(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    from .training.__main__ import add_arguments
+
     top = argparse.ArgumentParser(prog="dreamfactory", description="Factorized-Dreamer and VideoFactory, headless.")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
 
@@ -160,9 +162,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true")
 
     sub = command("train", train, "train from a run file or a preset")
-    sub.add_argument("run", help="a .toml file, or the name of a preset such as demo")
-    sub.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
-    sub.add_argument("--fresh", action="store_true", help="do not continue a run found in the output folder")
+    add_arguments(sub)
 
     sub = command("demo", demo, "animate never-seen pictures with the demo model, onto one sheet")
     sub.add_argument("--out", default="out/demo")
@@ -208,11 +208,6 @@ def _value(text: str):
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _usage(sentence: str) -> int:
-    print(f"dreamfactory: {sentence}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -1,23 +1,30 @@
-"""`python -m dreamfactory.training run.toml [--set a.b=value ...]`"""
+"""`python -m dreamfactory.training run.toml [--set a.b=value ...]`, the same as `dreamfactory train`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from .config import load_run
-from .trainer import train
 
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="dreamfactory train", description=__doc__)
-    parser.add_argument("run", help="a run file (.toml), or the name of a preset such as demo")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="a .toml file, or the name of a preset such as demo")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
     parser.add_argument("--fresh", action="store_true", help="do not continue a run found in the output folder")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    from .config import load_run
+    from .trainer import train
+
+    train(load_run(args.run, args.set), resume=not args.fresh)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m dreamfactory.training", description=__doc__)
+    add_arguments(parser)
     try:
-        train(load_run(args.run, args.set), resume=not args.fresh)
-    except ValueError as error:
+        run(parser.parse_args())
+    except ValueError as error:  # every sentence for a user is a ValueError
         print(f"dreamfactory train: {error}", file=sys.stderr)
         return 2
     return 0
