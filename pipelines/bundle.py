@@ -157,8 +157,6 @@ def save_bundle(bundle: Bundle, folder: str | Path, *, dtype: torch.dtype = torc
         index["image"]["features"] = bundle.image.features
     if bundle.text.layer != "last":
         index["text"]["layer"] = bundle.text.layer
-    for weights in folder.glob("*_encoder/*.safetensors"):
-        weights.chmod(0o644)  # transformers writes them for the owner alone
     temporary = folder / (INDEX + ".tmp")
     temporary.write_text(json.dumps(index, indent=2) + "\n")
     temporary.replace(folder / INDEX)

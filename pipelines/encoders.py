@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -66,9 +67,12 @@ class TextEncoder(nn.Module):
         return cls(model, tokenizer, length, layer).eval()
 
     def save(self, folder: str | Path) -> None:
-        with _quiet():
-            self.model.save_pretrained(folder)
+        """Write a transformers folder that every version of it reads, and ComfyUI's loaders too."""
+        _save(self.model, Path(folder), prefix="" if self.is_t5 else "text_model.")
         self.tokenizer.save_pretrained(folder)
+        config = Path(folder) / "tokenizer_config.json"
+        # transformers 5 writes a class name that earlier versions do not know; this one all do.
+        config.write_text(config.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
 
     def forward(self, texts: list[str]) -> Tensor:
         tokens = self.tokenizer(
@@ -115,8 +119,7 @@ class ImageEncoder(nn.Module):
         return cls(_load(CLIPVisionModelWithProjection, Path(folder), dtype), features).eval()
 
     def save(self, folder: str | Path) -> None:
-        with _quiet():
-            self.model.save_pretrained(folder)
+        _save(self.model, Path(folder))
 
     def forward(self, images: Tensor) -> Tensor:
         size = self.model.config.image_size
@@ -146,10 +149,26 @@ def _load(model_class, folder: Path, dtype: torch.dtype) -> nn.Module:
         raise InputError(f"{folder} has no .safetensors weights; pickled weights are never opened here.")
     try:
         with _quiet():
-            model = model_class.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            model, found = model_class.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"the encoder in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+    # transformers only warns of these, and goes on with random weights.
+    lacking = [*found["missing_keys"], *found["mismatched_keys"]]
+    if lacking:
+        raise InputError(f"the encoder in {folder} lacks {len(lacking)} weights, {lacking[0]} first; save it again.")
     return model.to(dtype).requires_grad_(False)
+
+
+def _save(model: nn.Module, folder: Path, prefix: str = "") -> None:
+    """Config and weights; weights under the names that published files have, whatever this transformers calls them."""
+    with _quiet():
+        model.save_pretrained(folder)
+    path = folder / "model.safetensors"
+    weights = {k if k.startswith(prefix) else prefix + k: v for k, v in load_file(path).items()}
+    save_file(weights, path, {"format": "pt"})
+    path.chmod(0o644)
 
 
 @contextmanager

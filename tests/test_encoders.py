@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dreamfactory.model_patches import CheckpointError, UNetConfig, VideoUNet, save_unet
 from dreamfactory.pipelines.bundle import INDEX, KLCodec, load_bundle, load_vae
@@ -54,6 +55,36 @@ def test_clip_constants_are_transformers_own():
 
     assert list(CLIP_MEAN) == pytest.approx(OPENAI_CLIP_MEAN)
     assert list(CLIP_STD) == pytest.approx(OPENAI_CLIP_STD)
+
+
+def test_folders_have_the_published_names(tmp_path):
+    """Every version of transformers, and ComfyUI, reads `text_model.*` and PreTrainedTokenizerFast."""
+    text_encoder(0).save(tmp_path / "text")
+    keys = load_file(tmp_path / "text" / "model.safetensors").keys()
+    assert all(k.startswith("text_model.") for k in keys)
+    assert "text_model.embeddings.token_embedding.weight" in keys
+    settings = json.loads((tmp_path / "text" / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_an_encoder_folder_round_trips(tmp_path):
+    for name, make, given in (
+        ("text", text_encoder, ["a red circle"]),
+        ("motion", motion_encoder, ["the red circle moves left"]),
+        ("image", image_encoder, torch.rand(1, 3, 64, 64)),
+    ):
+        encoder = make(0).eval()
+        encoder.save(tmp_path / name)
+        assert torch.allclose(type(encoder).load(tmp_path / name)(given), encoder(given), atol=1e-5)
+
+
+def test_an_encoder_that_lacks_weights_is_told(tmp_path):
+    text_encoder(0).save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("text_model.final_layer_norm.weight")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="lacks 1 weights"):
+        TextEncoder.load(tmp_path)
 
 
 def test_unknown_words_are_told():
