@@ -1,4 +1,4 @@
-# Everything sets itself up: a virtual environment in .venv, pinned by constraints.txt.
+# Everything sets itself up: a virtual environment in .venv, with torch pinned by constraints.txt.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin

@@ -14,8 +14,11 @@ import sys
 
 def schedule(args: argparse.Namespace) -> None:
     from .pipelines.schedule_plot import draw, table
+    from .pipelines.video_files import check_output
     from .schedulers import ScheduleConfig
 
+    if args.plot:
+        check_output(args.plot, ".png")
     config = ScheduleConfig(rescale=args.rescale, shift_reference=args.reference)
     noise = config.build(args.frames, args.height, args.width)
     if args.plot:
@@ -45,11 +48,17 @@ def convert(args: argparse.Namespace) -> None:
     import torch
 
     from .model_patches.converters import convert_file
+    from .pipelines.errors import InputError
+    from .schedulers import ScheduleConfig
 
-    overrides = dict(pair.split("=", 1) for pair in args.set if "=" in pair)
-    values = {k: _value(v) for k, v in overrides.items()}
+    for pair in args.set:
+        if "=" not in pair:
+            raise InputError(f"--set {pair!r} has no '='; write field=value.")
+    values = {k: _value(v) for k, v in (pair.split("=", 1) for pair in args.set)}
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}[args.dtype]
-    report = convert_file(args.source, args.target, source=args.origin, overrides=values or None, dtype=dtype)
+    report = convert_file(
+        args.source, args.target, args.origin, overrides=values, dtype=dtype, check_schedule=ScheduleConfig.from_dict
+    )
     print(json.dumps(report.to_dict()) if args.json else f"{report}\nwritten: {args.target}")
 
 
@@ -73,7 +82,8 @@ def generate(args: argparse.Namespace) -> None:
         paca_strength=args.paca_strength,
         swap_strength=args.swap_strength,
     )
-    parts = {k: getattr(args, k) for k in ("vae", "text_encoder", "motion_encoder", "image_encoder", "attention")}
+    named = ("vae", "text_encoder", "motion_encoder", "image_encoder", "text_layer", "attention")
+    parts = {k: getattr(args, k) for k in named} | _placement(args.device, args.dtype)
     out = generate(request, settings, checkpoint=args.checkpoint, quiet=args.quiet, **parts)
     print(out)
 
@@ -133,7 +143,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--text-encoder", help="a transformers CLIP text folder")
     sub.add_argument("--motion-encoder", help="a transformers T5 folder")
     sub.add_argument("--image-encoder", help="a transformers CLIP vision folder")
+    sub.add_argument("--text-layer", choices=("last", "penultimate"), help="penultimate: a whole OpenCLIP text folder")
     sub.add_argument("--attention", default="sdpa", choices=("sdpa", "xformers", "math"))
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    sub.add_argument("--dtype", default="auto", choices=("auto", "fp32", "fp16", "bf16"), help="auto: fp32 on a CPU")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub = command("info", info, "parameters by part, config and schedule of a file or a preset")
@@ -171,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("demo-quality", demo_quality, "measure the demo model on held-out clips; JSON comes last")
     sub.add_argument("--checkpoint", default="demo")
-    sub.add_argument("--clips", type=int, default=160)
+    sub.add_argument("--clips", type=int, default=160, choices=range(1, 10001), metavar="1..10000")
     return top
 
 
@@ -190,12 +203,34 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except ModuleNotFoundError as error:
         print(
-            f"dreamfactory {args.command}: {error.name} is not installed; "
-            "pip install 'comfyui-dreamfactory[train]' brings it.",
+            f"dreamfactory {args.command}: {error.name} is not installed; " + _INSTALL.get(error.name, _INSTALL[None]),
             file=sys.stderr,
         )
         return 2
     return 0
+
+
+_INSTALL = {
+    None: "pip install 'comfyui-dreamfactory[train]' brings it.",
+    "xformers": "pip install xformers, or choose --attention sdpa.",
+}
+
+
+def _placement(device: str, dtype: str) -> dict:
+    """Where to compute and in which numbers, for `load_bundle`."""
+    import torch
+
+    from .pipelines.errors import InputError
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} is not there: {str(error).splitlines()[0]}") from error
+    if dtype == "auto":
+        dtype = "fp32" if device == "cpu" else "fp16"
+    return {"device": device, "dtype": {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]}
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

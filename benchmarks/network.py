@@ -121,7 +121,7 @@ def network_against_diffusers() -> float:
 
     from dreamfactory.model_patches.checkpoint import build
     from dreamfactory.model_patches.converters.modelscope import convert_diffusers
-    from dreamfactory.model_patches.header import Header
+    from dreamfactory.model_patches.files import Header
 
     peer = fill(UNet3DConditionModel(block_out_channels=(160, 320, 640, 640), attention_head_dim=32))
     state = {k: v.detach() for k, v in peer.state_dict().items()}

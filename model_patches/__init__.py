@@ -25,7 +25,7 @@ Networks on disk:
 from .checkpoint import apply_patch, save_patch, save_unet
 from .config import ProjectorConfig, UNetConfig
 from .errors import CheckpointError, ConfigError
-from .header import read_header
+from .files import read_header
 from .load import load_unet
 from .presets import PRESETS, preset
 from .unet import VideoUNet

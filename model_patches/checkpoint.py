@@ -2,27 +2,24 @@
 
 The header holds the whole network config and the noise schedule the weights were trained with, as JSON, and the
 `modelspec.*` fields that model managers read. Building is strict and speaks in sentences; writing is atomic.
-`load.py` reads, `header.py` knows what a file says of itself.
+`load.py` reads; `files.py` knows safetensors files.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from .attention import Attention
 from .config import UNetConfig
-from .errors import CheckpointError
-from .header import CONFIG, FORMAT, PARTS_FIELD, SCHEDULE, read_header, read_weights
-from .parts import known_part
+from .errors import CheckpointError, ConfigError, some
+from .files import CONFIG, FORMAT, PARTS_FIELD, SCHEDULE, read_header, read_weights, write
+from .parts import PARTS, known_part
 from .unet import VideoUNet
 
 
@@ -35,7 +32,7 @@ def build(config: UNetConfig, state: Mapping[str, Tensor], name: str = "the file
     misshapen = [k for k in expected if k in state and expected[k].shape != state[k].shape]
     for keys, what in ((missing, "lacks"), (unexpected, "has unexpected")):
         if keys:
-            raise CheckpointError(f"{name} {what} {len(keys)} weights of {len(expected)}: {_some(keys)}.")
+            raise CheckpointError(f"{name} {what} {len(keys)} weights of {len(expected)}: {some(keys)}.")
     if misshapen:
         key = misshapen[0]
         raise CheckpointError(
@@ -75,51 +72,31 @@ def save_patch(
     write(path, state, _metadata("patch/1", unet.config, unet.schedule, {PARTS_FIELD: ",".join(parts)}), dtype)
 
 
-def apply_patch(unet: VideoUNet, path: str | os.PathLike) -> VideoUNet:
-    """A new network: the base with the parts of a patch file added or replaced. The base stays as it is."""
+def apply_patch(
+    unet: VideoUNet, path: str | os.PathLike, *, operations=nn, attention: Attention | str = "sdpa"
+) -> VideoUNet:
+    """A new network: the base with the parts of a patch file added or replaced, in the host's operations.
+
+    The base stays as it is. Strict: every weight of the patch must have its place.
+    """
     header = read_header(path)
     if header.kind != "patch":
         raise CheckpointError(f"{path} is no patch file; save one with save_patch, or load a network with load_unet.")
     parts = header.metadata.get(PARTS_FIELD, "").split(",")
     fields = {name: getattr(header.config, name) for part in parts for name in known_part(part).fields}
-    config = replace(unet.config, **fields)
+    try:
+        config = replace(unet.config, **fields)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} does not fit this base: {error}") from error
     like = next(iter(unet.parameters()))
-    state = {**unet.state_dict(), **{k: v.to(like) for k, v in read_weights(path).items()}}
+    patch = {k: v.to(like) for k, v in read_weights(path).items()}
     # Turning a part on may take another's place: Swap-CA replaces fusion convolutions at its sites.
     expected = VideoUNet(config, device="meta").state_dict()
-    state = {k: v for k, v in state.items() if k in expected}
-    patched = build(config, state, f"{path} on this base", dtype=like.dtype)
+    displaced = tuple(prefix + "." for prefix in PARTS["fusion"].prefixes)
+    base = {k: v.clone() for k, v in unet.state_dict().items() if k in expected or not k.startswith(displaced)}
+    patched = build(config, {**base, **patch}, f"{path} on this base", operations=operations, attention=attention)
     patched.schedule = unet.schedule
     return patched.eval()
-
-
-def write(
-    path: str | os.PathLike, state: Mapping[str, Tensor], metadata: dict[str, str], dtype: torch.dtype | None = None
-) -> None:
-    """safetensors through a temporary file in the same folder and one rename."""
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path.name} must end in .safetensors, the only format written here.")
-    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in state.items()}
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(suffix=".tmp", prefix=path.name, dir=path.parent)
-        os.close(handle)
-        save_file(tensors, temporary, metadata)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{path} cannot be written: {reason}.") from error
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _metadata(kind: str, config: UNetConfig, schedule: Mapping | None, extra: Mapping[str, str] | None) -> dict:
@@ -138,7 +115,3 @@ def _metadata(kind: str, config: UNetConfig, schedule: Mapping | None, extra: Ma
     if schedule is not None:
         fields[SCHEDULE] = json.dumps(dict(schedule))
     return fields
-
-
-def _some(keys: list[str], limit: int = 3) -> str:
-    return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")

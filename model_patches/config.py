@@ -46,6 +46,10 @@ class ProjectorConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("linear", "resampler"):
             raise ConfigError(f"image_projector.kind is {self.kind!r}; expected 'linear' or 'resampler'.")
+        for name in ("embedding_dim", "output_dim", "queries", "dim", "depth", "heads", "head_dim", "ff_mult"):
+            _whole(f"image_projector.{name}", getattr(self, name))
+        if self.frames is not None:
+            _whole("image_projector.frames", self.frames)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class UNetConfig:
         for name in ("channel_mult", "attention_levels", "temporal_attention_levels", "swap_window"):
             value = getattr(self, name)
             if value is not None:
+                if not isinstance(value, list | tuple):
+                    raise ConfigError(f"{name} is {value!r}; expected a list.")
                 object.__setattr__(self, name, tuple(value))
         if isinstance(self.image_projector, dict):
             object.__setattr__(self, "image_projector", _build(ProjectorConfig, self.image_projector))
@@ -124,8 +130,10 @@ class UNetConfig:
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(allowed)}.")
         levels = len(self.channel_mult)
-        if levels < 1 or min(self.channel_mult) < 1:
-            raise ConfigError(f"channel_mult is {self.channel_mult}; expected one positive number a level.")
+        if levels < 1:
+            raise ConfigError("channel_mult is empty; expected one positive number a level.")
+        for multiple in self.channel_mult:
+            _whole("channel_mult", multiple)
         for name in ("attention_levels", "temporal_attention_levels"):
             value = getattr(self, name)
             if value is not None and len(value) != levels:
@@ -142,9 +150,12 @@ class UNetConfig:
             "swap_head_dim",
             "init_temporal_heads",
             "init_temporal_head_dim",
+            "flow_channels",
         ):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected a positive whole number.")
+            _whole(name, getattr(self, name))
+        for name in ("num_heads", "head_dim", "temporal_num_heads", "image_tokens_per_frame"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name))
         if (self.num_heads is None) == (self.head_dim is None):
             raise ConfigError(
                 f"num_heads is {self.num_heads} and head_dim {self.head_dim}; set exactly one of them "
@@ -162,8 +173,19 @@ class UNetConfig:
                 raise ConfigError(f"{channels} channels do not divide into swap_head_dim {self.swap_head_dim}.")
             if self.paca and self.paca_positions and channels % 4:
                 raise ConfigError(f"PACA's 2-D positions need a width divisible by 4, not {channels}.")
-        if self.swap_window is not None and (len(self.swap_window) != 3 or min(self.swap_window) < 1):
-            raise ConfigError(f"swap_window is {self.swap_window}; expected three positive sizes (F, H, W).")
+        if self.swap_window is not None:
+            if len(self.swap_window) != 3:
+                raise ConfigError(f"swap_window is {self.swap_window}; expected three sizes (F, H, W).")
+            for side in self.swap_window:
+                _whole("swap_window", side)
+        if self.paca and not any(self.attention_levels):
+            raise ConfigError("paca needs an attention level: it sits in the decoder's spatial transformers.")
+        projector = self.image_projector
+        if self.image_adapter != "off" and projector is not None and projector.output_dim != self.image_token_dim:
+            raise ConfigError(
+                f"image_projector makes tokens {projector.output_dim} wide, image_token_dim is {self.image_token_dim}; "
+                "make them equal."
+            )
         if not (self.temporal_conv or self.temporal_attention):
             needs = {
                 "fusion": self.fusion != "sum",
@@ -175,7 +197,7 @@ class UNetConfig:
                     raise ConfigError(f"{name} needs a temporal half; set temporal_conv or temporal_attention.")
         if self.motion_text != "off" and not self.temporal_attention:
             raise ConfigError("motion_text needs temporal_attention: motion tokens enter the temporal transformers.")
-        if not 0 <= self.dropout < 1:
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; expected a number in [0, 1).")
 
     # -- derived facts, asked for by name ---------------------------------------------------------------------
@@ -201,6 +223,11 @@ class UNetConfig:
     def from_dict(cls, values: dict) -> UNetConfig:
         """Strict: an unknown field is an error that names the nearest one."""
         return _build(cls, values)
+
+
+def _whole(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} is {value!r}; expected a positive whole number.")
 
 
 def _build(cls, values: dict):

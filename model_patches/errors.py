@@ -7,3 +7,8 @@ class ConfigError(ValueError):
 
 class CheckpointError(ValueError):
     """A file that cannot be read, written or understood as a network."""
+
+
+def some(keys: list[str], limit: int = 3) -> str:
+    """The first few names, and how many more, for a sentence."""
+    return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")

@@ -12,7 +12,7 @@ from .attention import Attention
 from .checkpoint import build
 from .converters import convert_file_in_memory
 from .errors import CheckpointError
-from .header import PARTS_FIELD, read_header, read_weights
+from .files import PARTS_FIELD, read_header, read_weights
 from .unet import VideoUNet
 
 
@@ -28,20 +28,25 @@ def load_unet(
     """Read a network from a safetensors file: ours, or a public one, which is converted in memory.
 
     dtype: of the weights in memory; None keeps the file's. overrides: config or schedule fields that a public file
-    does not tell, such as `first_frame_concat="ends"` for DynamiCrafter's interpolation. Returns the network in
-    evaluation mode, its config in `.config` and the noise schedule it was trained with, as plain data, in
-    `.schedule` (None if the file names none). Raises CheckpointError with one sentence.
+    does not tell, such as `first_frame_concat="ends"` for DynamiCrafter's interpolation.
+
+    Returns the network in evaluation mode: its config in `.config`, the noise schedule it was trained with, as plain
+    data, in `.schedule` (None if the file names none), what a conversion did in `.report` (None for our files).
+    Raises CheckpointError with one sentence.
     """
     header = read_header(path)
     kwargs = {"operations": operations, "attention": attention, "dtype": dtype}
     if header.kind == "patch":
         parts = header.metadata.get(PARTS_FIELD, "")
         raise CheckpointError(f"{path} is a patch ({parts}), no whole network; load its base, then apply_patch.")
+    report = None
     if header.kind == "unet":
+        if overrides:
+            raise CheckpointError(f"{path} says itself what it is; overrides are for files that do not.")
         config, schedule, state = header.config, header.schedule, read_weights(path)
     else:
-        config, schedule, state, _ = convert_file_in_memory(path, header, overrides=overrides)
+        config, schedule, state, report = convert_file_in_memory(path, header, overrides=overrides)
     state = {k: v.to(dtype=dtype) if dtype is not None and v.is_floating_point() else v for k, v in state.items()}
     unet = build(config, state, str(path), **kwargs).to(device)
-    unet.schedule = schedule
+    unet.schedule, unet.report = schedule, report
     return unet.eval()

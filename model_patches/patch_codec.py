@@ -21,13 +21,13 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from .errors import CheckpointError
+from .files import read_header, read_weights, write
 
 METADATA_KEY = "dreamfactory.patch_codec"
 
@@ -141,19 +141,8 @@ class PatchAutoencoder(nn.Module):
 
 
 def save_codec(codec: PatchAutoencoder, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
-    """Write the codec's weights and sizes to one safetensors file; an existing file is replaced at once."""
-    path = Path(path)
-    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in codec.state_dict().items()}
-    metadata = {METADATA_KEY: json.dumps(asdict(codec.config))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and moved there, so that nobody ever reads half a file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write the codec's weights and sizes to one safetensors file, whole or not at all."""
+    write(path, codec.state_dict(), {METADATA_KEY: json.dumps(asdict(codec.config))}, dtype)
 
 
 def load_codec(
@@ -162,26 +151,22 @@ def load_codec(
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str | None = None,
 ) -> PatchAutoencoder:
-    """Read a file of `save_codec`, weights in `dtype` (None: as stored), in eval mode without gradients."""
+    """Read a file of `save_codec`, weights in `dtype` (None: as stored), in eval mode without gradients.
+
+    Raises CheckpointError with one sentence.
+    """
+    header = read_header(path)
+    if METADATA_KEY not in header.metadata:
+        raise CheckpointError(f"{path} is no codec of ours: its header does not say so; give the codec's own file.")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get(METADATA_KEY)
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise ValueError(f"There is no codec file at {path}.") from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}).") from None
-    if metadata is None:
-        raise ValueError(f'{path} is not a patch codec: its header has no "{METADATA_KEY}".')
-    try:
-        config = PatchCodecConfig(**json.loads(metadata))
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"The codec sizes in the header of {path} cannot be read ({error}).") from None
-    dtype = dtype or next(iter(weights.values())).dtype
-    codec = PatchAutoencoder(config, operations, dtype, device)
+        config = PatchCodecConfig(**json.loads(header.metadata[METADATA_KEY]))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the codec sizes in the header of {path} cannot be read ({error}).") from error
+    weights = read_weights(path)
+    codec = PatchAutoencoder(config, operations, dtype or next(iter(weights.values())).dtype, device)
     try:
         codec.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"The weights of {path} do not fit the codec they announce: {reason}") from None
+        raise CheckpointError(f"the weights of {path} do not fit the codec they announce: {reason}") from error
     return codec.eval().requires_grad_(False)

@@ -165,8 +165,10 @@ class Path(nn.Module):
         else:
             t = temporal(s)
         if last and name in self.swap_attentions:
-            swap = self.swap_attentions[name](s, t, cond.frames, cond.options)
-            return s + t + swap * cond.strength("swap_attention"), t
+            strength = cond.strength("swap_attention")
+            if not strength:
+                return s + t, t
+            return s + t + self.swap_attentions[name](s, t, cond.frames, cond.options) * strength, t
         if name in fusions:
             return fusions[name](s, t), t
         return s + t, t

@@ -133,7 +133,7 @@ class TemporalTransformer(nn.Module):
 class TemporalSkip(nn.Module):
     """Temporal features of one resolution reach the temporal modules of the next (VF 4), through a zero gate.
 
-    Resizing has no weights: averages where sizes shrink, nearest neighbours where they grow, in width as in space.
+    Resizing has no weights: adaptive averages, in width as in space. Where a size doubles they are nearest neighbours.
     """
 
     def __init__(self, make: Factory) -> None:

@@ -41,6 +41,7 @@ class VideoUNet(Path):
     """The network. `config` says its shape; operations, attention, dtype and device are the host's to choose."""
 
     schedule: dict | None = None  # the noise schedule the weights were trained with, as plain data
+    report: object | None = None  # what a conversion in memory did (converters.Report)
 
     def __init__(
         self,
@@ -174,6 +175,9 @@ class VideoUNet(Path):
         frame_index, still, strengths, options,
     ) -> Conditions:  # fmt: skip
         config, dtype = self.config, x.dtype
+        context = _rows("context", context, batch, frames)
+        motion, first_frame = _rows("motion_text", motion, batch), _rows("first_frame", first_frame, batch)
+        image_tokens = _rows("image_tokens", image_tokens, batch)
 
         def per_frame(rows: Tensor) -> Tensor:
             return rows if rows.shape[0] == x.shape[0] else repeat(rows, "b ... -> (b t) ...", t=frames)
@@ -222,3 +226,12 @@ class VideoUNet(Path):
             raise ValueError(f"unknown strength {sorted(unknown)[0]!r}; choose from {', '.join(STRENGTHS)}.")
         if return_flow and not self.config.predict_net:
             raise ValueError("this network has no PredictNet; set predict_net in its config to train one.")
+
+
+def _rows(name: str, tensor: Tensor | None, batch: int, frames: int = 1) -> Tensor | None:
+    """One row a clip (a single one serves all clips), or one a frame where that is allowed (frames > 1)."""
+    if tensor is None or tensor.shape[0] in (batch, batch * frames):
+        return tensor
+    if tensor.shape[0] == 1:
+        return tensor.expand(batch, *tensor.shape[1:])
+    raise ValueError(f"{name} has {tensor.shape[0]} rows for {batch} clips of {frames} frames.")

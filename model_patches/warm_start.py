@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 
 from .config import UNetConfig
-from .converters.report import Report, some
-from .errors import CheckpointError
+from .converters.report import Report
+from .errors import CheckpointError, some
 from .layout import layout
 from .parts import part_of
 from .unet import VideoUNet

@@ -6,6 +6,7 @@ entries at a converted network, an AutoencoderKL folder and transformers folders
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..model_patches import VideoUNet, load_unet
+from ..model_patches import VideoUNet, load_unet, read_header
 from ..model_patches.patch_codec import load_codec, save_codec
 from ..schedulers import ScheduleConfig
 from .encoders import ImageEncoder, TextEncoder
@@ -95,7 +96,10 @@ def load_bundle(
     text_encoder: str | None = None,
     motion_encoder: str | None = None,
     image_encoder: str | None = None,
+    text_layer: str | None = None,
     attention: str = "sdpa",
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Bundle:
     """Read a bundle: "demo", a folder with bundle.json, or a network file with its other parts named.
 
@@ -103,36 +107,44 @@ def load_bundle(
     """
     folder = DEMO if str(where) == "demo" else Path(where)
     index = _read_index(folder) if folder.is_dir() else {"unet": str(folder)}
+    if not folder.is_dir():
+        read_header(folder)  # a missing or damaged file is told before its missing companions
     base = folder if folder.is_dir() else folder.parent
     for key, value in (("codec", vae), ("text", text_encoder), ("motion", motion_encoder), ("image", image_encoder)):
         if value is not None:
             kept = index.get(key) if isinstance(index.get(key), dict) else {}
             index[key] = {**kept, "path": str(Path(value).resolve())} if key != "codec" else str(Path(value).resolve())
 
-    unet = load_unet(base / index["unet"] if folder.is_dir() else folder, attention=attention)
+    if text_layer is not None and "text" in index:
+        index["text"] = {**_entry(index, "text"), "layer": text_layer}
     if "codec" not in index:
         raise InputError(f"{where} comes without a VAE; name one with --vae (an AutoencoderKL folder).")
     if "text" not in index:
         raise InputError(f"{where} comes without a text encoder; name one with --text-encoder (a transformers folder).")
-    codec = load_vae(base / index["codec"])
 
     def encoder(cls, key: str):
         if key not in index:
             return None
-        entry = dict(index[key]) if isinstance(index[key], dict) else {"path": index[key]}
-        return cls.load(base / entry.pop("path"), **entry)
+        entry = _entry(index, key)
+        return cls.load(base / entry.pop("path"), dtype=dtype, **entry).to(device)
+
+    # The network, the heaviest part, comes after everything that may be refused.
+    codec = load_vae(base / _text(index, "codec")).to(device, dtype)
 
     text, motion, image = encoder(TextEncoder, "text"), encoder(TextEncoder, "motion"), encoder(ImageEncoder, "image")
+    unet = load_unet(base / _text(index, "unet") if folder.is_dir() else folder, attention=attention, dtype=dtype)
+    unet = unet.to(device)
     projector = unet.config.image_projector
     if image is not None and projector is not None and not _names_features(index):
         # A linear projector reads the pooled embedding, a resampler all patches of the last layer (LVDM).
         image.features = "pooled" if projector.kind == "linear" else "last"
-    known = {f.name for f in fields(Defaults)}
-    stated = {k: v for k, v in index.get("defaults", {}).items() if k in known}
+    stated = _defaults(index)
     if unet.config.image_tokens_per_frame:
         stated.setdefault("uncond_image", "grey")  # how DynamiCrafter was trained to do without a picture
     defaults = Defaults(**stated)
-    schedule = ScheduleConfig.from_dict(unet.schedule) if unet.schedule else ScheduleConfig()
+    if unet.schedule is None:
+        raise InputError(f"{where} does not say with which noise schedule it was trained; save it with its schedule.")
+    schedule = ScheduleConfig.from_dict(unet.schedule)
     bundle = Bundle(unet, codec, text, motion, image, schedule, defaults, str(where))
     _check(bundle)
     return bundle
@@ -150,9 +162,8 @@ def save_bundle(bundle: Bundle, folder: str | Path, *, dtype: torch.dtype = torc
     save_codec(bundle.codec, folder / index["codec"], dtype=dtype)
     for key, encoder in (("text", bundle.text), ("motion", bundle.motion), ("image", bundle.image)):
         if encoder is not None:
-            encoder.to(dtype).save(folder / f"{key}_encoder")
+            copy.deepcopy(encoder).to(dtype).save(folder / f"{key}_encoder")
             index[key] = {"path": f"{key}_encoder"}
-            encoder.float()
     if bundle.image is not None:
         index["image"]["features"] = bundle.image.features
     if bundle.text.layer != "last":
@@ -160,6 +171,33 @@ def save_bundle(bundle: Bundle, folder: str | Path, *, dtype: torch.dtype = torc
     temporary = folder / (INDEX + ".tmp")
     temporary.write_text(json.dumps(index, indent=2) + "\n")
     temporary.replace(folder / INDEX)
+
+
+def _entry(index: dict, key: str) -> dict:
+    """A part of the index as {"path": ..., options}."""
+    entry = index[key] if isinstance(index[key], dict) else {"path": index[key]}
+    allowed = {"path", "layer"} if key != "image" else {"path", "features"}
+    if not isinstance(entry.get("path"), str) or set(entry) - allowed:
+        raise InputError(f"{INDEX} says {key!r}: {json.dumps(index[key])}; expected {', '.join(sorted(allowed))}.")
+    return dict(entry)
+
+
+def _text(index: dict, key: str) -> str:
+    if not isinstance(index[key], str):
+        raise InputError(f"{INDEX} says {key!r}: {json.dumps(index[key])}; expected a path.")
+    return index[key]
+
+
+def _defaults(index: dict) -> dict:
+    """The stated defaults, each of its field's type."""
+    stated = index.get("defaults", {})
+    types = {f.name: type(f.default) for f in fields(Defaults)}
+    for name, value in stated.items():
+        if name not in types or not isinstance(value, types[name] if types[name] is not float else int | float):
+            raise InputError(
+                f"{INDEX} says defaults.{name} = {value!r}; known: {', '.join(types)}, numbers as numbers."
+            )
+    return dict(stated)
 
 
 def _names_features(index: dict) -> bool:
@@ -198,3 +236,12 @@ def _check(bundle: Bundle) -> None:
         )
     if config.motion_text != "off" and bundle.motion is None:
         raise InputError("this network reads motion text; name its T5 encoder with --motion-encoder.")
+    projector = config.image_projector
+    if config.image_adapter != "off" and projector is not None:
+        if bundle.image is None:
+            raise InputError("this network reads image tokens; name its CLIP vision encoder with --image-encoder.")
+        if bundle.image.width != projector.embedding_dim:
+            raise InputError(
+                f"the image encoder's {bundle.image.features} features are {bundle.image.width} wide, the network "
+                f"reads {projector.embedding_dim}; choose the image encoder the network was trained with."
+            )

@@ -21,6 +21,10 @@ from .errors import InputError
 T5_LENGTH = 120  # tokens of motion text where a tokenizer states no length of its own
 UNBOUNDED = 100_000  # transformers writes "no limit" as a huge number
 
+TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model")
+LAYERS = ("last", "penultimate")
+FEATURES = ("pooled", "penultimate", "last")
+
 # Means and deviations CLIP was trained with (OpenAI and OpenCLIP alike).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -51,10 +55,14 @@ class TextEncoder(nn.Module):
         from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
         folder = Path(folder)
+        if layer not in LAYERS:
+            raise InputError(f"the text encoder's layer is {layer!r}; expected one of {', '.join(LAYERS)}.")
         kind = model_type(folder)
         classes = {"clip_text_model": CLIPTextModel, "clip": CLIPTextModel, "t5": T5EncoderModel}
         if kind not in classes:
             raise InputError(f"{folder} holds a {kind!r} model; expected a CLIP text or T5 encoder.")
+        if not any((folder / name).exists() for name in TOKENIZERS):
+            raise InputError(f"{folder} has no tokenizer; put its tokenizer.json there.")
         model = _load(classes[kind], folder, dtype)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -113,6 +121,8 @@ class ImageEncoder(nn.Module):
     def load(cls, folder: str | Path, *, features: str = "pooled", dtype: torch.dtype = torch.float32) -> ImageEncoder:
         from transformers import CLIPVisionModelWithProjection
 
+        if features not in FEATURES:
+            raise InputError(f"the image encoder's features are {features!r}; expected one of {', '.join(FEATURES)}.")
         kind = model_type(Path(folder))
         if kind not in ("clip_vision_model", "clip"):
             raise InputError(f"{folder} holds a {kind!r} model; expected a CLIP vision encoder.")
@@ -120,6 +130,12 @@ class ImageEncoder(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         _save(self.model, Path(folder))
+
+    @property
+    def width(self) -> int:
+        """Of the features."""
+        config = self.model.config
+        return config.projection_dim if self.features == "pooled" else config.hidden_size
 
     def forward(self, images: Tensor) -> Tensor:
         size = self.model.config.image_size

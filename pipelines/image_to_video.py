@@ -57,18 +57,21 @@ def animate(
     settings, defaults, config = settings or Settings(), bundle.defaults, bundle.unet.config
     frames = defaults.frames if settings.frames is None else settings.frames
     steps = defaults.steps if settings.steps is None else settings.steps
-    check_request(bundle, frames, images.shape[-2], images.shape[-1], steps, settings)
+    check_settings(settings)
+    check_size(bundle, frames, *images.shape[-2:])
     batch, (height, width) = len(images), images.shape[-2:]
 
     prompt = encode(bundle, images, text, motion, settings, last_images)
     schedule = bundle.schedule.build(frames, height, width)
     size = (frames, config.in_channels, height // bundle.codec.downscale, width // bundle.codec.downscale)
-    noise = torch.cat([_noise(settings.seed + i, size) for i in range(batch)])
+    # One stream of random numbers a clip: first its noise, then what a sampler adds on the way.
+    generators = [torch.Generator().manual_seed(settings.seed + i) for i in range(batch)]
+    noise = torch.cat([torch.randn(size, generator=g) for g in generators])
     latents = sample(
         bundle.unet,
         schedule,
         prompt,
-        noise.to(images),
+        noise.to(prompt.first_frame),
         frames,
         steps=steps,
         guidance_scale=_or(settings.guidance_scale, defaults.guidance_scale),
@@ -76,11 +79,11 @@ def animate(
         sampler=settings.sampler or defaults.sampler,
         spacing=bundle.schedule.spacing,
         eta=settings.eta,
-        generator=torch.Generator().manual_seed(settings.seed),
+        generators=generators,
         on_step=on_step,
     )
-    pixels = bundle.codec.decode(latents)
-    return rearrange((pixels + 1) / 2, "(b t) c h w -> b t c h w", t=frames).clamp(0, 1)
+    pixels = bundle.codec.decode(latents).float()
+    return rearrange((pixels + 1) / 2, "(b t) c h w -> b t c h w", t=frames).clamp(0, 1).cpu()
 
 
 def encode(
@@ -93,7 +96,12 @@ def encode(
 ) -> Prompt:
     """Run every encoder once."""
     batch, config = len(images), bundle.unet.config
+    like = next(bundle.unet.parameters())
+    images = images.to(like)
+    last_images = None if last_images is None else last_images.to(like)
     empty = [""] * batch
+    if config.motion_text == "off":  # one prompt says it all
+        text = [", ".join(filter(None, captions)) for captions in zip(text, motion, strict=True)]
     prompt = Prompt(
         text=bundle.text(list(text)),
         uncond_text=bundle.text(empty),
@@ -112,11 +120,31 @@ def encode(
     return prompt
 
 
-def check_request(bundle: Bundle, frames: int, height: int, width: int, steps: int, settings: Settings) -> None:
-    """Refuse what cannot work, before anything heavy runs."""
+def check_settings(settings: Settings) -> None:
+    """Refuse settings that no network could use."""
+    ranges = {
+        "frames": (1, MAX_FRAMES),
+        "steps": (1, 1000),
+        "guidance_scale": (0, 100),
+        "guidance_rescale": (0, 1),
+        "eta": (0, 1),
+        "seed": (0, 2**63 - 1),
+        "frame_rate": (0, 1000),
+        "image_strength": (0, 10),
+        "paca_strength": (0, 10),
+        "swap_strength": (0, 10),
+    }
+    for name, (low, high) in ranges.items():
+        value = getattr(settings, name)
+        if value is not None and not low <= value <= high:  # nan is in no range
+            raise InputError(f"{name} is {value}; expected {low} to {high}.")
+    if settings.sampler is not None and settings.sampler not in SCHEDULERS:
+        raise InputError(f"there is no sampler {settings.sampler!r}; choose from {', '.join(SCHEDULERS)}.")
+
+
+def check_size(bundle: Bundle, frames: int, height: int, width: int) -> None:
+    """Refuse a clip size that this bundle cannot make, or no machine of today."""
     unit = bundle.codec.downscale
-    if not 1 <= frames <= MAX_FRAMES:
-        raise InputError(f"frames is {frames}; expected 1 to {MAX_FRAMES}.")
     if height % unit or width % unit or height < unit or width < unit:
         raise InputError(f"the clip would be {width}x{height}; both sides must be multiples of {unit}.")
     if frames * height * width > MAX_PIXELS:
@@ -124,19 +152,6 @@ def check_request(bundle: Bundle, frames: int, height: int, width: int, steps: i
             f"{frames} frames of {width}x{height} are {frames * height * width:,} pixels; "
             f"this pipeline takes up to {MAX_PIXELS:,}: choose fewer frames or a smaller size."
         )
-    if not 1 <= steps <= 1000:
-        raise InputError(f"steps is {steps}; expected 1 to 1000.")
-    for name in ("image_strength", "paca_strength", "swap_strength"):
-        value = getattr(settings, name)
-        if not 0 <= value <= 10:
-            raise InputError(f"{name} is {value}; expected 0 (off) to 10, 1 is as trained.")
-    guidance = settings.guidance_scale
-    if guidance is not None and not 0 <= guidance <= 100:
-        raise InputError(f"guidance_scale is {guidance}; expected 0 to 100.")
-    if settings.sampler is not None and settings.sampler not in SCHEDULERS:
-        raise InputError(f"there is no sampler {settings.sampler!r}; choose from {', '.join(SCHEDULERS)}.")
-    if not 0 <= settings.eta <= 1:
-        raise InputError(f"eta is {settings.eta}; expected 0 (deterministic DDIM) to 1.")
 
 
 def _strengths(settings: Settings) -> Mapping[str, float]:
@@ -145,11 +160,6 @@ def _strengths(settings: Settings) -> Mapping[str, float]:
         "paca": settings.paca_strength,
         "swap_attention": settings.swap_strength,
     }
-
-
-def _noise(seed: int, size: tuple[int, ...]) -> Tensor:
-    """A clip's noise depends on its seed alone; longer clips start with the shorter one's frames."""
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
 
 def _or(value, default):

@@ -7,17 +7,34 @@ both, so guidance strengthens the caption and never pulls away from the picture.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..model_patches import VideoUNet
-from ..schedulers import NoiseSchedule, build_scheduler, drop_unusable, rescale_guidance
+from ..schedulers import (
+    NoiseSchedule,
+    build_scheduler,
+    classifier_free,
+    ddim_step,
+    drop_unusable,
+    rescale_guidance,
+)
+from ..schedulers import (
+    spacing as timesteps_of,
+)
 from .errors import InputError
 
-SCHEDULERS = ("ddim", "euler", "euler_a", "dpm++2m", "unipc")
+# Names users know -> diffusers' classes.
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_a": "EulerAncestralDiscreteScheduler",
+    "dpm++2m": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
 
 
 @dataclass
@@ -40,16 +57,9 @@ def make_scheduler(name: str, schedule: NoiseSchedule, spacing: str):
     """A diffusers scheduler by short name, on our schedule."""
     import diffusers
 
-    classes = {
-        "ddim": diffusers.DDIMScheduler,
-        "euler": diffusers.EulerDiscreteScheduler,
-        "euler_a": diffusers.EulerAncestralDiscreteScheduler,
-        "dpm++2m": diffusers.DPMSolverMultistepScheduler,
-        "unipc": diffusers.UniPCMultistepScheduler,
-    }
-    if name not in classes:
+    if name not in SCHEDULERS:
         raise InputError(f"there is no sampler {name!r}; choose from {', '.join(SCHEDULERS)}.")
-    return build_scheduler(classes[name], schedule, spacing)
+    return build_scheduler(getattr(diffusers, SCHEDULERS[name]), schedule, spacing)
 
 
 @torch.no_grad()
@@ -66,34 +76,65 @@ def sample(
     sampler: str = "ddim",
     spacing: str = "trailing",
     eta: float = 0.0,
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator] = (),
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Denoise (b*t, z, h, w) standard normal noise into latents of the same shape.
 
-    on_step(done, total) is called after every step; raise from it to cancel.
+    generators: one a clip, for samplers that add noise (eta > 0, euler_a). on_step(done, total) is called after every
+    step; raise from it to cancel. Raises InputError where a sampler cannot run this schedule, or found no picture.
     """
-    # An eps model has nothing to say where no signal is left: it starts at the last step that has some.
-    ill_posed = schedule.prediction == "eps" and float(schedule.alphas_cumprod[-1]) == 0.0
-    scheduler = make_scheduler(sampler, schedule, "leading" if ill_posed else spacing)
-    scheduler.set_timesteps(steps)
-    timesteps = scheduler.timesteps[:steps]
-    if ill_posed:
-        timesteps = drop_unusable(timesteps, schedule.alphas_cumprod, "eps")
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(len(scheduler.timesteps) - len(timesteps))
 
-    options = {"eta": eta, "generator": generator}
-    accepted = inspect.signature(scheduler.step).parameters
-    options = {k: v for k, v in options.items() if k in accepted}
-    guided = guidance_scale != 1.0
+    def predict(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        x_net = x * schedule.network_input_scale(t).to(x)
+        guidance = guidance_scale if guidance_scale != 1.0 else None
+        return _predict(unet, x_net, t, prompt, frames, guidance, guidance_rescale), x_net
+
+    ill_posed = schedule.prediction == "eps" and float(schedule.alphas_cumprod[-1]) == 0.0
+    if ill_posed and sampler != "ddim":
+        raise InputError(
+            f"sampler {sampler} starts where an eps model at zero terminal SNR has nothing to say; choose ddim."
+        )
+    if sampler == "ddim" and (ill_posed or eta > 0):
+        x = _ddim(predict, schedule, noise, frames, steps, spacing, eta, generators, on_step)
+    else:
+        x = _diffusers(predict, schedule, noise, frames, steps, sampler, spacing, generators, on_step)
+    if not torch.isfinite(x).all():
+        raise InputError("sampling ended in numbers that are no picture; try more steps, less guidance or ddim.")
+    return x
+
+
+def _diffusers(predict, schedule, noise, frames, steps, sampler, spacing, generators, on_step) -> Tensor:
+    """Any of diffusers' schedulers."""
+    scheduler = make_scheduler(sampler, schedule, spacing)
+    scheduler.set_timesteps(steps)
+    options = {}
+    if generators and "generator" in inspect.signature(scheduler.step).parameters:
+        options["generator"] = [g for g in generators for _ in range(frames)]
     x = noise * scheduler.init_noise_sigma
-    for done, t in enumerate(timesteps, start=1):
+    for done, t in enumerate(scheduler.timesteps[:steps], start=1):  # diffusers gives some counts one step too many
         step = int(t)
-        scaled = scheduler.scale_model_input(x, t)
-        x_net = scaled * schedule.network_input_scale(step).to(scaled)
-        output = _predict(unet, x_net, step, prompt, frames, guidance_scale if guided else None, guidance_rescale)
+        output, x_net = predict(scheduler.scale_model_input(x, t), step)
         x = scheduler.step(schedule.to_effective(output, x_net, step), t, x, **options).prev_sample
+        if on_step is not None:
+            on_step(done, steps)
+    return x
+
+
+def _ddim(predict, schedule, noise, frames, steps, spacing, eta, generators, on_step) -> Tensor:
+    """DDIM from our own step: where noise is added back at zero SNR (diffusers' root of a rounded difference is not a
+    number there), and for eps models, which start at the last timestep that still has signal."""
+    ac = schedule.effective_alphas_cumprod
+    timesteps = drop_unusable(timesteps_of(steps, len(ac), spacing), schedule.alphas_cumprod, schedule.prediction)
+    levels = [float(ac[t]) for t in timesteps] + [float(ac[0]) if spacing == "leading" else 1.0]
+    x = noise
+    for done, t in enumerate(timesteps.tolist(), start=1):
+        output, x_net = predict(x, t)
+        fresh = None
+        if eta > 0:
+            fresh = torch.cat([torch.randn((frames, *x.shape[1:]), generator=g) for g in generators]).to(x)
+        output = schedule.to_effective(output, x_net, t)
+        x, _ = ddim_step(output, x, levels[done - 1], levels[done], schedule.prediction, eta=eta, noise=fresh)
         if on_step is not None:
             on_step(done, len(timesteps))
     return x
@@ -125,5 +166,5 @@ def _predict(
     if guidance is None:
         return output
     uncond, cond = output.chunk(2)
-    guided = uncond + guidance * (cond - uncond)
+    guided = classifier_free(cond, uncond, guidance)
     return rescale_guidance(guided, cond, rescale, frames) if rescale else guided

@@ -32,7 +32,8 @@ def clip_sheet(
     scale = max(1, round(tile / h)) if h <= tile else tile / h
     th, tw = round(h * scale), round(w * scale)
     gap, margin, label, head = 4, 16, 20, 34 if title else 0
-    width = margin * 2 + len(picks) * (tw + gap) - gap
+    texts = max(_font(13).getlength(c) for c in captions), _font(18).getlength(title)
+    width = margin * 2 + max(len(picks) * (tw + gap) - gap, *(round(t) + 1 for t in texts))
     height = margin * 2 + head + b * (th + label + gap * 2)
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)

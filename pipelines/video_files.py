@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -17,24 +18,37 @@ from .errors import InputError
 from .sheets import to_uint8
 
 
-def read_image(path: str | Path, height: int, width: int) -> Tensor:
-    """A picture as (1, 3, height, width) in [0, 1], scaled to cover that size and cropped at its centre.
-
-    Rotated as its EXIF says; transparency lies on white. Raises InputError with one sentence.
-    """
+def _open(path: str | Path) -> Image.Image:
+    """A decoded picture, or one sentence why not."""
     path = Path(path)
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
             image.load()
+            return image
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the path of the first frame.") from error
+        raise InputError(f"{path} does not exist; check the path of the picture.") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path} is no picture; give a PNG, JPEG or WebP file as first frame.") from error
+        raise InputError(f"{path} is no picture; give a PNG, JPEG or WebP file.") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} is too large to open safely; scale it down first.") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{path} cannot be read as a picture ({error}); save it again.") from error
+
+
+def check_picture(path: str | Path) -> None:
+    """Refuse what is no readable picture; called before any weights are read."""
+    _open(path)
+
+
+def read_image(path: str | Path, height: int, width: int) -> Tensor:
+    """A picture as (1, 3, height, width) in [0, 1], scaled to cover that size and cropped at its centre.
+
+    Rotated as its EXIF says; transparency lies on white; 16-bit grey keeps its tones. Raises InputError.
+    """
+    image = _open(path)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype("uint8"))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -16,7 +16,7 @@ from dreamfactory.model_patches import (
     UNetConfig,
     VideoUNet,
     apply_patch,
-    checkpoint,
+    files,
     load_unet,
     read_header,
     save_patch,
@@ -233,9 +233,12 @@ def test_strangers_are_named(tmp_path, name):
 
 
 def test_our_other_files_are_named(tmp_path):
-    save_codec(PatchAutoencoder(PatchCodecConfig(latent_channels=4, latent_width=8, detail_width=8)), tmp_path / "c")
+    save_codec(
+        PatchAutoencoder(PatchCodecConfig(latent_channels=4, latent_width=8, detail_width=8)),
+        tmp_path / "c.safetensors",
+    )
     with pytest.raises(CheckpointError, match="image codec"):
-        load_unet(tmp_path / "c")
+        load_unet(tmp_path / "c.safetensors")
     save_unet(VideoUNet(BASE), tmp_path / "u.safetensors")
     with pytest.raises(CheckpointError, match="already"):
         convert_file_in_memory(tmp_path / "u.safetensors")
@@ -278,7 +281,7 @@ def test_a_config_that_cannot_be_built(tmp_path):
         (json.dumps({**config, "head_dim": 7}), "heads of 7"),
         ("{", "dreamfactory.config"),
     ):
-        save_file(state, path, {**metadata, checkpoint.CONFIG: value})
+        save_file(state, path, {**metadata, files.CONFIG: value})
         with pytest.raises(CheckpointError) as error:
             load_unet(path)
         assert expected in sentence(error)
@@ -303,7 +306,7 @@ def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     def full(*_):
         raise SafetensorError("Error while serializing: No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(CheckpointError, match="No space left"):
         save_unet(unet, tmp_path / "x.safetensors")
     assert (tmp_path / "x.safetensors").read_bytes() == before

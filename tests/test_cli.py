@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -100,6 +101,8 @@ def test_generate_writes_a_whole_clip_with_its_settings(capsys, picture, tmp_pat
     assert clip.shape == (4, 3, 64, 64)
     assert settings["motion"] == "the red circle moves left"
     assert settings["seed"] == 7
+    assert settings["sampler"] == "ddim"  # defaults are stored as what they resolved to
+    assert None not in [settings[k] for k in ("guidance_scale", "guidance_rescale", "fps", "width", "frames")]
     assert Image.open(tmp_path / "clip_sheet.png").size[0] > 4 * 64
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.mp4", "clip_sheet.png"]
     # The clip starts from the picture.
@@ -139,6 +142,13 @@ MISTAKES = {
     "zero steps": (("--steps", 0), "steps is 0"),
     "unknown sampler": (("--sampler", "magic"), "there is no sampler 'magic'"),
     "strength out of range": (("--paca-strength", -1), "paca_strength is -1.0"),
+    "fps no number": (("--fps", "nan"), "fps is nan"),
+    "huge seed": (("--seed", 2**64), "seed is"),
+    "width zero": (("--width", 0), "multiples of 8"),
+    "guidance rescale out of range": (("--guidance-rescale", 7), "expected 0 to 1"),
+    "codec is no codec": (("--vae", "{tmp}/damaged.safetensors"), "no safetensors file, or is damaged"),
+    "device not there": (("--device", "warp"), "'warp' is not there"),
+    "sheet is a folder": (("--out", "{tmp}/taken.mp4"), "taken_sheet.png is a folder"),
     "missing checkpoint": (("--checkpoint", "nowhere.safetensors"), "does not exist"),
     "pickle": (("--checkpoint", "{tmp}/model.ckpt"), "is a pickle"),
     "damaged checkpoint": (("--checkpoint", "{tmp}/damaged.safetensors"), "no safetensors file, or is damaged"),
@@ -154,6 +164,7 @@ def test_a_mistake_costs_one_sentence_and_nothing_else(capsys, picture, tmp_path
     (tmp_path / "model.ckpt").write_bytes(b"x")
     (tmp_path / "damaged.safetensors").write_bytes(b"not a header at all")
     (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "taken_sheet.png").mkdir()
     before = sorted(p.name for p in tmp_path.iterdir())
     more, sentence = MISTAKES[mistake]
     code, out, err = generate(capsys, picture, tmp_path / "clip.mp4", *(str(a).format(tmp=tmp_path) for a in more))
@@ -171,6 +182,10 @@ def test_info_and_schedule_mistakes(capsys):
         (("info",), "takes a file, or --preset"),
         (("info", "nowhere.safetensors"), "does not exist"),
         (("schedule", "--frames", 0, "--height", 512, "--width", 512), "0"),
+        (("schedule", "--frames", 8, "--height", 64, "--width", 64, "--plot", "curve.xyz"), "must end in .png"),
+        (("convert", DEMO / "unet.safetensors", "x.safetensors"), "already"),
+        (("convert", DEMO / "unet.safetensors", "x.safetensors", "--set", "headdim"), "has no '='"),
+        (("train", "nowhere.toml"), "cannot be read"),
     ):
         code, _, err = run(capsys, *args)
         assert code == 2, args
@@ -185,6 +200,9 @@ def test_pictures_of_every_kind_become_rgb(tmp_path):
         suffix = "tiff" if mode == "CMYK" else "png"
         Image.new(mode, (30, 20)).save(tmp_path / f"x.{suffix}")
         assert read_image(tmp_path / f"x.{suffix}", 16, 16).shape == (1, 3, 16, 16)
+    grey = np.full((8, 8), 32768, dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png", 8, 8).mean() == pytest.approx(0.5, abs=0.01)
     Image.new("RGB", (1, 1), "red").save(tmp_path / "one.png")
     assert torch.equal(read_image(tmp_path / "one.png", 8, 8)[0, :, 4, 4], torch.tensor([1.0, 0.0, 0.0]))
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")

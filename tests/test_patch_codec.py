@@ -114,7 +114,7 @@ def test_operations_make_every_layer():
 
 def test_save_and_load_is_a_round_trip(tmp_path):
     codec = random_codec()
-    path = tmp_path / "folder" / "codec.safetensors"
+    path = tmp_path / "codec.safetensors"
     save_codec(codec, path, torch.float32)
     loaded = load_codec(path)
     assert loaded.config == SMALL
@@ -131,13 +131,13 @@ def test_save_and_load_is_a_round_trip(tmp_path):
 
 def test_unreadable_files_are_named(tmp_path):
     path = tmp_path / "codec.safetensors"
-    with pytest.raises(ValueError, match="no codec file"):
+    with pytest.raises(ValueError, match="does not exist"):
         load_codec(path)
     path.write_bytes(b"not safetensors at all")
-    with pytest.raises(ValueError, match="not a readable safetensors file"):
+    with pytest.raises(ValueError, match="is no safetensors file"):
         load_codec(path)
     save_file({"weight": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="not a patch codec"):
+    with pytest.raises(ValueError, match="no codec of ours"):
         load_codec(path)
     save_file({"weight": torch.zeros(1)}, path, metadata={METADATA_KEY: '{"sizes": 1}'})
     with pytest.raises(ValueError, match="cannot be read"):

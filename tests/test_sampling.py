@@ -46,23 +46,86 @@ def test_every_sampler_finds_what_the_network_knows(sampler, name):
     generator = torch.Generator().manual_seed(0)
     made = sample(
         Oracle(schedule, x0), schedule, prompt(), noise, FRAMES,
-        steps=20, guidance_scale=1.0, sampler=sampler, spacing=config.spacing, generator=generator,
+        steps=20, guidance_scale=1.0, sampler=sampler, spacing=config.spacing, generators=[generator],
     )  # fmt: skip
     # "leading" schedules end at the first timestep's own noise level, as Stable Diffusion does.
     left = (1 - float(schedule.effective_alphas_cumprod[0])) ** 0.5 if config.spacing == "leading" else 0.0
     assert (made - x0).abs().max().item() < 4.5 * left + 1e-3
 
 
-def test_an_eps_model_never_starts_where_no_signal_is_left():
+@pytest.mark.parametrize("steps", [8, 20, 50])
+def test_an_eps_model_starts_where_signal_is_left_and_is_told_the_truth(steps):
+    """At every step the network's input must have the noise level of the timestep it is told.
+
+    The oracle's x0 and the noise have unit variance, so x has too; with an exact eps each x_t = sqrt(a) x0 + ... holds,
+    which `seen` checks against the schedule.
+    """
     config = SCHEDULES["factorized-dreamer-paper"]
     schedule = config.build(16, 512, 512)
-    oracle = Oracle(schedule, torch.randn(FRAMES, 4, 4, 4))
-    made = sample(
-        oracle, schedule, prompt(), torch.randn(FRAMES, 4, 4, 4), FRAMES,
-        steps=50, guidance_scale=1.0, spacing=config.spacing,
-    )  # fmt: skip
+    x0, noise = torch.randn(FRAMES, 4, 32, 32), torch.randn(FRAMES, 4, 32, 32)
+
+    class Watching(Oracle):
+        def __call__(self, x, t, text, **kwargs):
+            ac = float(self.schedule.alphas_cumprod[int(t[0])])
+            self.seen.append(((x - ac**0.5 * self.x0).std() / (1 - ac) ** 0.5).item())
+            return super().__call__(x, t, text, **kwargs)
+
+    oracle = Watching(schedule, x0)
+    oracle.seen = []
+    made = sample(oracle, schedule, prompt(), noise, FRAMES, steps=steps, guidance_scale=1.0, spacing=config.spacing)
     assert float(schedule.alphas_cumprod[oracle.steps[0]]) >= 1e-3
-    assert torch.isfinite(made).all()
+    assert all(level == pytest.approx(1.0, abs=0.05) for level in oracle.seen)
+    assert (made - x0).abs().max() < 1e-3
+
+
+def test_other_samplers_refuse_eps_at_zero_snr():
+    schedule = SCHEDULES["factorized-dreamer-paper"].build(16, 512, 512)
+    noise = torch.randn(FRAMES, 4, 4, 4)
+    with pytest.raises(InputError, match="choose ddim"):
+        sample(Oracle(schedule, noise), schedule, prompt(), noise, FRAMES, steps=8, sampler="euler")
+
+
+@pytest.mark.parametrize("name", ["factorized-dreamer", "dynamicrafter-512"])
+def test_noise_can_be_added_back_at_zero_snr(name):
+    """eta = 1 at terminal SNR 0, where a rounded difference under a root is no number."""
+    config = SCHEDULES[name]
+    schedule = config.build(8, 64, 64)
+    x0, noise = torch.randn(FRAMES, 4, 4, 4), torch.randn(FRAMES, 4, 4, 4)
+    for steps in (4, 8, 20):
+        generator = torch.Generator().manual_seed(1)
+        made = sample(
+            Oracle(schedule, x0), schedule, prompt(), noise, FRAMES,
+            steps=steps, guidance_scale=1.0, spacing=config.spacing, eta=1.0, generators=[generator],
+        )  # fmt: skip
+        assert (made - x0).abs().max() < 1e-3
+
+
+def test_own_ddim_is_diffusers_ddim():
+    """The same steps from both, where both can run."""
+    from dreamfactory.pipelines import sampling
+
+    config = SCHEDULES["dynamicrafter-512"]
+    schedule = config.build(16, 256, 256)
+    noise, answer = torch.randn(FRAMES, 4, 4, 4), torch.randn(FRAMES, 4, 4, 4)
+
+    def predict(x, t):
+        x_net = x * schedule.network_input_scale(t).to(x)
+        return answer * 0.3 + x_net * 0.1, x_net
+
+    ours = sampling._ddim(predict, schedule, noise, FRAMES, 20, config.spacing, 0.0, (), None)
+    theirs = sampling._diffusers(predict, schedule, noise, FRAMES, 20, "ddim", config.spacing, (), None)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_a_picture_of_no_numbers_is_refused():
+    class Broken(Oracle):
+        def __call__(self, x, t, text, **kwargs):
+            return x * float("nan")
+
+    schedule = SCHEDULES["factorized-dreamer"].build(8, 64, 64)
+    noise = torch.randn(FRAMES, 4, 4, 4)
+    with pytest.raises(InputError, match="no picture"):
+        sample(Broken(schedule, noise), schedule, prompt(), noise, FRAMES, steps=2)
 
 
 def test_guidance_mixes_both_halves():

@@ -14,6 +14,8 @@ from dreamfactory.training.step import Models, flow_loss, training_loss
 from dreamfactory.training.trainer import advance, learning_rate, load_state, prepare, save_state
 
 SMALL = [
+    "device=cpu",
+    "model.config.dropout=0.1",  # so that exact resume covers the global generator as well
     "optim.steps=4",
     "optim.batch_size=2",
     "data.frames=3",
@@ -58,7 +60,7 @@ def test_a_run_of_another_recipe_is_not_continued(tmp_path):
     advance(first)
     save_state(first, tmp_path)
     with pytest.raises(TrainingError, match=r"another \[optim\]"):
-        load_state(run(tmp_path, "optim.lr=0.5"), tmp_path)
+        load_state(run(tmp_path, "optim.batch_size=3"), tmp_path)
 
 
 def test_every_weight_is_trained(tmp_path):
@@ -68,7 +70,7 @@ def test_every_weight_is_trained(tmp_path):
     for _ in range(4):
         advance(trained)
     # Left out: what no input reaches by design, e.g. tokens that did not occur, an encoder's unused pooling.
-    free = ("embed", "position", "post_layernorm", "final_layer_norm")
+    free = ("token_embedding", "position_embedding", "shared", "relative_attention_bias", "post_layernorm")
     same = [
         k for k, v in trained.named_weights().items() if torch.equal(v, before[k]) and not any(f in k for f in free)
     ]
@@ -93,6 +95,11 @@ def test_learning_rate_warms_up_and_falls_to_zero():
         ("optim.betas=0.9", "expected 2 values"),
         ("seed", "has no '='"),
         ("data=3", "expected a table"),
+        ("seed.x=3", "seed is no table"),
+        ("optim.batch_size=0", "expected at least 1"),
+        ("optim.betas=[0.9,5.0]", "expected 0 to 1"),
+        ("threads=-1", "expected at least 1"),
+        ("data.height=60", "multiples of 8"),
     ],
 )
 def test_settings_are_strict(change, sentence):
@@ -103,6 +110,21 @@ def test_settings_are_strict(change, sentence):
 def test_a_missing_run_file_names_the_presets():
     with pytest.raises(TrainingError, match="demo"):
         load_run("nowhere.toml")
+
+
+def test_a_damaged_state_is_told(tmp_path):
+    (tmp_path / "state.safetensors").write_bytes(b"half a file")
+    with pytest.raises(TrainingError, match="start again with --fresh"):
+        load_state(run(tmp_path), tmp_path)
+
+
+def test_a_gradient_without_numbers_spoils_nothing(tmp_path):
+    trained = run(tmp_path)
+    before = weights(trained)
+    trained.models.unet.out[2].register_full_backward_hook(lambda module, inward, outward: (inward[0] * float("inf"),))
+    with pytest.raises(TrainingError, match=r"lower optim\.lr"):
+        advance(trained)
+    assert all(torch.equal(v, before[k]) for k, v in weights(trained).items())
 
 
 def test_flow_weight_needs_predict_net(tmp_path):

@@ -30,6 +30,7 @@ class ModelConfig:
     preset: str = "tiny"
     config: dict[str, Any] = field(default_factory=dict)
     init_from: str | None = None  # a checkpoint to start from, ours or public
+    gradient_checkpointing: bool = False  # less memory, about a quarter slower
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class OutputConfig:
 @dataclass(frozen=True)
 class RunConfig:
     seed: int = 0
+    device: str = "auto"
     threads: int | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     schedule: dict[str, Any] = field(default_factory=dict)  # fields of schedulers.ScheduleConfig
@@ -122,7 +124,39 @@ def load_run(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
         raise TrainingError(f"{path} is not valid TOML: {error}.") from error
     for override in overrides or []:
         _override(values, override)
-    return build(RunConfig, values, "")
+    config = build(RunConfig, values, "")
+    _check(config)
+    return config
+
+
+def _check(config: RunConfig) -> None:
+    """Ranges, said before anything is built."""
+    data, optim, output = config.data, config.optim, config.output
+    least = {
+        "threads": (config.threads, 1),
+        "data.frames": (data.frames, 1),
+        "data.height": (data.height, 8),
+        "data.width": (data.width, 8),
+        "optim.steps": (optim.steps, 1),
+        "optim.batch_size": (optim.batch_size, 1),
+        "optim.lr": (optim.lr, 0),
+        "optim.warmup": (optim.warmup, 0),
+        "optim.clip": (optim.clip, 0),
+        "loss.flow_weight": (config.loss.flow_weight, 0),
+        "output.checkpoint_every": (output.checkpoint_every, 1),
+        "output.validate_every": (output.validate_every, 1),
+        "output.validation_clips": (output.validation_clips, 0),
+    }
+    for name, (value, low) in least.items():
+        if value is not None and not value >= low:
+            raise TrainingError(f"{name} is {value}; expected at least {low}.")
+    shares = {f"dropout.{f.name}": getattr(config.dropout, f.name) for f in fields(config.dropout)}
+    shares |= {"optim.betas": max(optim.betas), "optim.ema": optim.ema, "optim.cosine_from": optim.cosine_from}
+    for name, value in shares.items():
+        if not 0 <= value <= 1 or (name == "optim.betas" and value == 1):
+            raise TrainingError(f"{name} is {value}; expected 0 to 1.")
+    if data.height % 8 or data.width % 8:
+        raise TrainingError(f"data is {data.width}x{data.height}; both sides must be multiples of 8.")
 
 
 def _override(values: dict, override: str) -> None:
@@ -139,6 +173,8 @@ def _override(values: dict, override: str) -> None:
     *parents, leaf = name.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise TrainingError(f"--set {override!r}: {parent} is no table.")
     values[leaf] = value
 
 

@@ -51,20 +51,22 @@ def training_loss(
     drop_text, drop_motion = draw(dropout.text) | captionless, draw(dropout.motion) | captionless
     drop_image = draw(dropout.image)
 
+    frames_in = batch.frames.to(next(models.unet.parameters(), batch.frames))
     with torch.no_grad():
-        latents = models.codec.encode(rearrange(batch.frames, "b t c h w -> (b t) c h w") * 2 - 1)
+        latents = models.codec.encode(rearrange(frames_in, "b t c h w -> (b t) c h w") * 2 - 1)
     first_frame = rearrange(latents, "(b t) c h w -> b t c h w", t=frames)[:, 0].clone()
     first_frame[drop_image] = 0
     text = models.text(_without(batch.text, drop_text))
     motion = None if models.motion is None else models.motion(_without(batch.motion, drop_motion))
     tokens = None
     if models.image is not None:
-        tokens = models.unet.project_image(models.image(batch.frames[:, 0]))
-        tokens = tokens * (~drop_image)[:, None, None]
+        tokens = models.unet.project_image(models.image(frames_in[:, 0]))
+        tokens = tokens * (~drop_image).to(tokens)[:, None, None]
 
     # One timestep a clip: its frames are noised alike.
-    t = torch.randint(len(schedule.alphas_cumprod), (size,), generator=generator)
-    noise = torch.randn(latents.shape, generator=generator)
+    # Drawn on the CPU whatever the device, so that a step's numbers are the same everywhere.
+    t = torch.randint(len(schedule.alphas_cumprod), (size,), generator=generator).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
     each = repeat(t, "b -> (b t)", t=frames)
     x_t, target = schedule.add_noise(latents, noise, each), schedule.target(latents, noise, each)
 
@@ -83,7 +85,7 @@ def training_loss(
     error = (output.float() - target).square().mean(dim=(1, 2, 3))
     if loss.min_snr_gamma is not None:
         weights = min_snr_weights(snr(schedule.alphas_cumprod), schedule.prediction, loss.min_snr_gamma)
-        error = error * weights[each].to(error)
+        error = error * weights[each.cpu()].to(error)
     diffusion = error.mean()
     parts = {"diffusion": diffusion.item()}
     total = diffusion
@@ -96,7 +98,7 @@ def training_loss(
 
 def flow_loss(predicted: Tensor, batch: Batch, frames: int) -> Tensor:
     """||f - p||^2 in latent pixels per frame, where the flow is valid (FD Eq. 4). predicted: (b*t, 2, h, w)."""
-    target, valid = batch.flow, batch.flow_valid.float()
+    target, valid = batch.flow.to(predicted.device), batch.flow_valid.to(predicted.device).float()
     ratio = target.shape[-1] / predicted.shape[-1]
     target = F.adaptive_avg_pool2d((target * valid[:, :, None]).flatten(0, 1), predicted.shape[-2:]) / ratio
     weight = F.adaptive_avg_pool2d(valid.flatten(0, 1)[:, None], predicted.shape[-2:])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -26,13 +27,13 @@ from ..model_patches.config import UNetConfig
 from ..pipelines.bundle import DEMO, Bundle, Defaults, load_vae, save_bundle
 from ..pipelines.encoders import ImageEncoder, TextEncoder
 from ..schedulers import NoiseSchedule, ScheduleConfig
-from .config import RunConfig
+from .config import RunConfig, build
 from .data.tiny_dataset import TinyWorld
 from .errors import TrainingError
 from .step import Models, training_loss
 from .tiny_encoders import image_encoder, motion_encoder, text_encoder
 
-STATE = "state.safetensors"
+STATE, METRICS = "state.safetensors", "metrics.jsonl"
 
 
 @dataclass
@@ -68,6 +69,7 @@ def prepare(config: RunConfig) -> Run:
         raise TrainingError(f"data.kind is {config.data.kind!r}; this version trains on 'tiny_world' only.")
     if config.threads:
         torch.set_num_threads(config.threads)
+    device = _device(config.device)
     network = UNetConfig.from_dict({**preset(config.model.preset).to_dict(), **config.model.config})
     if config.loss.flow_weight > 0 and not network.predict_net:
         raise TrainingError("loss.flow_weight needs the network's predict_net; set model.config.predict_net = true.")
@@ -75,13 +77,17 @@ def prepare(config: RunConfig) -> Run:
     shape = (data.frames, data.height, data.width)
     schedule_config = ScheduleConfig.from_dict({**config.schedule, "trained_shape": shape})
 
+    reads_motion = network.motion_text != "off"
     models = Models(
-        unet=_network(network, config),
-        codec=load_vae(DEMO / "codec.safetensors" if config.encoders.codec == "demo" else config.encoders.codec),
-        text=_encoder(config, "text", text_encoder, TextEncoder),
-        motion=_encoder(config, "motion", motion_encoder, TextEncoder) if network.motion_text != "off" else None,
-        image=_encoder(config, "image", image_encoder, ImageEncoder) if network.image_projector else None,
+        unet=_network(network, config).to(device),
+        codec=load_vae(DEMO / "codec.safetensors" if config.encoders.codec == "demo" else config.encoders.codec).to(
+            device
+        ),
+        text=_encoder(config, "text", text_encoder, TextEncoder).to(device),
+        motion=_encoder(config, "motion", motion_encoder, TextEncoder).to(device) if reads_motion else None,
+        image=_encoder(config, "image", image_encoder, ImageEncoder).to(device) if network.image_projector else None,
     )
+    models.unet.checkpoint_gradients(config.model.gradient_checkpointing)
     for module in models.trained().values():
         module.train()
     averaged = replace(models, **{k: copy.deepcopy(m).requires_grad_(False) for k, m in models.trained().items()})
@@ -95,6 +101,14 @@ def prepare(config: RunConfig) -> Run:
     optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
     world = TinyWorld(data, with_flow=config.loss.flow_weight > 0)
     return Run(config, schedule_config, schedule_config.build(*shape), models, averaged, optimizer, world)
+
+
+def _device(name: str) -> torch.device:
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(f"device {name!r} is not there: {str(error).splitlines()[0]}") from error
 
 
 def _network(network: UNetConfig, config: RunConfig) -> VideoUNet:
@@ -138,6 +152,8 @@ def advance(run: Run) -> dict[str, float]:
     loss.backward()
     weights = [p for group in run.optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(weights, config.optim.clip)
+    if not math.isfinite(norm):
+        raise TrainingError(f"a gradient became {norm.item()} at step {run.step}; lower optim.lr and resume.")
     rate = learning_rate(config, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
@@ -161,7 +177,7 @@ def _average(run: Run) -> None:
 
 
 def save_state(run: Run, folder: Path) -> None:
-    """Everything needed to go on, in one staged folder and one rename."""
+    """Everything needed to go on, in one file: a temporary one and a rename."""
     state = {f"weights.{k}": v for k, v in run.named_weights().items()}
     state.update({f"averaged.{k}": v for k, v in run.named_weights(run.averaged).items()})
     for name, weight in run.named_weights().items():
@@ -178,21 +194,21 @@ def save_state(run: Run, folder: Path) -> None:
 
 
 def load_state(run: Run, folder: Path) -> None:
-    """Continue a saved run; its config must be this one's, but for the number of steps and the output."""
-    from safetensors import safe_open
-
+    """Continue a saved run; its config must be this one's, but for `_recipe`'s exceptions."""
     path = folder / STATE
-    with safe_open(path, "pt") as file:
-        meta = file.metadata()
-    saved, now = json.loads(meta["config"]), run.config.to_dict()
-    for values in (saved, now):
-        values.pop("output"), values.pop("threads"), values["optim"].pop("steps"), values["optim"].pop("cosine_from")
+    try:
+        with safe_open(path, "pt") as file:
+            meta = file.metadata()
+        saved = build(RunConfig, json.loads(meta["config"]), "")
+        state = load_file(path)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{path} is damaged ({error}); start again with --fresh.") from error
+    saved, now = _recipe(saved), _recipe(run.config)
     if saved != now:
         changed = next(k for k in now if saved.get(k) != now[k])
         raise TrainingError(
             f"{folder} holds a run with another [{changed}]; choose another output.folder or restore that setting."
         )
-    state = load_file(path)
     with torch.no_grad():
         for prefix, weights in (
             ("weights", run.named_weights()),
@@ -205,6 +221,17 @@ def load_state(run: Run, folder: Path) -> None:
         moments = {k.split(".")[1]: state[k].clone() for k in keys if k.split(".", 2)[2] == name}
         run.optimizer.state[weight] = moments
     run.step = int(meta["step"])
+
+
+def _recipe(config: RunConfig) -> dict:
+    """What a run must have in common with one it continues: all but its length, pace, place and machine."""
+    values = config.to_dict()
+    for name in ("output", "threads", "device"):
+        values.pop(name)
+    for name in ("steps", "cosine_from", "lr"):
+        values["optim"].pop(name)
+    values["model"].pop("gradient_checkpointing")
+    return values
 
 
 def bundle_of(run: Run) -> Bundle:
@@ -236,12 +263,15 @@ def train(config: RunConfig, *, resume: bool = True) -> Run:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainingError(f"output.folder {folder} cannot be made: {error.strerror}.") from error
-    if resume and (folder / STATE).exists():
+    if not resume:
+        for name in (STATE, METRICS):
+            (folder / name).unlink(missing_ok=True)
+    elif (folder / STATE).exists():
         load_state(run, folder)
         print(f"resuming {folder} at step {run.step}")
-    stop = _Stop()
+    _forget_after(folder / METRICS, run.step)
     started, first = time.time(), run.step
-    with (folder / "metrics.jsonl").open("a") as log, tqdm(total=config.optim.steps, initial=run.step) as bar:
+    with _Stop() as stop, (folder / METRICS).open("a") as log, tqdm(total=config.optim.steps, initial=run.step) as bar:
         while run.step < config.optim.steps and not stop.asked:
             numbers = advance(run)
             bar.update()
@@ -275,14 +305,27 @@ def export(run: Run, folder: Path) -> None:
     staged.rename(folder)
 
 
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run will do again."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in lines))
+
+
 class _Stop:
     """Turns the first SIGTERM or Ctrl-C into a request; a second one acts at once."""
 
     def __init__(self) -> None:
-        self.asked = False
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._ask)
+        self.asked, self.before = False, {}
+
+    def __enter__(self) -> _Stop:
+        self.before = {name: signal.signal(name, self._ask) for name in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error) -> None:
+        for name, handler in self.before.items():
+            signal.signal(name, handler)
 
     def _ask(self, number, frame) -> None:
         self.asked = True
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, self.before[number])

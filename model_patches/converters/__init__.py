@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,13 +19,13 @@ from torch import Tensor
 
 from ..checkpoint import build, save_unet
 from ..config import UNetConfig
-from ..errors import CheckpointError
-from ..header import PICKLES, Header, read_header
+from ..errors import CheckpointError, some
+from ..files import PICKLES, Header, read_header
 from . import lvdm, modelscope, sd
 from .infer import heads_from_counts
 from .keys import contents
 from .recognise import recognise
-from .report import Report, some
+from .report import Report
 
 # kind: (the source a user names, the converter)
 CONVERTERS = {
@@ -88,10 +88,12 @@ def convert_file(
     source: str = "auto",
     overrides: Mapping | None = None,
     dtype: torch.dtype | None = None,
+    check_schedule: Callable[[dict], object] | None = None,
 ) -> Report:
     """Convert public weights into a file of ours. Arguments as `convert_file_in_memory`.
 
     dst: the .safetensors file to write, whole or not at all. dtype: of the weights on disk; None as in the source.
+    check_schedule: raises where the noise schedule is none (schedulers.ScheduleConfig.from_dict), before writing.
     """
     dst = Path(dst)
     # Said before minutes of reading, not after them.
@@ -100,6 +102,8 @@ def convert_file(
     if not dst.parent.is_dir():
         raise CheckpointError(f"{dst} cannot be written: there is no folder {dst.parent}.")
     config, schedule, weights, report = convert_file_in_memory(src, source=source, overrides=overrides)
+    if check_schedule is not None and schedule is not None:
+        check_schedule(schedule)
     unet = build(config, weights, str(src))
     save_unet(unet, dst, schedule=schedule, dtype=dtype, metadata={"dreamfactory.source": report.source})
     return report

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..config import UNetConfig
-from ..errors import CheckpointError
+from ..errors import CheckpointError, some
 from ..unet import VideoUNet
-from .report import Report, some
+from .report import Report
 
 ANCHORS = ("input_blocks.0.0.weight", "conv_in.weight")  # LDM's and diffusers' first convolution
 PROJECTOR = "image_proj_model."

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..config import UNetConfig
-from ..header import Header
+from ..files import Header
 from .infer import (
     SCHEDULE,
     Shapes,

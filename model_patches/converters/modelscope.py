@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config import UNetConfig
 from ..errors import CheckpointError
-from ..header import Header
+from ..files import Header
 from ..layout import Position, layout
 from .diffusers_names import diffusers_names
 from .infer import SCHEDULE, check_overrides, configure, diffusers_spatial, ldm_spatial, reschedule

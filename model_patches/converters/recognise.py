@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..errors import CheckpointError
-from ..header import Header
+from ..errors import CheckpointError, some
+from ..files import Header
 from ..patch_codec import METADATA_KEY as PATCH_CODEC
-from .report import some
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from ..errors import some
+
 
 @dataclass
 class Report:
@@ -27,8 +29,3 @@ class Report:
             if keys:
                 lines.append(f"{name}: {len(keys)} weights ({some(keys)})")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-
-def some(keys: list[str], limit: int = 3) -> str:
-    """The first few names, and how many more."""
-    return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")

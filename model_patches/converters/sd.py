@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import UNetConfig
 from ..errors import CheckpointError
-from ..header import Header
+from ..files import Header
 from .diffusers_names import diffusers_names
 from .infer import (
     SCHEDULE,

@@ -1,4 +1,4 @@
-"""What a safetensors file says of itself, and reading one without surprises.
+"""safetensors files: what one says of itself, reading it without surprises, writing it whole or not at all.
 
 Our files carry the whole network config and the noise schedule in their header, as JSON.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import UNetConfig
@@ -99,3 +101,32 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); download or save it again.") from error
+
+
+def write(
+    path: str | os.PathLike, state: Mapping[str, Tensor], metadata: dict[str, str], dtype: torch.dtype | None = None
+) -> None:
+    """safetensors through a temporary file in the same folder and one rename."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path.name} must end in .safetensors, the only format written here.")
+    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in state.items()}
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(suffix=".tmp", prefix=path.name, dir=path.parent)
+        os.close(handle)
+        save_file(tensors, temporary, metadata)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} cannot be written: {reason}.") from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
