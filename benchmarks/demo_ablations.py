@@ -33,6 +33,8 @@ ARMS = {
     "full": [],
 }
 
+SETTINGS = Settings(seed=1, steps=8, guidance_scale=1.5)  # the demo's
+
 
 def run_arm(name: str, changes: list[str], args: argparse.Namespace) -> dict:
     folder = Path(args.runs) / name
@@ -48,7 +50,7 @@ def run_arm(name: str, changes: list[str], args: argparse.Namespace) -> dict:
         if run.step < args.steps:
             sys.exit("stopped; run the same command to go on")
     clips = held_out(args.clips)
-    made = animate_all(load_bundle(folder / "bundle"), clips, clips.motion, Settings(seed=1), name)
+    made = animate_all(load_bundle(folder / "bundle"), clips, clips.motion, SETTINGS, name)
     scores = measure(made, clips.specs, clips.first_frames).summary()
     return {"changes": changes, **{k: round(v, 4) for k, v in scores.items()}}
 
