@@ -26,6 +26,5 @@ class Report:
         lines = [f"source: {self.source}"]
         for name in ("loaded", "reshaped", "missing", "unexpected"):
             keys = getattr(self, name)
-            if keys:
-                lines.append(f"{name}: {len(keys)} weights ({some(keys)})")
+            lines.append(f"{name}: {len(keys)} weights ({some(keys)})" if keys else f"{name}: none")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
