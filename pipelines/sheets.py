@@ -58,6 +58,7 @@ def save_image(image: Image.Image, path: str | Path, **options) -> None:
     """Through a temporary file and one rename."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         image.save(temporary, format=path.suffix.lstrip(".").upper(), **options)
         os.replace(temporary, path)

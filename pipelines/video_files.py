@@ -64,12 +64,14 @@ def check_output(path: str | Path, suffix: str = ".mp4") -> Path:
         raise InputError(f"the output {path} must end in {suffix}.")
     if path.is_dir():
         raise InputError(f"the output {path} is a folder; give a file name.")
-    folder = path.parent
+    new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{path.name}.probe"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f".{path.name}.probe"
         probe.touch()
         probe.unlink()
+        for folder in new:  # made again when there is something to put there
+            folder.rmdir()
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place.") from error
     return path
@@ -90,6 +92,7 @@ def write_video(
         clip = F.interpolate(clip, scale_factor=scale, mode="nearest")
     height, width = clip.shape[-2] // 2 * 2, clip.shape[-1] // 2 * 2
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "use_metadata_tags+faststart"}) as out:
             if settings is not None:
                 out.metadata["title"] = "DreamFactory"

@@ -155,6 +155,10 @@ MISTAKES = {
     "folder without index": (("--checkpoint", "{tmp}"), "is no bundle"),
     "not a video": (("--out", "{tmp}/clip.avi"), "must end in .mp4"),
     "out is a folder": (("--out", "{tmp}/folder.mp4"), "is a folder"),
+    "absurd size in a new folder": (
+        ("--out", "{tmp}/new/folder/clip.mp4", "--width", 65536, "--height", 65536),
+        "pixels",
+    ),
     "out under a file": (("--out", "{tmp}/model.ckpt/clip.mp4"), "cannot be written"),
 }
 
