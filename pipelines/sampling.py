@@ -21,8 +21,6 @@ from ..schedulers import (
     ddim_step,
     drop_unusable,
     rescale_guidance,
-)
-from ..schedulers import (
     spacing as timesteps_of,
 )
 from .errors import InputError
@@ -85,10 +83,9 @@ def sample(
     step; raise from it to cancel. Raises InputError where a sampler cannot run this schedule, or found no picture.
     """
 
-    def predict(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        x_net = x * schedule.network_input_scale(t).to(x)
+    def predict(x: Tensor, t: int) -> Tensor:
         guidance = guidance_scale if guidance_scale != 1.0 else None
-        return _predict(unet, x_net, t, prompt, frames, guidance, guidance_rescale), x_net
+        return _predict(unet, x, t, prompt, frames, guidance, guidance_rescale)
 
     ill_posed = schedule.prediction == "eps" and float(schedule.alphas_cumprod[-1]) == 0.0
     if ill_posed and sampler != "ddim":
@@ -105,7 +102,7 @@ def sample(
 
 
 def _diffusers(predict, schedule, noise, frames, steps, sampler, spacing, generators, on_step) -> Tensor:
-    """Any of diffusers' schedulers."""
+    """Any of diffusers' schedulers, on the variance-preserving schedule of the same SNR."""
     scheduler = make_scheduler(sampler, schedule, spacing)
     scheduler.set_timesteps(steps)
     options = {}
@@ -114,8 +111,8 @@ def _diffusers(predict, schedule, noise, frames, steps, sampler, spacing, genera
     x = noise * scheduler.init_noise_sigma
     for done, t in enumerate(scheduler.timesteps[:steps], start=1):  # diffusers gives some counts one step too many
         step = int(t)
-        output, x_net = predict(scheduler.scale_model_input(x, t), step)
-        x = scheduler.step(schedule.to_effective(output, x_net, step), t, x, **options).prev_sample
+        x_net = scheduler.scale_model_input(x, t) * schedule.network_input_scale(step).to(x)
+        x = scheduler.step(schedule.to_effective(predict(x_net, step), x_net, step), t, x, **options).prev_sample
         if on_step is not None:
             on_step(done, steps)
     return x
@@ -124,17 +121,21 @@ def _diffusers(predict, schedule, noise, frames, steps, sampler, spacing, genera
 def _ddim(predict, schedule, noise, frames, steps, spacing, eta, generators, on_step) -> Tensor:
     """DDIM from our own step: where noise is added back at zero SNR (diffusers' root of a rounded difference is not a
     number there), and for eps models, which start at the last timestep that still has signal."""
-    ac = schedule.effective_alphas_cumprod
-    timesteps = drop_unusable(timesteps_of(steps, len(ac), spacing), schedule.alphas_cumprod, schedule.prediction)
-    levels = [float(ac[t]) for t in timesteps] + [float(ac[0]) if spacing == "leading" else 1.0]
-    x = noise
+    ac, scale = schedule.alphas_cumprod, schedule.signal_scale
+    timesteps = drop_unusable(timesteps_of(steps, len(ac), spacing), ac, schedule.prediction)
+    levels = [(float(ac[t]), float(scale[t])) for t in timesteps]
+    levels.append((float(ac[0]), float(scale[0])) if spacing == "leading" else (1.0, 1.0))
+    # The network's own latent, signal scale and all, so that eta's noise is measured as the peers measure it.
+    x = noise * schedule.network_input_scale(int(timesteps[0])).to(noise)
     for done, t in enumerate(timesteps.tolist(), start=1):
-        output, x_net = predict(x, t)
+        (ac_t, scale_t), (ac_prev, scale_prev) = levels[done - 1 : done + 1]
         fresh = None
         if eta > 0:
             fresh = torch.cat([torch.randn((frames, *x.shape[1:]), generator=g) for g in generators]).to(x)
-        output = schedule.to_effective(output, x_net, t)
-        x, _ = ddim_step(output, x, levels[done - 1], levels[done], schedule.prediction, eta=eta, noise=fresh)
+        x, _ = ddim_step(
+            predict(x, t), x, ac_t, ac_prev, schedule.prediction,
+            eta=eta, noise=fresh, scale_t=scale_t, scale_prev=scale_prev,
+        )  # fmt: skip
         if on_step is not None:
             on_step(done, len(timesteps))
     return x

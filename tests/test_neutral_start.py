@@ -5,9 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dreamfactory.model_patches import CheckpointError, ProjectorConfig, UNetConfig, VideoUNet
-from dreamfactory.model_patches import attention as attention_module
-from dreamfactory.model_patches import swap_attention as swap_module
+from dreamfactory.model_patches import (
+    CheckpointError,
+    ProjectorConfig,
+    UNetConfig,
+    VideoUNet,
+    attention as attention_module,
+    swap_attention as swap_module,
+)
 from dreamfactory.model_patches.warm_start import extend
 
 SPATIAL = UNetConfig(

@@ -109,8 +109,7 @@ def test_own_ddim_is_diffusers_ddim():
     noise, answer = torch.randn(FRAMES, 4, 4, 4), torch.randn(FRAMES, 4, 4, 4)
 
     def predict(x, t):
-        x_net = x * schedule.network_input_scale(t).to(x)
-        return answer * 0.3 + x_net * 0.1, x_net
+        return answer * 0.3 + x * 0.1
 
     ours = sampling._ddim(predict, schedule, noise, FRAMES, 20, config.spacing, 0.0, (), None)
     theirs = sampling._diffusers(predict, schedule, noise, FRAMES, 20, "ddim", config.spacing, (), None)
