@@ -12,17 +12,20 @@ The network:
     image_adapter.py        FD Eq. 2
     paca.py                 FD Eq. 3
     predict_net.py          FD Eq. 4
+    hooks.py                what a host attaches to a forward pass
 
 Networks on disk:
-    load.py, checkpoint.py  read, write, patch
-    header.py               what a file says of itself
+    load.py, checkpoint.py  read, write
+    compose.py              patches on a base, motion on an image model
+    files.py                what a file says of itself
     converters/             public weights -> ours
     warm_start.py           grow a network out of another
 
     patch_codec.py          the small image codec of the demo
 """
 
-from .checkpoint import apply_patch, save_patch, save_unet
+from .checkpoint import save_patch, save_unet
+from .compose import apply_patch
 from .config import ProjectorConfig, UNetConfig
 from .errors import CheckpointError, ConfigError
 from .files import read_header

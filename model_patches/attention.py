@@ -106,14 +106,23 @@ class MultiHeadAttention(nn.Module):
         self.to_v = make.linear(context_width, inner, bias=False)
         self.to_out = nn.ModuleList([make.linear(inner, width)])
 
-    def forward(self, x: Tensor, context: Tensor | None = None, options: dict | None = None, adapter=None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        options: dict | None = None,
+        adapter=None,
+        value: Tensor | None = None,
+        attend=None,
+    ) -> Tensor:
         """x: (b, n, width). context: (b', m, context_width), b a multiple of b'; None: x itself.
 
         adapter: a function of the queries whose result is added before the output projection (FD Eq. 2).
+        value: a context of its own for the values. attend: a function of q, k, v in softmax attention's place.
         """
         context = x if context is None else context
-        q = self.to_q(x)
-        out = self.attend(q, self.to_k(context), self.to_v(context), options)
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context if value is None else value)
+        out = self.attend(q, k, v, options) if attend is None else attend(q, k, v)
         if adapter is not None:
             out = out + adapter(q)
         return self.to_out[0](out)

@@ -10,23 +10,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .attention import Attention
 from .config import UNetConfig
-from .errors import CheckpointError, ConfigError, some
-from .files import CONFIG, FORMAT, PARTS_FIELD, SCHEDULE, read_header, read_weights, write
-from .parts import PARTS, known_part
+from .errors import CheckpointError, some
+from .files import CONFIG, FORMAT, PARTS_FIELD, SCHEDULE, write
+from .parts import known_part
 from .unet import VideoUNet
 
 
 def build(config: UNetConfig, state: Mapping[str, Tensor], name: str = "the file", **kwargs) -> VideoUNet:
     """A network of this config with these weights, strictly: a sentence names what is missing, extra or misshapen."""
     unet = VideoUNet(config, **{**kwargs, "device": "meta"})
-    expected = unet.state_dict()
+    check_weights(unet.state_dict(), state, name)
+    unet.load_state_dict(state, assign=True)
+    return unet
+
+
+def check_weights(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str = "the file") -> None:
+    """Refuse weights that are not exactly those of a network: one sentence for missing, extra or misshapen ones."""
     missing = [k for k in expected if k not in state]
     unexpected = [k for k in state if k not in expected]
     misshapen = [k for k in expected if k in state and expected[k].shape != state[k].shape]
@@ -39,8 +43,6 @@ def build(config: UNetConfig, state: Mapping[str, Tensor], name: str = "the file
             f"{name} has {len(misshapen)} weights of another shape: {key} is {tuple(state[key].shape)}, "
             f"its config asks for {tuple(expected[key].shape)}."
         )
-    unet.load_state_dict(state, assign=True)
-    return unet
 
 
 def save_unet(
@@ -70,33 +72,6 @@ def save_patch(
     if not state:
         raise CheckpointError(f"this network has no weights of {', '.join(parts)}; nothing to save.")
     write(path, state, _metadata("patch/1", unet.config, unet.schedule, {PARTS_FIELD: ",".join(parts)}), dtype)
-
-
-def apply_patch(
-    unet: VideoUNet, path: str | os.PathLike, *, operations=nn, attention: Attention | str = "sdpa"
-) -> VideoUNet:
-    """A new network: the base with the parts of a patch file added or replaced, in the host's operations.
-
-    The base stays as it is. Strict: every weight of the patch must have its place.
-    """
-    header = read_header(path)
-    if header.kind != "patch":
-        raise CheckpointError(f"{path} is no patch file; save one with save_patch, or load a network with load_unet.")
-    parts = header.metadata.get(PARTS_FIELD, "").split(",")
-    fields = {name: getattr(header.config, name) for part in parts for name in known_part(part).fields}
-    try:
-        config = replace(unet.config, **fields)
-    except ConfigError as error:
-        raise CheckpointError(f"{path} does not fit this base: {error}") from error
-    like = next(iter(unet.parameters()))
-    patch = {k: v.to(like) for k, v in read_weights(path).items()}
-    # Turning a part on may take another's place: Swap-CA replaces fusion convolutions at its sites.
-    expected = VideoUNet(config, device="meta").state_dict()
-    displaced = tuple(prefix + "." for prefix in PARTS["fusion"].prefixes)
-    base = {k: v.clone() for k, v in unet.state_dict().items() if k in expected or not k.startswith(displaced)}
-    patched = build(config, {**base, **patch}, f"{path} on this base", operations=operations, attention=attention)
-    patched.schedule = unet.schedule
-    return patched.eval()
 
 
 def _metadata(kind: str, config: UNetConfig, schedule: Mapping | None, extra: Mapping[str, str] | None) -> dict:

@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .attention import Attention
 from .checkpoint import build
-from .converters import convert_file_in_memory
+from .config import UNetConfig
+from .converters import Report, convert_file_in_memory
 from .errors import CheckpointError
 from .files import PARTS_FIELD, read_header, read_weights
 from .unet import VideoUNet
@@ -34,19 +35,23 @@ def load_unet(
     data, in `.schedule` (None if the file names none), what a conversion did in `.report` (None for our files).
     Raises CheckpointError with one sentence.
     """
+    config, schedule, state, report = read_network(path, overrides)
+    state = {k: v.to(dtype=dtype) if dtype is not None and v.is_floating_point() else v for k, v in state.items()}
+    unet = build(config, state, str(path), operations=operations, attention=attention, dtype=dtype).to(device)
+    unet.schedule, unet.report = schedule, report
+    return unet.eval()
+
+
+def read_network(
+    path: str | os.PathLike, overrides: Mapping | None = None
+) -> tuple[UNetConfig, dict | None, dict[str, Tensor], Report | None]:
+    """Config, noise schedule, weights and conversion report of any file that `load_unet` reads, not yet a network."""
     header = read_header(path)
-    kwargs = {"operations": operations, "attention": attention, "dtype": dtype}
     if header.kind == "patch":
         parts = header.metadata.get(PARTS_FIELD, "")
         raise CheckpointError(f"{path} is a patch ({parts}), no whole network; load its base, then apply_patch.")
-    report = None
-    if header.kind == "unet":
-        if overrides:
-            raise CheckpointError(f"{path} says itself what it is; overrides are for files that do not.")
-        config, schedule, state = header.config, header.schedule, read_weights(path)
-    else:
-        config, schedule, state, report = convert_file_in_memory(path, header, overrides=overrides)
-    state = {k: v.to(dtype=dtype) if dtype is not None and v.is_floating_point() else v for k, v in state.items()}
-    unet = build(config, state, str(path), **kwargs).to(device)
-    unet.schedule, unet.report = schedule, report
-    return unet.eval()
+    if header.kind != "unet":
+        return convert_file_in_memory(path, header, overrides=overrides)
+    if overrides:
+        raise CheckpointError(f"{path} says itself what it is; overrides are for files that do not.")
+    return header.config, header.schedule, read_weights(path), None

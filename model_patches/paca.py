@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -48,14 +49,31 @@ class PixelAwareAttention(nn.Module):
         zero(self.attn.to_out)
 
     def forward(
-        self, x: Tensor, features: Tensor, size: tuple[int, int], strength: float, options: dict | None = None
+        self,
+        x: Tensor,
+        features: Tensor,
+        size: tuple[int, int],
+        strength: float,
+        options: dict | None = None,
+        query_size: tuple[int, int] | None = None,
     ) -> Tensor:
-        """x: (b*t, h*w, c) the transformer's tokens; features: (b, h*w, c) of size (h, w)."""
+        """x: (b*t, n, c) the transformer's tokens; features: (b, h*w, c) of size (h, w).
+
+        query_size: of x where it is another, as when a host shrinks what runs inside the network; positions then are
+        read from the features' grid.
+        """
         q, v = self.norm(x), features
         k = v
         if self.positions:
             table = sine_positions_2d(*size, x.shape[-1], device=x.device).to(x)
-            q, k = q + table, k + table
+            k = k + table
+            q = q + (table if query_size in (None, size) else _resized(table, size, query_size))
         attn = self.attn
         out = attn.to_out[0](attn.attend(attn.to_q(q), attn.to_k(k), attn.to_v(v), options))
         return out if strength == 1.0 else out * strength
+
+
+def _resized(table: Tensor, size: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+    """A table of positions (h*w, c) read on another grid."""
+    grid = rearrange(table, "(h w) c -> 1 c h w", h=size[0])
+    return rearrange(F.interpolate(grid, wanted, mode="bilinear"), "1 c h w -> (h w) c")

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Factory, zero
 from .config import UNetConfig
+from .hooks import Hooks
 from .image_adapter import ImageAdapter
 from .layout import Position, layout
 from .paca import PixelAwareAttention
@@ -37,7 +38,12 @@ class Conditions:
     image_tokens: Tensor | None = None  # (b, n, image_token_dim) or (b*t, n, image_token_dim)
     pyramid: list | None = None  # PACA's features, one (tokens, size) a level
     strengths: Mapping[str, float] = field(default_factory=dict)
-    options: dict | None = None
+    swap_windows: str = "trained"
+    hooks: Hooks = field(default_factory=Hooks)
+
+    @property
+    def options(self) -> dict | None:
+        return self.hooks.options
 
     def strength(self, name: str) -> float:
         return self.strengths.get(name, 1.0)
@@ -168,7 +174,8 @@ class Path(nn.Module):
             strength = cond.strength("swap_attention")
             if not strength:
                 return s + t, t
-            return s + t + self.swap_attentions[name](s, t, cond.frames, cond.options) * strength, t
+            swap = self.swap_attentions[name]
+            return s + t + swap(s, t, cond.frames, cond.options, cond.swap_windows) * strength, t
         if name in fusions:
             return fusions[name](s, t), t
         return s + t, t
@@ -191,12 +198,16 @@ class Path(nn.Module):
                 features, size = cond.pyramid[position.level]
                 paca = partial(
                     self.paca_attentions[name],
+                    query_size=tuple(x.shape[2:]),
                     features=features,
                     size=size,
                     strength=strength,
                     options=cond.options,
                 )
-        return transformer(x, cond.text, cond.options, adapter, paca)
+        cond.hooks.enter_transformer(x)
+        x = transformer(x, cond.text, cond.options, adapter, paca)
+        cond.hooks.leave_transformer()
+        return x
 
     def layer(self, position: Position, modules: nn.ModuleList, x: Tensor, carry: Tensor | None, cond: Conditions):
         """ResBlock, temporal convolution [, spatial transformer] [, temporal transformer]."""
@@ -206,17 +217,18 @@ class Path(nn.Module):
             x = self.attend_in_space(position, modules[1], x, cond)
         return self.attend_in_time(position, x, carry, cond)
 
-    def run(self, function, *args):
+    def run(self, function, *args, cond: Conditions):
         """One layer as a unit; with gradient checkpointing it is computed again in the backward pass."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(function, *args, use_reentrant=False)
-        return function(*args)
+            return checkpoint(cond.hooks.repeatable(function), *args, cond, use_reentrant=False)
+        return function(*args, cond)
 
     def decode(self, x: Tensor, skips: list[Tensor], carry: Tensor | None, cond: Conditions) -> Tensor:
         """The up path over `output_blocks`; sizes come from the skips, so odd sizes fit."""
         for position, modules in zip(layout(self.config).outputs, self.output_blocks, strict=True):
-            x = torch.cat([x, skips.pop()], dim=1)
-            x, carry = self.run(self.layer, position, modules, x, carry, cond)
+            cond.hooks.note(block=("output", position.index))
+            x = cond.hooks.before_output(x, skips.pop())
+            x, carry = self.run(self.layer, position, modules, x, carry, cond=cond)
             if position.upsample:
                 x = modules[-1](x, tuple(skips[-1].shape[2:]))
         return x

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .attention import Factory, FeedForward, MultiHeadAttention, zero
+from .hooks import AttentionHooks
 
 
 def timestep_embedding(timesteps: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
@@ -84,8 +85,11 @@ class SpatialBlock(nn.Module):
         self.ff = FeedForward(make, width)
 
     def forward(self, x: Tensor, text: Tensor, options: dict | None, adapter=None, paca=None) -> Tensor:
-        x = x + self.attn1(self.norm1(x), None, options)
-        x = x + self.attn2(self.norm2(x), text, options, adapter)
+        heads = self.attn1.heads
+        hooks = AttentionHooks(options, heads, x.shape[-1] // heads)
+        x = x + hooks.attend("attn1", self.attn1, self.norm1(x))
+        x = hooks.patch("middle_patch", x)
+        x = x + hooks.attend("attn2", self.attn2, self.norm2(x), text, adapter)
         if paca is not None:
             x = x + paca(x)
         return x + self.ff(self.norm3(x))

@@ -82,8 +82,13 @@ class SwapAttention(nn.Module):
         self.ff = FeedForward(make, channels)
         self.proj_out = zero(make.linear(channels, channels))
 
-    def forward(self, s: Tensor, t: Tensor, frames: int, options: dict | None = None) -> Tensor:
-        """s, t: (b*f, c, h, w) spatial and temporal features; returns Proj_out(h') of the same shape."""
+    def forward(
+        self, s: Tensor, t: Tensor, frames: int, options: dict | None = None, windows: str = "trained"
+    ) -> Tensor:
+        """s, t: (b*f, c, h, w) spatial and temporal features; returns Proj_out(h') of the same shape.
+
+        windows: "trained", or "global" for one window over the whole clip (VF Table 2).
+        """
         height, width = s.shape[2:]
 
         def project(x: Tensor) -> Tensor:
@@ -94,16 +99,17 @@ class SwapAttention(nn.Module):
         query, context = project(s), project(t)
         if self.query == "temporal":
             query, context = context, query
-        h = query + self._attend(self.norm_query(query), self.norm_context(context), options)
+        h = query + self._attend(self.norm_query(query), self.norm_context(context), options, windows)
         h = h + self.ff(self.norm_ff(h))
         return rearrange(self.proj_out(h), "b f h w c -> (b f) c h w", h=height, w=width).contiguous()
 
-    def _attend(self, query: Tensor, context: Tensor, options: dict | None) -> Tensor:
+    def _attend(self, query: Tensor, context: Tensor, options: dict | None, windows: str) -> Tensor:
         attn = self.attn
         q, k, v = attn.to_q(query), attn.to_k(context), attn.to_v(context)
-        window = self.window or q.shape[1:4]
+        whole = self.window is None or windows == "global"
+        window, shift = (q.shape[1:4], 0) if whole else (self.window, self.shift)
 
         def attend(*tokens: Tensor) -> Tensor:
             return attn.attention(*tokens, attn.heads, transformer_options=options)
 
-        return attn.to_out[0](window_attention(attend, q, k, v, window, self.shift))
+        return attn.to_out[0](window_attention(attend, q, k, v, window, shift))

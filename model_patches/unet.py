@@ -19,6 +19,7 @@ else lives in module dictionaries keyed by position (`layout.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from einops import rearrange, repeat
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, Factory, zero
 from .config import UNetConfig
+from .hooks import Hooks, per_row
 from .image_adapter import image_projector, split_tokens
 from .layout import layout
 from .paca import LatentPyramid
@@ -108,7 +110,9 @@ class VideoUNet(Path):
         frame_index: Tensor | None = None,
         still: bool | None = None,
         strengths: Mapping[str, float] | None = None,
+        swap_windows: str = "trained",
         transformer_options: dict | None = None,
+        control: dict[str, list] | None = None,
         return_flow: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict what the schedule asks for (noise, v or x0) from noisy latents.
@@ -119,33 +123,47 @@ class VideoUNet(Path):
         image_tokens: (b, n, image_token_dim), see `project_image`. frame_rate: one number, or (b,); None takes the
         config's default. frame_index: (t,) positions of the frames in a longer clip. still: leave the temporal
         half out; None does so for single frames (VF C.3). strengths: `image_adapter`, `paca`, `swap_attention`,
-        each 1 by default, 0 switches the branch off.
+        each 1 by default, 0 switches the branch off. swap_windows: "trained", or "global" (VF Table 2).
+        transformer_options, control: what a host attaches, see `hooks.py`; both are used up, so pass copies.
 
         Returns (b*t, out_channels, h, w); with return_flow also PredictNet's (b*t, flow_channels, h, w).
         """
         self._check(x, num_frames, strengths, return_flow)
         batch = x.shape[0] // num_frames
+        first_frame = _rows("first_frame", first_frame, batch)
+        last_frame = _rows("last_frame", last_frame, batch)
+        hooks = Hooks(transformer_options, control)
+        hooks.begin(x)
         cond = self._conditions(
             x, batch, timesteps, context, num_frames, motion_text, first_frame, image_tokens, frame_rate,
-            frame_index, still, strengths, transformer_options,
+            frame_index, still, strengths, swap_windows, hooks,
         )  # fmt: skip
+        latents = x
         if self.config.first_frame_concat != "off":
             x = torch.cat([x, self._concat_frames(x, num_frames, first_frame, last_frame)], dim=1)
 
         plan, carry = layout(self.config), None
+        hooks.note(block=("input", 0))
         x = self.input_blocks[0][0](x)
         if self.config.init_temporal and not cond.still:
             x = x + self.init_temporal(x, cond.frames, cond.frame_index, options=cond.options)
-        skips = [x]
+        x, skip = hooks.after_input(x)
+        skips = [skip]
         for position, modules in zip(plan.inputs, self.input_blocks[1:], strict=True):
+            hooks.note(block=("input", position.index))
             if position.downsample:
                 x = modules[0](x)
             else:
-                x, carry = self.run(self.layer, position, modules, x, carry, cond)
-            skips.append(x)
-        x, carry = self.run(self._middle, x, carry, cond)
+                x, carry = self.run(self.layer, position, modules, x, carry, cond=cond)
+            x, skip = hooks.after_input(x)
+            skips.append(skip)
+        hooks.note(block=("middle", 0))
+        x, carry = self.run(self._middle, x, carry, cond=cond)
+        x = hooks.after_middle(x, latents, cond.embedding, cond.text, timesteps.flatten())
 
-        flow = self.predict_net(x, list(skips), carry, cond) if return_flow else None
+        flow = None
+        if return_flow:
+            flow = self.predict_net(x, list(skips), carry, replace(cond, hooks=hooks.without_patches()))
         output = self.out(self.decode(x, skips, carry, cond))
         return (output, flow) if return_flow else output
 
@@ -172,23 +190,21 @@ class VideoUNet(Path):
 
     def _conditions(
         self, x, batch, timesteps, context, frames, motion, first_frame, image_tokens, frame_rate,
-        frame_index, still, strengths, options,
+        frame_index, still, strengths, swap_windows, hooks,
     ) -> Conditions:  # fmt: skip
         config, dtype = self.config, x.dtype
         context = _rows("context", context, batch, frames)
-        motion, first_frame = _rows("motion_text", motion, batch), _rows("first_frame", first_frame, batch)
+        motion = _rows("motion_text", motion, batch)
         image_tokens = _rows("image_tokens", image_tokens, batch)
 
-        def per_frame(rows: Tensor) -> Tensor:
-            return rows if rows.shape[0] == x.shape[0] else repeat(rows, "b ... -> (b t) ...", t=frames)
-
         embedding = self.time_embed(timestep_embedding(timesteps.flatten(), config.model_channels).to(dtype))
-        embedding = per_frame(embedding.expand(max(batch, embedding.shape[0]), -1))
+        embedding = per_row(embedding.expand(max(batch, embedding.shape[0]), -1), x)
+        embedding = hooks.after_embedding(embedding, config.model_channels)
         if config.frame_rate_embedding != "off":
             rate = config.frame_rate_default if frame_rate is None else frame_rate
             rate = torch.as_tensor(rate, device=x.device).flatten()
             rate = self.frame_rate_embedding(timestep_embedding(rate, config.model_channels).to(dtype))
-            embedding = embedding + per_frame(rate.expand(max(batch, rate.shape[0]), -1))
+            embedding = embedding + per_row(rate.expand(max(batch, rate.shape[0]), -1), x)
         if image_tokens is not None:
             image_tokens = split_tokens(image_tokens.to(dtype), frames, config.image_tokens_per_frame)
         return Conditions(
@@ -201,7 +217,8 @@ class VideoUNet(Path):
             image_tokens=image_tokens,
             pyramid=self.paca_pyramid(first_frame.to(dtype)) if config.paca and first_frame is not None else None,
             strengths=strengths or {},
-            options=options,
+            swap_windows=swap_windows,
+            hooks=hooks,
         )
 
     def _concat_frames(self, x: Tensor, frames: int, first: Tensor | None, last: Tensor | None) -> Tensor:

@@ -210,3 +210,26 @@ def test_first_frame_channels():
         middle, end = (first, first) if mode == "repeat" else (torch.zeros_like(first), last)
         for frame, expected in enumerate((first, middle, end)):
             assert torch.equal(clip[:, frame], expected)
+
+
+def test_paca_reads_the_first_frame_on_its_own_grid_when_the_network_runs_smaller_inside():
+    config = UNetConfig(
+        model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(True, True), context_dim=16,
+        head_dim=16, norm_groups=8, temporal_attention=True, paca=True,
+    )  # fmt: skip
+    unet = randomise(VideoUNet(config)).eval()
+
+    def shrink(h, options):  # as ComfyUI's PatchModelAddDownscale does
+        return F.interpolate(h, scale_factor=0.5) if options["block"] == ("input", 1) else h
+
+    def restore(h, skip, options):
+        return (F.interpolate(h, skip.shape[2:]) if h.shape[2:] != skip.shape[2:] else h), skip
+
+    patches = {"input_block_patch_after_skip": [shrink], "output_block_patch": [restore]}
+    x, first = torch.randn(4, 4, 16, 12), torch.randn(1, 4, 16, 12)
+    with torch.no_grad():
+        args = (x, torch.tensor([5]), torch.randn(1, 3, 16))
+        near = unet(*args, num_frames=4, first_frame=first, transformer_options={"patches": patches})
+        without = unet(*args, num_frames=4, transformer_options={"patches": patches})
+    assert near.shape == x.shape
+    assert not torch.equal(near, without)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from dreamfactory.model_patches import UNetConfig, VideoUNet
 from dreamfactory.model_patches.attention import Factory, math_attention
 from dreamfactory.model_patches.layout import layout
+from dreamfactory.model_patches.path import Conditions
 from dreamfactory.model_patches.swap_attention import SwapAttention, window_attention
 
 # (frames, height, width), window: multiples, ragged edges, odd windows, windows larger than the clip.
@@ -169,7 +170,18 @@ def test_join_is_the_sum_of_spatial_temporal_and_swap():
     s, t = torch.randn(2, 4, 32, 3, 3)
     swap = unet.swap_attentions["input_1"](s, t, 4)
     for strength in (1.0, 0.0, 0.3):
-        cond = type("Cond", (), {"frames": 4, "options": None, "strength": lambda self, name, x=strength: x})()
+        cond = Conditions(None, None, 4, False, None, strengths={"swap_attention": strength})
         z, carry = unet.join(position, s, lambda x: t, {}, None, cond, enters=False, last=True)
         torch.testing.assert_close(z, s + t + strength * swap)
         assert carry is t
+
+
+def test_global_windows_at_run_time_equal_a_network_without_windows():
+    windowed = SwapAttention(Factory(), 32, 8, 16, (4, 3, 6), "spatial", shifted=True)
+    for weight in windowed.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    whole = SwapAttention(Factory(), 32, 8, 16, None, "spatial", shifted=False)
+    whole.load_state_dict(windowed.state_dict())
+    s, t = torch.randn(8, 32, 5, 7), torch.randn(8, 32, 5, 7)
+    assert torch.equal(windowed(s, t, 8, windows="global"), whole(s, t, 8))
+    assert not torch.allclose(windowed(s, t, 8), whole(s, t, 8), atol=1e-3)

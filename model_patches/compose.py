@@ -1,0 +1,121 @@
+"""Networks put together: parts of one file on the network of another, as plain configs and weights.
+
+    apply_patch    a network with a patch file's parts
+    merge_patch    a patch file's parts on any base
+    merge_motion   the motion of a video network, or of a temporal patch, on a Stable Diffusion base
+
+Whether the result fits together to the last weight is for `checkpoint.check_weights` to say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from .attention import Attention
+from .checkpoint import build
+from .config import UNetConfig
+from .errors import CheckpointError, ConfigError
+from .files import PARTS_FIELD, read_header, read_weights
+from .load import read_network
+from .parts import PARTS, known_part, part_of
+from .unet import VideoUNet
+
+Weights = dict[str, Tensor]
+
+FIRST_CONVOLUTION = "input_blocks.0.0.weight"
+# What must be equal for a temporal half to find its places on another spatial half.
+SHAPE = ("in_channels", "model_channels", "channel_mult", "num_res_blocks", "attention_levels", "norm_groups")
+
+
+def apply_patch(
+    unet: VideoUNet, path: str | os.PathLike, *, operations=nn, attention: Attention | str = "sdpa"
+) -> VideoUNet:
+    """A new network: the base with the parts of a patch file added or replaced, in the host's operations.
+
+    The base stays as it is. Strict: every weight of the patch must have its place.
+    """
+    like = next(iter(unet.parameters()))
+    config, weights = merge_patch(unet.config, unet.state_dict(), path)
+    weights = {k: v.detach().to(like, copy=True) for k, v in weights.items()}
+    patched = build(config, weights, f"{path} on this base", operations=operations, attention=attention)
+    patched.schedule = unet.schedule
+    return patched.eval()
+
+
+def merge_patch(config: UNetConfig, state: Mapping[str, Tensor], path: str | os.PathLike) -> tuple[UNetConfig, Weights]:
+    """Config and weights of a base with the parts of a patch file added or replaced."""
+    header = read_header(path)
+    if header.kind != "patch":
+        raise CheckpointError(f"{path} is no patch file; save one with save_patch, or load a network with load_unet.")
+    parts = header.metadata.get(PARTS_FIELD, "").split(",")
+    merged = _adopt(config, header.config, parts, path)
+    return merged, {**_kept(state, merged), **read_weights(path)}
+
+
+def merge_motion(
+    config: UNetConfig, state: Mapping[str, Tensor], path: str | os.PathLike
+) -> tuple[UNetConfig, Weights, dict | None]:
+    """Config, weights and noise schedule of an image base that takes over all that another file adds to one.
+
+    path: a video network (ours or a public one, converted in memory), or a patch with a temporal half. The base's
+    spatial weights stay; where the video network reads the first frame through extra input channels, the first
+    convolution takes over the weights of those channels.
+    """
+    header = read_header(path)
+    if header.kind == "patch":
+        merged, weights = merge_patch(config, state, path)
+        if not (merged.temporal_conv or merged.temporal_attention):
+            raise CheckpointError(
+                f"{path} is a patch without a temporal half ({header.metadata.get(PARTS_FIELD, '')}); "
+                "give a temporal patch or a video network."
+            )
+        return merged, weights, header.schedule
+    video, schedule, weights, _ = read_network(path)
+    if not (video.temporal_conv or video.temporal_attention):
+        raise CheckpointError(f"{path} is an image network without motion; give a video network or a temporal patch.")
+    for name in SHAPE:
+        if getattr(video, name) != getattr(config, name):
+            raise CheckpointError(
+                f"the motion of {path} was made for {name} = {getattr(video, name)}, this model has "
+                f"{getattr(config, name)}; choose motion and model of one kind."
+            )
+    same_heads = (video.num_heads, video.head_dim) == (config.num_heads, config.head_dim)
+    if not same_heads and video.temporal_num_heads is None:
+        raise CheckpointError(
+            f"the motion of {path} was trained with the attention heads of another Stable Diffusion "
+            f"({_heads(video)}; this model has {_heads(config)}): choose a model of the same generation, 1.x or 2.x."
+        )
+    parts = [part for part in PARTS if part != "predict_net"]
+    merged = _adopt(config, video, parts, path)
+    added = {k: v for k, v in weights.items() if part_of(k) not in ("spatial", "predict_net")}
+    result = {**_kept(state, merged), **added}
+    if merged.concat_channels > config.concat_channels:
+        first, theirs = result[FIRST_CONVOLUTION], weights[FIRST_CONVOLUTION]
+        extra = theirs[:, config.in_channels :].to(first)
+        result[FIRST_CONVOLUTION] = torch.cat([first[:, : config.in_channels], extra], dim=1)
+    return merged, result, schedule
+
+
+def _adopt(config: UNetConfig, other: UNetConfig, parts: list[str], path: str | os.PathLike) -> UNetConfig:
+    """The config with another's fields of these parts."""
+    fields = {name: getattr(other, name) for part in parts for name in known_part(part).fields}
+    try:
+        return replace(config, **fields)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} does not fit this base: {error}") from error
+
+
+def _kept(state: Mapping[str, Tensor], merged: UNetConfig) -> Weights:
+    """The base's weights, but for fusion convolutions whose place another part takes (Swap-CA, at its sites)."""
+    expected = VideoUNet(merged, device="meta").state_dict()
+    displaced = tuple(prefix + "." for prefix in PARTS["fusion"].prefixes)
+    return {k: v for k, v in state.items() if k in expected or not k.startswith(displaced)}
+
+
+def _heads(config: UNetConfig) -> str:
+    return f"{config.num_heads} heads" if config.num_heads else f"heads of {config.head_dim}"
