@@ -163,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--plot", metavar="PNG")
     sub.add_argument("--json", action="store_true")
 
-    sub = command("convert", convert, "public weights into this pack's format, once and for all")
+    sub = command("convert", convert, "public weights into this pack's format, PEFT LoRAs into ComfyUI's names")
     sub.add_argument("source", help="a .safetensors file, or a diffusers folder")
     sub.add_argument("target", help="the .safetensors to write")
     sub.add_argument("--from", dest="origin", default="auto", choices=("auto", "sd", "modelscope", "lvdm"))

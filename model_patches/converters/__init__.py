@@ -4,6 +4,7 @@ recognise.py says what a file holds; one module per source says how it becomes o
 
     sd.py           Stable Diffusion 1.5 / 2.1, single file or diffusers     modelscope.py   ModelScope, both names
     lvdm.py         VideoCrafter1 I2V, VideoCrafter2, DynamiCrafter          keys, infer     what they share
+    lora.py         LoRAs in PEFT's names, renamed for the host's LoRA loader
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from torch import Tensor
 from ..checkpoint import build, save_unet
 from ..config import UNetConfig
 from ..errors import CheckpointError, some
-from ..files import PICKLES, Header, read_header
+from ..files import PICKLES, Header, read_header, read_weights, write
 from . import lvdm, modelscope, sd
 from .infer import heads_from_counts
 from .keys import contents
+from .lora import is_peft, rename_lora
 from .recognise import recognise
 from .report import Report
 
@@ -90,7 +92,9 @@ def convert_file(
     dtype: torch.dtype | None = None,
     check_schedule: Callable[[dict], object] | None = None,
 ) -> Report:
-    """Convert public weights into a file of ours. Arguments as `convert_file_in_memory`.
+    """Convert public weights into a file of ours, or a LoRA in PEFT's names into one that ComfyUI maps.
+
+    Arguments as `convert_file_in_memory`.
 
     dst: the .safetensors file to write, whole or not at all. dtype: of the weights on disk; None as in the source.
     check_schedule: raises where the noise schedule is none (schedulers.ScheduleConfig.from_dict), before writing.
@@ -101,6 +105,10 @@ def convert_file(
         raise CheckpointError(f"{dst.name} must end in .safetensors, the only format written here.")
     if not dst.parent.is_dir():
         raise CheckpointError(f"{dst} cannot be written: there is no folder {dst.parent}.")
+    if Path(src).is_file() and is_peft(header := read_header(src)):
+        renamed, report = rename_lora(Path(src), header, read_weights(src))
+        write(dst, renamed, {k: v for k, v in header.metadata.items() if k != "lora_adapter_metadata"}, dtype)
+        return report
     config, schedule, weights, report = convert_file_in_memory(src, source=source, overrides=overrides)
     if check_schedule is not None and schedule is not None:
         check_schedule(schedule)

@@ -27,7 +27,8 @@ PATTERNS: tuple[Pattern, ...] = (
     # Add-ons that carry the names of the network they were made for come first.
     Pattern(
         (r"^base_model\.model\.",),
-        refusal="this is a LoRA in PEFT's names; convert the network it was trained on and load the LoRA on top",
+        refusal="this is a LoRA in PEFT's names, an addition to a network and none itself; `dreamfactory convert` "
+        "renames it for ComfyUI's LoRA loader",
     ),
     Pattern(
         (r"^lora_(unet|te\d?)_",),
