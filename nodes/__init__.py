@@ -1,0 +1,11 @@
+"""The ComfyUI door: V3 nodes, one topic a file, and the bridge that makes our network a native model of the host.
+
+    loaders.py        load video UNet, demo bundle, text encoder      text_encoder.py, vision_encoder.py, codec.py
+    conditioning.py   image to video
+    patches.py        PACA, image adapter, Swap-CA, motion on an SD model
+    schedule.py       noise schedule with its curve (curve.py), rescale CFG over a whole clip
+    model.py          the bridge: BaseModel around the network       sampling.py: the schedule as model_sampling
+    folders.py        files the host lists; errors.py: a user's mistake in one sentence; extension.py: the list of nodes
+
+The only folder that imports comfy; it imports neither training nor pipelines.
+"""

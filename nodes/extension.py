@@ -1,0 +1,28 @@
+"""The list of nodes, for the host."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .conditioning import ImageToVideo
+from .loaders import LoadDemo, LoadTextEncoder, LoadVideoUNet
+from .patches import PACA, ImageAdapter, MotionOnModel, SwapAttention
+from .schedule import NoiseSchedule, RescaleCFG
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadVideoUNet,
+    LoadDemo,
+    LoadTextEncoder,
+    MotionOnModel,
+    ImageToVideo,
+    NoiseSchedule,
+    RescaleCFG,
+    PACA,
+    ImageAdapter,
+    SwapAttention,
+]
+
+
+class DreamFactoryExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,227 @@
+"""Loaders: a video network, the demo bundle, text encoders of any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import io
+from PIL import Image
+
+from .codec import codec_latent_format, load_codec_vae
+from .folders import blame, names, path_of, stamp
+from .model import load_video_model
+from .text_encoder import load_text_encoder
+from .vision_encoder import load_vision_encoder
+
+DEMO = Path(__file__).parents[1] / "pipelines" / "demo"
+
+DTYPES = {
+    "default": None,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+# What pruned files do not say of themselves: releases of one shape that differ in noise or in first-frame channels.
+RELEASES = {
+    "from the file": {},
+    "DynamiCrafter 512": {"signal_scale": 0.7},
+    "DynamiCrafter 1024": {"signal_scale": 0.3},
+    "DynamiCrafter 512 interp / ToonCrafter": {"signal_scale": 0.7, "first_frame_concat": "ends"},
+}
+
+
+class LoadVideoUNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DreamFactoryLoadVideoUNet",
+            display_name="Load Video UNet",
+            category="DreamFactory/loaders",
+            description="Load a video network from models/diffusion_models: DreamFactory's own files, and public "
+            "weights of ModelScope text-to-video, VideoCrafter1 (image-to-video), VideoCrafter2 and DynamiCrafter, "
+            "which are recognised by their contents and converted in memory.",
+            search_aliases=["dynamicrafter", "videocrafter", "modelscope", "tooncrafter", "unet loader", "i2v", "t2v"],
+            inputs=[
+                io.Combo.Input(
+                    "unet_name",
+                    options=names("diffusion_models"),
+                    tooltip="A .safetensors file in models/diffusion_models. File names mean nothing: the weights say "
+                    "what they are.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(DTYPES),
+                    default="default",
+                    tooltip="How weights are kept in memory. default lets ComfyUI choose for your device. fp8 halves "
+                    "the memory of fp16 and costs some quality; the computation stays in a wider type.",
+                ),
+                io.Combo.Input(
+                    "release",
+                    options=list(RELEASES),
+                    default="from the file",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Only for pruned public files that do not tell which release they are: DynamiCrafter 512 "
+                    "and 1024 differ in their noise schedule, the interpolation models in where frames enter.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="An ordinary MODEL: works with KSampler, LoRA loaders, ControlNet, Context Windows, "
+                    "EasyCache and the rest.",
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, unet_name, **_):
+        return stamp(folder_paths.get_full_path("diffusion_models", unet_name) or "")
+
+    @classmethod
+    def execute(cls, unet_name, weight_dtype, release="from the file") -> io.NodeOutput:
+        path = path_of("unet_name", unet_name, "diffusion_models")
+        with blame("unet_name"):
+            return io.NodeOutput(load_video_model(path, DTYPES[weight_dtype], RELEASES[release] or None))
+
+
+class LoadDemo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DreamFactoryLoadDemo",
+            display_name="Load Demo Bundle",
+            category="DreamFactory/loaders",
+            description="Everything the demo workflow needs, in one node and without any download: a small network "
+            "that ships with the pack (10 MB), trained on a world of coloured shapes. It animates a 64x64 picture of "
+            "one shape in 8 frames, in seconds on a CPU.",
+            search_aliases=["demo", "example", "tiny", "first steps"],
+            inputs=[
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(DTYPES),
+                    default="default",
+                    tooltip="How the network's weights are kept in memory. default lets ComfyUI choose.",
+                ),
+                io.Combo.Input(
+                    "picture",
+                    options=list(_pictures()),
+                    tooltip="A first frame to begin with; none of them was in the training set.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The video network."),
+                io.Clip.Output(display_name="text", tooltip="Text encoder for what is seen: 'a red circle on grey'."),
+                io.Clip.Output(
+                    display_name="motion text",
+                    tooltip="Text encoder (T5) for what happens: 'the red circle moves left'.",
+                ),
+                io.ClipVision.Output(
+                    display_name="clip vision", tooltip="Image encoder through which the network looks at the picture."
+                ),
+                io.Vae.Output(display_name="vae", tooltip="Pictures to latents and back."),
+                io.Image.Output(display_name="picture", tooltip="The chosen first frame, 64x64."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, weight_dtype, picture) -> io.NodeOutput:
+        pixels = np.asarray(Image.open(_pictures()[picture]).convert("RGB"), dtype=np.float32) / 255
+        vae = load_codec_vae(DEMO / "codec.safetensors")
+        latents = codec_latent_format(vae.first_stage_model)
+        return io.NodeOutput(
+            load_video_model(str(DEMO / "unet.safetensors"), DTYPES[weight_dtype], latent_format=latents),
+            load_text_encoder(DEMO / "text_encoder"),
+            load_text_encoder(DEMO / "motion_encoder"),
+            load_vision_encoder(DEMO / "image_encoder"),
+            vae,
+            torch.from_numpy(pixels)[None],
+        )
+
+
+class LoadTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DreamFactoryLoadTextEncoder",
+            display_name="Load Text Encoder (any size)",
+            category="DreamFactory/loaders",
+            description="Load a T5 encoder (small, base, large, v1.1, flan, XL, XXL) or a CLIP text encoder from one "
+            "file or a transformers folder in models/text_encoders. All sizes are read from the weights.",
+            search_aliases=["t5", "flan", "clip loader", "motion text encoder", "text encoder"],
+            inputs=[
+                io.Combo.Input(
+                    "encoder_name",
+                    options=_encoders(),
+                    tooltip="A .safetensors file in models/text_encoders, or a folder there with config.json, "
+                    "model.safetensors and a tokenizer.",
+                ),
+                io.Combo.Input(
+                    "layer",
+                    options=["auto", "last", "penultimate"],
+                    default="auto",
+                    optional=True,
+                    tooltip="Which layer of a CLIP encoder is read. auto takes the last one, and the one before for "
+                    "OpenCLIP ViT-H, as Stable Diffusion 2 does. T5 always gives its last.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(DTYPES),
+                    default="default",
+                    optional=True,
+                    advanced=True,
+                    tooltip="How weights are kept in memory. default lets ComfyUI choose.",
+                ),
+                io.Int.Input(
+                    "max_tokens",
+                    default=0,
+                    min=0,
+                    max=1024,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Length every prompt is padded or cut to. 0 takes the tokenizer's own, and 120 for T5 "
+                    "where none is stated; give the length the video network was trained with.",
+                ),
+            ],
+            outputs=[io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, encoder_name, **_):
+        return stamp(_encoder_path(encoder_name) or "")
+
+    @classmethod
+    def execute(cls, encoder_name, layer="auto", weight_dtype="default", max_tokens=0) -> io.NodeOutput:
+        path = _encoder_path(encoder_name) or path_of("encoder_name", encoder_name, "text_encoders")
+        with blame("encoder_name"):
+            return io.NodeOutput(_encoder(path, layer, max_tokens, weight_dtype))
+
+
+def _encoder(path: str, layer: str, max_tokens: int, weight_dtype: str):
+    return load_text_encoder(path, layer=layer, max_length=max_tokens or None, dtype=DTYPES[weight_dtype])
+
+
+def _pictures() -> dict[str, Path]:
+    return {path.stem.replace("_", " "): path for path in sorted((DEMO / "pictures").glob("*.png"))}
+
+
+def _encoders() -> list[str]:
+    """Files, and folders that hold a config.json."""
+    folders = []
+    for root in folder_paths.get_folder_paths("text_encoders"):
+        folders += [str(p.parent.relative_to(root)) for p in sorted(Path(root).glob("**/config.json"))]
+    inside = tuple(folder + "/" for folder in folders)
+    files = [n for n in names("text_encoders") if not n.replace("\\", "/").startswith(inside)]
+    return sorted({*files, *folders})
+
+
+def _encoder_path(name: str) -> str | None:
+    for root in folder_paths.get_folder_paths("text_encoders"):
+        if (Path(root) / name / "config.json").is_file():
+            return str(Path(root) / name)
+    return folder_paths.get_full_path("text_encoders", name)

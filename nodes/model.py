@@ -1,0 +1,344 @@
+"""Our network as a native model of the host: core samplers, LoRA, ControlNet, offload, dtypes and previews apply.
+
+    VideoConfig   what the host asks of an architecture
+    HostUNet      the network, called as the host calls one
+    VideoModel    conditions in, frames counted, strengths and positions of this step
+
+Frames are in the batch, (t, c, h, w), one clip a latent. Where conditional and unconditional run together the batch
+is (clips*t, ...) with `len(cond_or_uncond)` clips: frames are counted from that, never from a stored number, since a
+context window may bring one frame more than its length (its anchor).
+
+A conditioning's dictionary may hold, on the positive and the negative side alike (see conditioning.py):
+
+    dreamfactory_motion_text   (1, m, motion_dim) T5 tokens
+    dreamfactory_first_frame   (1, c, h, w) latents as the VAE gives them, or one a frame: a context window then starts
+    dreamfactory_last_frame    from the picture at its own start
+    dreamfactory_image         CLIP vision output of the first frame, and of a grey picture ("blank") for models that
+    dreamfactory_blank_image   were trained to see one without condition
+    dreamfactory_frame_rate    one number
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import ClassVar
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.supported_models_base
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ..model_patches import UNetConfig, VideoUNet
+from ..model_patches.checkpoint import check_weights
+from ..model_patches.layout import layout
+from ..model_patches.load import read_network
+from ..schedulers import ScheduleConfig
+from .codec import CodecLatents
+from .errors import NodeError
+from .sampling import VideoSampling
+
+PREFIX = "dreamfactory_"
+SHAPE_WITHOUT_RECORD = (16, 256, 256)  # frames, height, width: for a shift by clip size that nobody told the size of
+
+
+class VideoConfig(comfy.supported_models_base.BASE):
+    """What the host wants to know of an architecture."""
+
+    unet_extra_config: ClassVar[dict] = {}  # the host's default would inject num_heads into every config
+    latent_format = comfy.latent_formats.SD15
+    supported_inference_dtypes: ClassVar[list] = [torch.float16, torch.bfloat16, torch.float32]
+    memory_usage_factor = 2.0
+
+    def __init__(self, config: UNetConfig, latent_format: comfy.latent_formats.LatentFormat | None = None) -> None:
+        super().__init__({"video_config": config, **_described(config)})
+        if latent_format is not None:
+            self.latent_format = latent_format
+        elif config.in_channels != self.latent_format.latent_channels:
+            self.latent_format = CodecLatents(config.in_channels)
+
+
+class HostUNet(VideoUNet):
+    """The network built from the host's operations, with the host's attention and calling form."""
+
+    def __init__(self, video_config: UNetConfig, operations, dtype=None, device=None, **described) -> None:
+        # On no device: weights are assigned, which costs neither the time nor the memory of random ones.
+        super().__init__(
+            video_config, operations=operations, attention=_host_attention, dtype=dtype, device=torch.device("meta")
+        )
+        self.dtype = dtype
+
+    def forward(self, x, timesteps, context, control=None, transformer_options=None, **conds):
+        options = {} if transformer_options is None else transformer_options
+        wrappers = comfy.patcher_extension.get_all_wrappers(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options)
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._predict, self, wrappers)
+        return executor.execute(x, timesteps, context, control, options, **conds)
+
+    def _predict(self, x, timesteps, context, control, transformer_options, **conds):
+        return super().forward(x, timesteps, context, control=control, transformer_options=transformer_options, **conds)
+
+
+class VideoModel(comfy.model_base.BaseModel):
+    """BaseModel around HostUNet."""
+
+    def __init__(self, model_config: VideoConfig, schedule: ScheduleConfig, device=None) -> None:
+        kind = comfy.model_base.ModelType.EPS
+        if schedule.prediction == "v":
+            kind = comfy.model_base.ModelType.V_PREDICTION
+        super().__init__(model_config, kind, device=device, unet_model=HostUNet)
+        self.schedule = schedule
+        self.model_sampling = VideoSampling(schedule.build(*(schedule.trained_shape or SHAPE_WITHOUT_RECORD)))
+
+    @property
+    def video_config(self) -> UNetConfig:
+        return self.model_config.unet_config["video_config"]
+
+    # -- conditions -------------------------------------------------------------------------------------------
+
+    def extra_conds(self, **kwargs) -> dict:
+        """What the network looks at, from one entry of a conditioning."""
+        out = super().extra_conds(**kwargs)
+        config, noise, side = self.video_config, kwargs["noise"], kwargs.get("prompt_type") or "positive"
+        text = kwargs.get("cross_attn")
+        if text is None:
+            raise NodeError(f"{side}: the conditioning has no text; encode a prompt, an empty one will do.")
+        if text.shape[-1] != config.context_dim:
+            raise NodeError(
+                f"{side}: the prompt's tokens are {text.shape[-1]} wide, this video model reads {config.context_dim}; "
+                "encode it with the text encoder the model was trained with."
+            )
+        out["text_rows"] = comfy.conds.CONDConstant("clip" if text.shape[0] == 1 else "frame")
+
+        motion = kwargs.get(PREFIX + "motion_text")
+        if config.motion_text != "off":
+            if motion is None:
+                raise NodeError(
+                    f"{side}: this video model reads motion text and the conditioning has none; wire motion text "
+                    "through Image to Video (DreamFactory)."
+                )
+            if motion.shape[-1] != config.motion_dim:
+                raise NodeError(
+                    f"{side}: the motion text's tokens are {motion.shape[-1]} wide, this video model reads "
+                    f"{config.motion_dim}; encode it with the T5 the model was trained with."
+                )
+            out["motion_text"] = ClipTokens(motion)
+
+        first, last = kwargs.get(PREFIX + "first_frame"), kwargs.get(PREFIX + "last_frame")
+        if config.first_frame_concat != "off" or config.paca:
+            if first is None:
+                raise NodeError(
+                    f"{side}: this video model animates a first frame and the conditioning has none; wire positive "
+                    "and negative through Image to Video (DreamFactory)."
+                )
+            out["first_frame"] = ClipLatents(self._frame("first_frame", first, noise))
+            if last is not None:
+                out["last_frame"] = ClipLatents(self._frame("last_frame", last, noise))
+
+        if config.image_adapter != "off" and config.image_projector is not None:
+            out["image_tokens"] = ClipTokens(self._image_tokens(side, kwargs))
+        rate = kwargs.get(PREFIX + "frame_rate")
+        if rate is not None and config.frame_rate_embedding != "off":
+            out["frame_rate"] = comfy.conds.CONDConstant(float(rate))
+        return out
+
+    def _frame(self, name: str, latents: Tensor, noise: Tensor) -> Tensor:
+        if latents.shape[1:] != noise.shape[1:]:
+            raise NodeError(
+                f"{name}: its latent is {_size(latents)}, the clip's is {_size(noise)}; use the latent that Image to "
+                "Video (DreamFactory) gives, and the VAE the model was trained with."
+            )
+        return self.process_latent_in(latents)
+
+    def _image_tokens(self, side: str, kwargs: dict) -> Tensor:
+        """Tokens of the image adapter; run once here, not in every step."""
+        config = self.video_config
+        blank = side == "negative" and config.image_tokens_per_frame is not None
+        seen = kwargs.get(PREFIX + ("blank_image" if blank else "image"))
+        if seen is None:
+            raise NodeError(
+                f"{side}: this video model looks at the first frame through CLIP vision and the conditioning has none; "
+                "wire a CLIP vision model into Image to Video (DreamFactory)."
+            )
+        # A linear projector reads the pooled embedding, a resampler all patches of the last layer.
+        pooled = config.image_projector.kind == "linear"
+        features = seen["image_embeds"] if pooled else seen["last_hidden_state"]
+        if features.shape[-1] != config.image_projector.embedding_dim:
+            raise NodeError(
+                f"clip_vision: its features are {features.shape[-1]} wide, this video model reads "
+                f"{config.image_projector.embedding_dim}; load the CLIP vision model it was trained with."
+            )
+        return self.diffusion_model.project_image(features.to(kwargs["device"], self.get_dtype_inference()))
+
+    # -- one step ---------------------------------------------------------------------------------------------
+
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        options = {} if transformer_options is None else transformer_options
+        clips = len(options.get("cond_or_uncond", (0,)))
+        frames = x.shape[0] // clips
+        if kwargs.pop("text_rows", None) == "clip":
+            c_crossattn = c_crossattn[::frames]
+        for name in ("first_frame", "last_frame"):
+            if name in kwargs and kwargs[name].shape[0] > clips:
+                kwargs[name] = kwargs[name][::frames]
+        kwargs["num_frames"] = frames
+        kwargs["strengths"] = self._strengths(t, options.get("dreamfactory", ()))
+        if options.get("dreamfactory_swap_windows"):
+            kwargs["swap_windows"] = options["dreamfactory_swap_windows"]
+        window = options.get("context_window")
+        if window is not None:
+            kwargs["frame_index"] = torch.tensor(_frame_numbers(window), device=x.device)
+        return super()._apply_model(
+            x, t, c_concat=c_concat, c_crossattn=c_crossattn, control=control, transformer_options=options, **kwargs
+        )
+
+    def _strengths(self, sigma: Tensor, wanted) -> dict[str, float]:
+        """Strengths of the network's branches at this step; several nodes on one branch multiply."""
+        strengths: dict[str, float] = {}
+        done = None
+        for part, strength, start, end in wanted:
+            if (start, end) != (0.0, 1.0):
+                if done is None:
+                    last = len(self.model_sampling.sigmas) - 1
+                    done = 1.0 - float(self.model_sampling.timestep(sigma).max()) / last
+                if not start <= done <= end:
+                    strength = 0.0
+            strengths[part] = strengths.get(part, 1.0) * strength
+        return strengths
+
+
+class ClipTokens(comfy.conds.CONDCrossAttn):
+    """Tokens of a whole clip: one row, however many frames the batch has."""
+
+    def process_cond(self, batch_size, **kwargs):
+        return self._copy_with(self.cond)
+
+
+class ClipLatents(comfy.conds.CONDNoiseShape):
+    """Latents of a whole clip, cut to the area of the conditioning; one row, or one a frame."""
+
+    def process_cond(self, batch_size, area, **kwargs):
+        cut = super().process_cond(batch_size, area, **kwargs).cond
+        return self._copy_with(cut if self.cond.shape[0] > 1 else cut[:1])
+
+
+# -- making and loading -------------------------------------------------------------------------------------------
+
+
+def load_video_model(path: str, dtype: torch.dtype | None = None, overrides: Mapping | None = None, latent_format=None):
+    """A MODEL from a file of ours or a public one (converted in memory). Raises CheckpointError with one sentence.
+
+    dtype: of the weights, float8 included; None leaves it to the host.
+    """
+    config, schedule, state, report = read_network(path, overrides)
+    if schedule is None:
+        raise NodeError(f"{path} does not say with which noise schedule it was trained; save it with its schedule.")
+    if report is not None:
+        logging.info("DreamFactory: %s read as %s weights: %s", path, report.source, report)
+    model = make_model(config, ScheduleConfig.from_dict(schedule), state, dtype, str(path), latent_format)
+    model.cached_patcher_init = (_load_again, (path, dtype, overrides, latent_format))
+    return model
+
+
+def _load_again(path, dtype, overrides, latent_format, disable_dynamic=False):
+    config, schedule, state, _ = read_network(path, overrides)
+    return make_model(
+        config, ScheduleConfig.from_dict(schedule), state, dtype, str(path), latent_format, disable_dynamic
+    )
+
+
+def make_model(
+    config: UNetConfig,
+    schedule: ScheduleConfig,
+    state: dict[str, Tensor],
+    dtype: torch.dtype | None = None,
+    name: str = "the file",
+    latent_format=None,
+    disable_dynamic: bool = False,
+):
+    """A MODEL of this config with these weights, strictly. `state` is emptied on the way, to hold weights once."""
+    model_config = VideoConfig(config, latent_format)
+    device, offload = mm.get_torch_device(), mm.unet_offload_device()
+    in_file = next(v.dtype for v in state.values() if v.is_floating_point())
+    supported = model_config.supported_inference_dtypes
+    count = sum(v.numel() for v in state.values())
+    weight = dtype or mm.unet_dtype(model_params=count, supported_dtypes=supported, weight_dtype=in_file)
+    model_config.set_inference_dtype(weight, mm.unet_manual_cast(weight, device, supported))
+    model = VideoModel(model_config, schedule, device=offload)
+    check_weights(model.diffusion_model.state_dict(), state, name)
+    # Read when asked for: the host may put another class behind this name at its start. The patcher comes before the
+    # weights, as in the host's own loader.
+    patcher_class = comfy.model_patcher.ModelPatcher
+    if not disable_dynamic:
+        patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", patcher_class)
+    patcher = patcher_class(model, load_device=device, offload_device=offload)
+    if not patcher.is_dynamic():  # the dynamic one casts by itself, weight by weight, from the file's memory
+        for key in list(state):
+            state[key] = state[key].to(offload, weight if state[key].is_floating_point() else None)
+    model.diffusion_model.load_state_dict(state, strict=True, assign=True)
+    model.diffusion_model.requires_grad_(False)
+    state.clear()
+    return patcher
+
+
+def rebuild(base, config: UNetConfig, schedule: ScheduleConfig, state: dict[str, Tensor], name: str):
+    """A MODEL of other weights that keeps all that was done to `base`: LoRAs, patches, wrappers, options."""
+    dtype = base.model.get_dtype()
+    latent_format = base.model.latent_format
+    made = make_model(config, schedule, state, dtype, name, latent_format)
+    model = base.clone(model_override=(made.model, ({}, {}, {}, set())))
+    model.size = 0
+    model.parent = None
+    model.clone_base_uuid = uuid.uuid4()
+    model.cached_patcher_init = None
+    return model
+
+
+def weights_of(model) -> dict[str, Tensor]:
+    """The weights of a MODEL's network as they were loaded, without its LoRAs (those are patches beside them)."""
+    prefix = "diffusion_model."
+    return {k[len(prefix) :]: entries[0][0] for k, entries in model.get_key_patches(prefix).items()}
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+
+
+def _host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, transformer_options: dict | None = None) -> Tensor:
+    # Read from the module at call time, as core blocks do; the host picks the kernel.
+    return optimized_attention(q, k, v, heads, transformer_options=transformer_options or {})
+
+
+def _frame_numbers(window) -> list[int]:
+    """Frames of the whole clip that a context window holds, its anchor in front."""
+    anchor = getattr(window, "causal_anchor_index", None)
+    return ([anchor] if anchor is not None and anchor >= 0 else []) + list(window.index_list)
+
+
+def _described(config: UNetConfig) -> dict:
+    """The spatial half in the host's words: its LoRA loader and other packs read them."""
+    plan = layout(config)
+    levels = len(config.channel_mult)
+    heads = {"num_heads": config.num_heads or -1, "num_head_channels": config.head_dim or -1}
+    return {
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "model_channels": config.model_channels,
+        "channel_mult": list(config.channel_mult),
+        "num_res_blocks": [config.num_res_blocks] * levels,
+        "transformer_depth": [int(p.spatial_attention) for p in plan.inputs if not p.downsample],
+        "transformer_depth_middle": 1,
+        "transformer_depth_output": [int(p.spatial_attention) for p in reversed(plan.outputs)],
+        "context_dim": config.context_dim,
+        "use_linear_in_transformer": config.linear_projection,
+        **heads,
+    }
+
+
+def _size(latents: Tensor) -> str:
+    return f"{latents.shape[-1]}x{latents.shape[-2]} with {latents.shape[1]} channels"

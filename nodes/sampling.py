@@ -1,0 +1,108 @@
+"""Our noise schedule as the host's `model_sampling`, and guidance rescale over a whole clip.
+
+The host samples x = x0 + sigma*eps. A table of effective alphas_cumprod gives sigma = sqrt((1 - a) / a); where a
+checkpoint scales its signal (VideoCrafter, DynamiCrafter: x_t = sqrt(a)*s*x0 + sqrt(1-a)*eps) the input is scaled and
+the answer brought back here, so every sampler of the host works unchanged. With r = sigma*s:
+
+    input     x * s / sqrt(1 + r^2)
+    v         x0 = x / (1 + r^2) - v * r / (s * sqrt(1 + r^2))
+    eps       x0 = x - sigma * eps
+    x0        x0 = answer / s
+"""
+
+from __future__ import annotations
+
+import comfy.model_sampling
+from torch import Tensor
+
+from ..schedulers import NoiseSchedule, last_usable, rescale_guidance
+
+# alphas_cumprod at zero terminal SNR, as the host writes it: sigma stays finite (4518.8).
+TERMINAL = 4.8973451890853435e-08
+# The printed rescale makes the first timestep noise-free; its sigma must still have a logarithm.
+CLEANEST = 1 - 1e-6
+
+
+class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+    """A NoiseSchedule in the host's terms. sigma is one number, or one a frame."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        super().__init__()
+        ac = schedule.effective_alphas_cumprod
+        if schedule.prediction == "eps":
+            # eps says nothing of x0 without signal: sampling starts at the last step that has some.
+            ac = ac[: last_usable(ac) + 1]
+        self.prediction = schedule.prediction
+        self.shift = schedule.shift
+        ac = ac.clamp(TERMINAL, CLEANEST)
+        self.set_sigmas(((1 - ac) / ac).sqrt())
+        self.register_buffer("signal_scale", schedule.signal_scale[: len(ac)].float())
+
+    def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
+        sigma, scale = self._at(sigma, noise)
+        return noise * scale / (1 + (sigma * scale) ** 2).sqrt()
+
+    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+        sigma, scale = self._at(sigma, model_output)
+        if self.prediction == "eps":
+            return model_input - model_output * sigma
+        if self.prediction == "x0":
+            return model_output / scale
+        r = sigma * scale
+        return model_input / (1 + r**2) - model_output * r / (scale * (1 + r**2).sqrt())
+
+    def calculate_output(self, sigma: Tensor, denoised: Tensor, model_input: Tensor) -> Tensor:
+        """The network's answer that `calculate_denoised` would turn into `denoised`."""
+        sigma, scale = self._at(sigma, denoised)
+        if self.prediction == "eps":
+            return (model_input - denoised) / sigma
+        if self.prediction == "x0":
+            return denoised * scale
+        r = sigma * scale
+        return (model_input / (1 + r**2) - denoised) * scale * (1 + r**2).sqrt() / r
+
+    def _at(self, sigma: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sigma and the signal scale of its timestep, shaped to multiply `like`."""
+        shape = (-1,) + (1,) * (like.ndim - 1) if sigma.nelement() > 1 else ()
+        scale = self.signal_scale.to(sigma.device)[self.timestep(sigma).long()]
+        return sigma.reshape(shape), scale.reshape(shape)
+
+
+class Velocity(comfy.model_sampling.V_PREDICTION):
+    """v-space of models that are not ours."""
+
+    sigma_data = 1.0
+
+    def calculate_output(self, sigma: Tensor, denoised: Tensor, model_input: Tensor) -> Tensor:
+        sigma = comfy.model_sampling.reshape_sigma(sigma, denoised.ndim)
+        return (model_input / (sigma**2 + 1) - denoised) * (sigma**2 + 1).sqrt() / sigma
+
+
+def rescale_whole_clip(model, phi: float):
+    """A clone of the MODEL whose guidance keeps the contrast of the conditional answer (Lin et al. 2023).
+
+    The standard deviation is taken over a whole clip (c, t, h, w) of the network's own answers, as DynamiCrafter and
+    VideoCrafter were tuned; the host's RescaleCFG takes it frame by frame, which evens out flicker and motion.
+    phi in [0, 1].
+    """
+    own = model.get_model_object("model_sampling")
+    space = own if hasattr(own, "calculate_output") else Velocity()
+
+    def guide(args: dict) -> Tensor:
+        x, sigma = args["input"], args["sigma"]
+        cond = space.calculate_output(sigma, args["cond_denoised"], x)
+        uncond = space.calculate_output(sigma, args["uncond_denoised"], x)
+        guided = uncond + args["cond_scale"] * (cond - uncond)
+        rescaled = rescale_guidance(guided, cond, phi, frames=x.shape[0])
+        return x - space.calculate_denoised(sigma, rescaled, x)
+
+    patched = model.clone()
+    patched.set_model_sampler_cfg_function(guide)
+    return patched
+
+
+def with_schedule(model, schedule: NoiseSchedule):
+    """A clone of the MODEL that samples with this schedule."""
+    patched = model.clone()
+    patched.add_object_patch("model_sampling", VideoSampling(schedule))
+    return patched
