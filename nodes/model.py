@@ -23,6 +23,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import comfy.conds
@@ -70,8 +71,11 @@ class HostUNet(VideoUNet):
 
     def __init__(self, video_config: UNetConfig, operations, dtype=None, device=None, **described) -> None:
         # On no device: weights are assigned, which costs neither the time nor the memory of random ones.
+        # Stable Diffusion 2.x overflows half precision inside attention; the host asks its kernels for float32 there.
+        precision = torch.float32 if video_config.linear_projection and video_config.head_dim == 64 else None
+        attention = partial(_host_attention, precision=precision)
         super().__init__(
-            video_config, operations=operations, attention=_host_attention, dtype=dtype, device=torch.device("meta")
+            video_config, operations=operations, attention=attention, dtype=dtype, device=torch.device("meta")
         )
         self.dtype = dtype
 
@@ -309,9 +313,11 @@ def weights_of(model) -> dict[str, Tensor]:
 # -- parts --------------------------------------------------------------------------------------------------------
 
 
-def _host_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, transformer_options: dict | None = None) -> Tensor:
-    # Read from the module at call time, as core blocks do; the host picks the kernel.
-    return optimized_attention(q, k, v, heads, transformer_options=transformer_options or {})
+def _host_attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, transformer_options: dict | None = None, precision=None
+) -> Tensor:
+    """The host's choice of kernel, and of packs that override it."""
+    return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=transformer_options or {})
 
 
 def _frame_numbers(window) -> list[int]:

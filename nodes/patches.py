@@ -234,6 +234,10 @@ def image_network(model) -> tuple[UNetConfig, dict, dict]:
     kind = recognise(header)
     if kind != "sd":
         raise NodeError(f"it holds {kind} weights; give a Stable Diffusion 1.x or 2.x image model.")
+    told = model.model.model_config.unet_config  # the host knows the heads, which shapes do not tell
+    heads = {"num_heads": told["num_heads"], "head_dim": None}
+    if told.get("num_heads", -1) == -1:
+        heads = {"num_heads": None, "head_dim": told["num_head_channels"]}
     v_prediction = model.model.model_type.name == "V_PREDICTION"
-    config, weights, schedule, _ = sd.convert(state, header, {"prediction": "v" if v_prediction else "eps"})
+    config, weights, schedule, _ = sd.convert(state, header, {**heads, "prediction": "v" if v_prediction else "eps"})
     return config, weights, schedule

@@ -13,11 +13,13 @@ the answer brought back here, so every sampler of the host works unchanged. With
 from __future__ import annotations
 
 import comfy.model_sampling
+import torch
 from torch import Tensor
 
 from ..schedulers import NoiseSchedule, last_usable, rescale_guidance
 
-# alphas_cumprod at zero terminal SNR, as the host writes it: sigma stays finite (4518.8).
+# alphas_cumprod at zero terminal SNR, as the host writes it: sigma stays finite (4518.8). A shift can take the
+# timestep before beyond that; the last one then has twice its sigma, which is what the host's number is without shift.
 TERMINAL = 4.8973451890853435e-08
 # The printed rescale makes the first timestep noise-free; its sigma must still have a logarithm.
 CLEANEST = 1 - 1e-6
@@ -32,9 +34,11 @@ class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_samp
         if schedule.prediction == "eps":
             # eps says nothing of x0 without signal: sampling starts at the last step that has some.
             ac = ac[: last_usable(ac) + 1]
+        elif ac[-1] == 0:
+            ac = torch.cat([ac[:-1], (ac[-2:-1] / 4).clamp(max=TERMINAL)])
         self.prediction = schedule.prediction
         self.shift = schedule.shift
-        ac = ac.clamp(TERMINAL, CLEANEST)
+        ac = ac.clamp(max=CLEANEST)
         self.set_sigmas(((1 - ac) / ac).sqrt())
         self.register_buffer("signal_scale", schedule.signal_scale[: len(ac)].float())
 

@@ -102,7 +102,7 @@ class NoiseSchedule(io.ComfyNode):
             schedule = config.build(frames, height, width)
         size = {"frames": frames, "height": height, "width": width}
         picture = draw(curves(config, **size), f"{frames} frames of {width}×{height}")
-        shown = {"config": config.to_dict(), **size, "shift": schedule.shift}
+        shown = {"config": config.to_dict(), "own": own.to_dict(), **size, "shift": schedule.shift}
         return io.NodeOutput(
             with_schedule(model, schedule), picture, schedule.shift, ui={"dreamfactory_schedule": [shown]}
         )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .server import start
+
 
 def find_host() -> tuple[Path, str] | None:
     """(folder, interpreter) of a ComfyUI, or None."""
@@ -24,3 +26,10 @@ def host() -> tuple[Path, str]:
     if found is None:
         pytest.skip("no ComfyUI found: set COMFYUI_PATH (and COMFYUI_PYTHON) to run the host tests")
     return found
+
+
+@pytest.fixture(scope="session")
+def server(host, tmp_path_factory):
+    """A running ComfyUI: .client, .base, .models(kind), .log()."""
+    with start(host, tmp_path_factory.mktemp("comfy") / "base") as running:
+        yield running

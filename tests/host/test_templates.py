@@ -1,0 +1,138 @@
+"""Every template through a real server, to a video that decodes with the right size and number of frames.
+
+Files that no test can have are stood in for: a small network of random weights under the file's name, and small
+loaders (`stand_ins`) for core's loaders of big files. Everything else of a template runs as it is.
+"""
+
+import json
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+from dreamfactory.model_patches import ProjectorConfig, UNetConfig, VideoUNet, save_unet
+from dreamfactory.schedulers import SCHEDULES
+
+from .server import ROOT, queue_workflow
+
+TEMPLATES = sorted((ROOT / "example_workflows").glob("*.json"))
+API = ROOT / "example_workflows" / "api"
+STAND_INS = {
+    "CheckpointLoaderSimple": "StandInCheckpoint",
+    "CLIPLoader": "StandInText",
+    "CLIPVisionLoader": "StandInVision",
+    "VAELoader": "StandInVae",
+}
+
+# The small networks' shape: that of the stand-in checkpoint, with the demo encoders' widths.
+SMALL = {
+    "model_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_levels": (True, True),
+    "context_dim": 64, "head_dim": 16, "temporal_conv": True, "temporal_attention": True,
+    "frame_rate_embedding": "fps",
+}  # fmt: skip
+VISION_WIDTH = json.loads((ROOT / "pipelines/demo/image_encoder/config.json").read_text("utf-8"))["hidden_size"]
+NETWORKS = {
+    "dynamicrafter_512_v1.safetensors": (
+        UNetConfig(
+            **SMALL,
+            first_frame_concat="repeat",
+            image_adapter="all",
+            image_token_dim=64,
+            image_tokens_per_frame=4,
+            image_projector=ProjectorConfig(
+                embedding_dim=VISION_WIDTH, output_dim=64, queries=4, dim=32, depth=1, heads=2, head_dim=16, frames=16
+            ),
+        ),
+        "dynamicrafter-512",
+    ),
+    "videocrafter2.safetensors": (UNetConfig(**SMALL, init_temporal=True), "videocrafter2"),
+}
+
+
+@pytest.fixture(scope="module")
+def small(server):
+    """The server, with small networks under the names that the templates give."""
+    for name, (config, schedule) in NETWORKS.items():
+        torch.manual_seed(0)
+        unet = VideoUNet(config)
+        for weight in unet.parameters():
+            if not weight.any():
+                torch.nn.init.normal_(weight, std=0.02)
+        save_unet(unet, server.models("diffusion_models") / name, schedule=SCHEDULES[schedule].to_dict())
+    return server
+
+
+def shrink(graph: dict) -> dict:
+    """The graph with stand-ins, two steps and little pictures; wiring, frames and choices stay."""
+    for node in graph.values():
+        inputs, kind = node["inputs"], node["class_type"]
+        if kind in STAND_INS:
+            node["class_type"], node["inputs"] = STAND_INS[kind], {}
+        if kind == "KSampler":
+            inputs["steps"] = 2
+        if kind in ("DreamFactoryImageToVideo", "EmptyLatentImage"):
+            inputs["width"], inputs["height"] = 96, 64
+    return graph
+
+
+def one(graph: dict, kind: str) -> dict:
+    (node,) = [n for n in graph.values() if n["class_type"] == kind]
+    return node["inputs"]
+
+
+def frames_of(path: Path) -> list[tuple[int, int]]:
+    with av.open(str(path)) as file:
+        return [(frame.width, frame.height) for frame in file.decode(video=0)]
+
+
+@pytest.mark.parametrize("name", [p.stem for p in TEMPLATES])
+def test_template_runs_to_a_video(small, name, tmp_path):
+    graph = json.loads((API / f"{name}.json").read_text("utf-8"))
+    graph = graph if name == "demo" else shrink(graph)
+    frames = one(graph, "DreamFactoryImageToVideo")["frames"]
+    picture = tmp_path / "example.png"
+    if any(n["class_type"] == "LoadImage" for n in graph.values()):
+        from PIL import Image
+
+        Image.new("RGB", (90, 60), (200, 80, 40)).save(picture)
+        one(graph, "LoadImage")["image"] = small.client.upload(picture)
+    saved = [f for f in queue_workflow.saved_files(small.client.run(graph)) if f["filename"].endswith(".mp4")]
+    assert len(saved) == 1
+    sizes = frames_of(small.client.fetch(saved[0], tmp_path / "clip.mp4"))
+    assert sizes == [(512, 512) if name == "demo" else (96, 64)] * frames
+
+
+@pytest.mark.parametrize("name", [p.stem for p in TEMPLATES])
+def test_template_uses_only_nodes_and_choices_there_are(server, name):
+    info = server.client.ask("/object_info")
+    for node in json.loads((API / f"{name}.json").read_text("utf-8")).values():
+        known = info[node["class_type"]]["input"]
+        declared = {**known.get("required", {}), **known.get("optional", {})}
+        for key in node["inputs"]:
+            assert key.split(".")[0] in declared, f"{node['class_type']} has no input {key}"
+
+
+def test_every_template_has_its_thumbnail_and_its_twin():
+    assert TEMPLATES
+    for path in TEMPLATES:
+        assert path.with_suffix(".jpg").stat().st_size > 2000
+        assert (API / path.name).is_file()
+
+
+def test_twins_hold_what_the_templates_show():
+    """Node by node: kinds, titles, links and widget values of the browser's file are in the API file."""
+    for path in TEMPLATES:
+        ui, api = json.loads(path.read_text("utf-8")), json.loads((API / path.name).read_text("utf-8"))
+        nodes = {str(n["id"]): n for n in ui["nodes"] if n["type"] not in ("MarkdownNote", "Note")}
+        assert nodes.keys() == api.keys()
+        links = {link[0]: (str(link[1]), link[2]) for link in ui["links"]}
+        for key, node in nodes.items():
+            assert node["type"] == api[key]["class_type"]
+            assert node.get("title", node["type"]) == api[key]["_meta"]["title"]
+            wired = {i["name"]: links[i["link"]] for i in node.get("inputs", ()) if i.get("link") is not None}
+            assert wired == {k: tuple(v) for k, v in api[key]["inputs"].items() if isinstance(v, list)}
+            values = {str(v) for v in api[key]["inputs"].values() if not isinstance(v, list)}
+            assert values <= {str(v) for v in node.get("widgets_values", ())} | {
+                str(float(v)) for v in node.get("widgets_values", ()) if isinstance(v, int)
+            }

@@ -1,0 +1,232 @@
+/**
+ * Draws the log-SNR curve inside the node Noise Schedule, anew with every change of a widget.
+ *
+ * "checkpoint" in a widget means what the loaded network was trained with. The browser learns that, and the size of
+ * a latent that is wired in, from what the node says after a run; before, it draws the recommended recipe.
+ */
+
+import { app } from "../../../scripts/app.js";
+import { curves } from "./schedule_math.js";
+
+const NODE = "DreamFactoryNoiseSchedule";
+const HEIGHT = 180; // pixels of the picture; the widget's margin comes on top
+const MARGIN = 10;
+const WIDTH = 340; // pixels of a new node
+const UNSEEN = 0.02; // the part at the end of the curves that does not stretch the axis: there they dive to -inf
+const FONT = "11px sans-serif";
+// Readable on dark and light themes.
+const [TEXT, GRID, ORIGINAL, SHIFTED, FINAL] = ["#8f8f8f", "#80808040", "#8f8f8f", "#4a8fd0", "#e07f35"];
+
+// What a network is taken to be trained with before the first run: ScheduleConfig's defaults.
+const RECOMMENDED = {
+  num_train_timesteps: 1000,
+  beta_start: 0.00085,
+  beta_end: 0.012,
+  shift_reference: 256,
+  shift: null,
+  rescale: "lin",
+  signal_scale: 1,
+  signal_scale_steps: 400,
+};
+
+const listeners = new WeakMap(); // node → what takes its output
+
+app.registerExtension({
+  name: "DreamFactory.NoiseSchedule",
+  nodeCreated(node) {
+    if (node.comfyClass === NODE) {
+      addCurve(node);
+    }
+  },
+  // Also where no run brings them: back in the tab of a workflow that ran before.
+  onNodeOutputsUpdated(outputs) {
+    for (const [id, output] of Object.entries(outputs)) {
+      const node = app.rootGraph?.getNodeById(id);
+      if (node) {
+        listeners.get(node)?.(output);
+      }
+    }
+  },
+});
+
+function addCurve(node) {
+  const box = document.createElement("div");
+  Object.assign(box.style, { position: "relative", width: "100%", minHeight: `${HEIGHT}px`, pointerEvents: "none" });
+  const canvas = document.createElement("canvas");
+  // Out of the flow: a canvas that follows its box must not stretch it.
+  Object.assign(canvas.style, { position: "absolute", inset: "0", width: "100%", height: "100%" });
+  box.append(canvas);
+
+  let run; // what the node said after it last ran
+  let waiting = false;
+  const redraw = () => {
+    if (!waiting) {
+      waiting = true;
+      requestAnimationFrame(() => {
+        waiting = false;
+        draw(canvas, node, run);
+      });
+    }
+  };
+
+  const widget = node.addDOMWidget("curve", "dreamfactory_curve", box, {
+    serialize: false, // not an input of the node
+    hideOnZoom: false,
+    margin: MARGIN,
+    getMinHeight: () => HEIGHT + 2 * MARGIN,
+  });
+  widget.serialize = false; // nor a value of saved workflows
+  node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])]);
+
+  for (const other of node.widgets) {
+    if (other !== widget) {
+      after(other, "callback", redraw);
+    }
+  }
+  after(node, "onConfigure", redraw);
+  after(node, "onConnectionsChange", redraw);
+  const listen = (output) => {
+    run = output?.dreamfactory_schedule?.[0] ?? run;
+    redraw();
+  };
+  after(node, "onExecuted", listen);
+  listeners.set(node, listen);
+  const observer = new ResizeObserver(redraw);
+  observer.observe(box);
+  after(node, "onRemoved", () => observer.disconnect());
+}
+
+/** Call `then` with the same arguments each time after the method, if there is one. */
+function after(object, method, then) {
+  const before = object[method];
+  object[method] = function (...args) {
+    const result = before?.apply(this, args);
+    then(...args);
+    return result;
+  };
+}
+
+/** What the node would do if it ran now: the schedule's config, the clip's size, and what is not known yet. */
+function read(node, run) {
+  const value = (name) => node.widgets.find((widget) => widget.name === name)?.value;
+  const wired = (name) => node.inputs?.some((input) => input.name === name && input.link != null);
+
+  // The checkpoint's schedule; a run says it as `own`.
+  const config = { ...RECOMMENDED, ...run?.own };
+  const shift = value("shift");
+  if (shift === "fixed") {
+    config.shift = value("shift_factor");
+  } else if (shift !== "checkpoint") {
+    config.shift = null;
+    config.shift_reference = shift === "clip size" ? value("shift_reference") : null;
+  }
+  if (value("rescale") !== "checkpoint") {
+    config.rescale = value("rescale");
+  }
+
+  const size = ["frames", "height", "width"];
+  const fromWire = size.filter((name) => wired("latent") || wired(name));
+  const numbers = size.map((name) => (fromWire.includes(name) && run ? run[name] : value(name)));
+  const unknown = [];
+  if (!run && fromWire.length) {
+    unknown.push("wired size");
+  }
+  if (!run && [shift, value("rescale")].includes("checkpoint")) {
+    unknown.push("checkpoint's own");
+  }
+  return { config, size: numbers, note: unknown.length ? `${unknown.join(", ")}: shown after the first run` : "" };
+}
+
+function draw(canvas, node, run) {
+  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  if (!width || !height) {
+    return; // not on the page
+  }
+  const sharp = 2 * (window.devicePixelRatio || 1); // twice as fine: the graph can be zoomed in
+  canvas.width = Math.round(width * sharp);
+  canvas.height = Math.round(height * sharp);
+  const pen = canvas.getContext("2d");
+  pen.scale(sharp, sharp);
+  pen.font = FONT;
+  pen.fillStyle = TEXT;
+
+  const { config, size, note } = read(node, run);
+  const { shift, ...lines } = curves(config, ...size);
+  const [frames, tall, wide] = size;
+  drawText(pen, `${frames} × ${wide} × ${tall}   s = ${Number(shift.toPrecision(3))}`, width / 2, 8, "center");
+  drawText(pen, note, width / 2, height - 7, "center");
+  const frame = { left: 30, top: 20, right: width - 8, bottom: height - (note ? 30 : 16) };
+  const axis = drawAxes(pen, frame, Object.values(lines), config.num_train_timesteps);
+  drawLine(pen, frame, axis, lines.original, ORIGINAL, [4, 4]);
+  drawLine(pen, frame, axis, lines.shifted, SHIFTED);
+  drawLine(pen, frame, axis, lines.final, FINAL);
+  drawLegend(pen, frame);
+}
+
+/** Grid and numbers; returns the range of log SNR that is shown. */
+function drawAxes(pen, frame, lines, steps) {
+  const seen = lines.flatMap((line) => line.slice(0, Math.ceil(line.length * (1 - UNSEEN)))).filter(Number.isFinite);
+  const step = 5;
+  const low = Math.floor(Math.min(...seen) / step) * step;
+  const high = Math.ceil(Math.max(...seen) / step) * step;
+  pen.strokeStyle = GRID;
+  pen.lineWidth = 1;
+  pen.beginPath();
+  for (let value = low; value <= high; value += step) {
+    const y = frame.bottom - ((value - low) / (high - low)) * (frame.bottom - frame.top);
+    pen.moveTo(frame.left, y);
+    pen.lineTo(frame.right, y);
+    drawText(pen, value, frame.left - 5, y, "right");
+  }
+  for (const part of [0, 0.25, 0.5, 0.75, 1]) {
+    const x = frame.left + part * (frame.right - frame.left);
+    pen.moveTo(x, frame.top);
+    pen.lineTo(x, frame.bottom);
+    drawText(pen, Math.round(part * steps), x, frame.bottom + 9, part === 1 ? "right" : "center");
+  }
+  pen.stroke();
+  return { low, high };
+}
+
+function drawLine(pen, frame, { low, high }, values, colour, dash = []) {
+  pen.save();
+  pen.beginPath();
+  pen.rect(frame.left, frame.top, frame.right - frame.left, frame.bottom - frame.top);
+  pen.clip();
+  pen.strokeStyle = colour;
+  pen.lineWidth = 1.6;
+  pen.setLineDash(dash);
+  pen.beginPath();
+  values.forEach((value, t) => {
+    if (Number.isFinite(value)) {
+      const x = frame.left + ((t + 1) / values.length) * (frame.right - frame.left);
+      pen.lineTo(x, frame.bottom - ((value - low) / (high - low)) * (frame.bottom - frame.top));
+    }
+  });
+  pen.stroke();
+  pen.restore();
+}
+
+function drawLegend(pen, frame) {
+  const names = { original: [ORIGINAL, [4, 4]], shifted: [SHIFTED, []], final: [FINAL, []] };
+  let x = frame.right - 6;
+  for (const [name, [colour, dash]] of Object.entries(names).reverse()) {
+    drawText(pen, name, x, frame.top + 9, "right");
+    x -= pen.measureText(name).width + 4;
+    pen.strokeStyle = colour;
+    pen.lineWidth = 1.6;
+    pen.setLineDash(dash);
+    pen.beginPath();
+    pen.moveTo(x - 14, frame.top + 9);
+    pen.lineTo(x, frame.top + 9);
+    pen.stroke();
+    x -= 14 + 10;
+  }
+  pen.setLineDash([]);
+}
+
+function drawText(pen, text, x, y, align) {
+  pen.textAlign = align;
+  pen.textBaseline = "middle";
+  pen.fillText(text, x, y);
+}
