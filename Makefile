@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint host-test demo-quality clean
+.PHONY: demo test lint host-test comfyui twins demo-quality clean
 
 demo: $(READY)
 	$(BIN)/dreamfactory demo --out out/demo
@@ -19,7 +19,16 @@ lint: $(READY)
 
 # Inside a real ComfyUI: found by COMFYUI_PATH and COMFYUI_PYTHON, else where comfy-cli puts it.
 host-test: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
 	$(BIN)/python -m pytest tests/host -rs
+
+# ComfyUI with this pack in it; installs ComfyUI beside this folder with comfy-cli where none is found.
+comfyui:
+	.ci/comfyui $(ARGS)
+
+# The API twins of the templates, converted anew by ComfyUI's own front end in a browser.
+twins: $(READY)
+	WRITE_TWINS=1 $(BIN)/python -m pytest tests/host/test_browser.py -k twin -rs
 
 # Measures the demo model on held-out clips; one JSON object comes last.
 demo-quality: $(READY)

@@ -53,6 +53,7 @@ function addCurve(node) {
   const box = document.createElement("div");
   Object.assign(box.style, { position: "relative", width: "100%", minHeight: `${HEIGHT}px`, pointerEvents: "none" });
   const canvas = document.createElement("canvas");
+  canvas.dataset.dreamfactory = "curve";
   // Out of the flow: a canvas that follows its box must not stretch it.
   Object.assign(canvas.style, { position: "absolute", inset: "0", width: "100%", height: "100%" });
   box.append(canvas);
