@@ -60,7 +60,13 @@ def start(host: tuple[Path, str], base: Path) -> Iterator[Server]:
     for kind in MODELS:
         server.models(kind)
     options = ["--cpu", "--use-pytorch-cross-attention", "--port", str(port), "--base-directory", str(base)]
-    options += ["--disable-api-nodes", "--database-url", f"sqlite:///{base / 'db.sqlite'}"]
+    options += [
+        "--preview-method",
+        "latent2rgb",
+        "--disable-api-nodes",
+        "--database-url",
+        f"sqlite:///{base / 'db.sqlite'}",
+    ]
     with open(server.log_path, "w") as log:
         process = subprocess.Popen([python, "main.py", *options], cwd=folder, stdout=log, stderr=log, env=ENVIRONMENT)
     try:
