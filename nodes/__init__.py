@@ -1,6 +1,7 @@
 """The ComfyUI door: V3 nodes, one topic a file, and the bridge that makes our network a native model of the host.
 
-    loaders.py        load video UNet, demo bundle, text encoder      text_encoder.py, vision_encoder.py, codec.py
+    loaders.py        load video UNet, demo bundle, text encoder
+    text_encoder.py, text_weights.py, vision_encoder.py, codec.py   what those sockets hold, on core classes
     conditioning.py   image to video
     patches.py        PACA, image adapter, Swap-CA, motion on an SD model
     schedule.py       noise schedule with its curve (curve.py), rescale CFG over a whole clip

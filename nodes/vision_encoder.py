@@ -16,7 +16,7 @@ from torch import nn
 
 from ..model_patches.errors import some
 from .errors import NodeError
-from .text_encoder import ACTIVATIONS, Source
+from .text_weights import ACTIVATIONS, Source
 
 MODEL_TYPES = ("clip_vision_model", "clip")
 SIZES = (
