@@ -28,7 +28,7 @@ from .unet import VideoUNet
 Weights = dict[str, Tensor]
 
 FIRST_CONVOLUTION = "input_blocks.0.0.weight"
-# What must be equal for a temporal half to find its places on another spatial half.
+# What must be equal for parts to find their places on another network.
 SHAPE = ("in_channels", "model_channels", "channel_mult", "num_res_blocks", "attention_levels", "norm_groups")
 
 
@@ -78,12 +78,6 @@ def merge_motion(
     video, schedule, weights, _ = read_network(path)
     if not (video.temporal_conv or video.temporal_attention):
         raise CheckpointError(f"{path} is an image network without motion; give a video network or a temporal patch.")
-    for name in SHAPE:
-        if getattr(video, name) != getattr(config, name):
-            raise CheckpointError(
-                f"the motion of {path} was made for {name} = {getattr(video, name)}, this model has "
-                f"{getattr(config, name)}; choose motion and model of one kind."
-            )
     same_heads = (video.num_heads, video.head_dim) == (config.num_heads, config.head_dim)
     if not same_heads and video.temporal_num_heads is None:
         raise CheckpointError(
@@ -102,7 +96,13 @@ def merge_motion(
 
 
 def _adopt(config: UNetConfig, other: UNetConfig, parts: list[str], path: str | os.PathLike) -> UNetConfig:
-    """The config with another's fields of these parts."""
+    """The config with another's fields of these parts, where the two are of one shape."""
+    for name in SHAPE:
+        if getattr(other, name) != getattr(config, name):
+            raise CheckpointError(
+                f"{path} was made for a network with {name} = {getattr(other, name)}, this one has "
+                f"{getattr(config, name)}; choose two of one kind."
+            )
     fields = {name: getattr(other, name) for part in parts for name in known_part(part).fields}
     try:
         return replace(config, **fields)

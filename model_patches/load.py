@@ -49,7 +49,9 @@ def read_network(
     header = read_header(path)
     if header.kind == "patch":
         parts = header.metadata.get(PARTS_FIELD, "")
-        raise CheckpointError(f"{path} is a patch ({parts}), no whole network; load its base, then apply_patch.")
+        raise CheckpointError(
+            f"{path} is a patch ({parts}), no whole network; load its base, then put the patch on it."
+        )
     if header.kind != "unet":
         return convert_file_in_memory(path, header, overrides=overrides)
     if overrides:

@@ -40,11 +40,12 @@ def stamp(path: str) -> str:
 
 
 @contextmanager
-def blame(field: str) -> Iterator[None]:
-    """Let our one-sentence errors name the node's input they are about."""
+def blame(field: str, path: str = "", name: str = "") -> Iterator[None]:
+    """Let our one-sentence errors name the node's input they are about, and a file as the node lists it."""
     try:
         yield
-    except (CheckpointError, ConfigError, ScheduleError) as error:
-        raise NodeError(f"{field}: {error}") from None
-    except NodeError as error:
-        raise error if str(error).startswith(f"{field}:") else NodeError(f"{field}: {error}") from None
+    except (CheckpointError, ConfigError, ScheduleError, NodeError) as error:
+        told = str(error).replace(path, name) if path else str(error)
+        blamed = NodeError(told if getattr(error, "field", None) else f"{field}: {told}")
+        blamed.field = getattr(error, "field", None) or field
+        raise blamed from None

@@ -86,7 +86,7 @@ class LoadVideoUNet(io.ComfyNode):
     @classmethod
     def execute(cls, unet_name, weight_dtype, release="from the file") -> io.NodeOutput:
         path = path_of("unet_name", unet_name, "diffusion_models")
-        with blame("unet_name"):
+        with blame("unet_name", path, unet_name):
             return io.NodeOutput(load_video_model(path, DTYPES[weight_dtype], RELEASES[release] or None))
 
 
@@ -198,7 +198,7 @@ class LoadTextEncoder(io.ComfyNode):
     @classmethod
     def execute(cls, encoder_name, layer="auto", weight_dtype="default", max_tokens=0) -> io.NodeOutput:
         path = _encoder_path(encoder_name) or path_of("encoder_name", encoder_name, "text_encoders")
-        with blame("encoder_name"):
+        with blame("encoder_name", path, encoder_name):
             return io.NodeOutput(_encoder(path, layer, max_tokens, weight_dtype))
 
 

@@ -56,7 +56,7 @@ class VideoConfig(comfy.supported_models_base.BASE):
     unet_extra_config: ClassVar[dict] = {}  # the host's default would inject num_heads into every config
     latent_format = comfy.latent_formats.SD15
     supported_inference_dtypes: ClassVar[list] = [torch.float16, torch.bfloat16, torch.float32]
-    memory_usage_factor = 2.0
+    memory_usage_factor = 1.25  # benchmarks/memory.py
 
     def __init__(self, config: UNetConfig, latent_format: comfy.latent_formats.LatentFormat | None = None) -> None:
         super().__init__({"video_config": config, **_described(config)})
@@ -291,16 +291,19 @@ def make_model(
     return patcher
 
 
-def rebuild(base, config: UNetConfig, schedule: ScheduleConfig, state: dict[str, Tensor], name: str):
-    """A MODEL of other weights that keeps all that was done to `base`: LoRAs, patches, wrappers, options."""
+def rebuild(base, config: UNetConfig, schedule: ScheduleConfig, state: dict[str, Tensor], name: str, again: tuple):
+    """A MODEL of other weights that keeps all that was done to `base`: LoRAs, patches, wrappers, options.
+
+    again: (function, arguments) that make it anew, for hosts that load a second copy; they add disable_dynamic=True.
+    """
     dtype = base.model.get_dtype()
     latent_format = base.model.latent_format
-    made = make_model(config, schedule, state, dtype, name, latent_format)
+    made = make_model(config, schedule, state, dtype, name, latent_format, disable_dynamic=not base.is_dynamic())
     model = base.clone(model_override=(made.model, ({}, {}, {}, set())))
     model.size = 0
     model.parent = None
     model.clone_base_uuid = uuid.uuid4()
-    model.cached_patcher_init = None
+    model.cached_patcher_init = again
     return model
 
 

@@ -27,10 +27,22 @@ def with_strength(model, part: str, strength: float, start: float, end: float):
     return patched
 
 
-def with_patch(model, path: str):
+def with_patch(model, path: str, disable_dynamic: bool = False):
     """The video MODEL with the parts of a patch file."""
-    config, state = merge_patch(model.model.video_config, weights_of(model), path)
-    return rebuild(model, config, model.model.schedule, state, str(path))
+    base = model.clone(disable_dynamic=disable_dynamic)
+    config, state = merge_patch(base.model.video_config, weights_of(base), path)
+    return rebuild(base, config, base.model.schedule, state, str(path), again=(with_patch, (model, path)))
+
+
+def with_motion(model, path: str, disable_dynamic: bool = False):
+    """The Stable Diffusion MODEL as a video MODEL, with the motion of a file."""
+    base = model.clone(disable_dynamic=disable_dynamic)
+    with blame("model"):
+        config, state, schedule = image_network(base)
+    with blame("motion_name"):
+        merged, weights, trained = merge_motion(config, state, path)
+        schedule = ScheduleConfig.from_dict(trained or schedule)
+        return rebuild(base, merged, schedule, weights, str(path), again=(with_motion, (model, path)))
 
 
 def video_model(model) -> VideoModel:
@@ -100,8 +112,9 @@ class _Branch(io.ComfyNode):
     def apply(cls, model, strength, start_percent, end_percent, patch):
         own = video_model(model)
         if patch != NONE:
-            with blame("patch"):
-                model = with_patch(model, path_of("patch", patch, "model_patches"))
+            path = path_of("patch", patch, "model_patches")
+            with blame("patch", path, patch):
+                model = with_patch(model, path)
             own = model.model
             if not cls.has(own.video_config):
                 raise NodeError(f"patch: {patch} holds no {cls.called} weights; choose another file.")
@@ -219,12 +232,8 @@ class MotionOnModel(io.ComfyNode):
         path = path_of("motion_name", motion_name, "model_patches", "diffusion_models")
         if isinstance(model.model, VideoModel):
             raise NodeError("model: this MODEL has motion already; give a Stable Diffusion image model.")
-        with blame("model"):
-            config, state, schedule = image_network(model)
-        with blame("motion_name"):
-            merged, weights, trained = merge_motion(config, state, path)
-            schedule = ScheduleConfig.from_dict(trained or schedule)
-            return io.NodeOutput(rebuild(model, merged, schedule, weights, str(path)))
+        with blame("motion_name", path, motion_name):
+            return io.NodeOutput(with_motion(model, path))
 
 
 def image_network(model) -> tuple[UNetConfig, dict, dict]:

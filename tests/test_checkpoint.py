@@ -227,9 +227,10 @@ def test_strangers_are_named(tmp_path, name):
         load_unet(path)
     assert name in sentence(error)
     assert path.name in str(error.value)
-    with pytest.raises(CheckpointError):
-        convert_file(path, tmp_path / "y.safetensors")
-    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+    if name not in ("PEFT", "LoRA in diffusers"):  # renamed for the host's LoRA loader: test_convert_lora.py
+        with pytest.raises(CheckpointError):
+            convert_file(path, tmp_path / "y.safetensors")
+        assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
 
 
 def test_our_other_files_are_named(tmp_path):

@@ -113,6 +113,15 @@ def motion(name: str):
     return breaks
 
 
+def motion_on(checkpoint: str, name: str):
+    def breaks(graph):
+        base = add(graph, "Checkpoint", checkpoint)
+        moving = add(graph, "Motion on", "DreamFactoryMotionOnModel", model=base, motion_name=name)
+        node(graph, "Sampler")["inputs"]["model"] = moving
+
+    return breaks
+
+
 def picture(batch: int = 1):
     def breaks(graph):
         inputs = node(graph, "Image to video")["inputs"]
@@ -148,6 +157,15 @@ CASES = {
     "a UNet as text encoder": (encoder("unet.safetensors"), "Encoder", "encoder_name", "unet.safetensors"),
     "a cut text encoder": (encoder("cut.safetensors"), "Encoder", "encoder_name", "cut.safetensors"),
     "motion twice": (motion("temporal.safetensors"), "Motion on", "model", "has motion already"),
+    "SDXL in the motion node": (
+        motion_on("StandInLabelledCheckpoint", "temporal.safetensors"), "Motion on", "model", "SDXL",
+    ),
+    "motion of another shape": (
+        motion_on("StandInCheckpoint", "temporal.safetensors"), "Motion on", "motion_name", "of one kind",
+    ),
+    "no motion in the motion file": (
+        motion_on("StandInCheckpoint", "image_only.safetensors"), "Motion on", "motion_name", "without motion",
+    ),
     # sizes
     "0 frames": (change("Image to video", frames=0), "Image to video", "frames", "min"),
     "10 000 frames": (change("Image to video", frames=10_000), "Image to video", "frames", "max"),
@@ -190,6 +208,7 @@ def test_one_sentence_that_names_the_input(files, case):
     assert words in sentence
     assert len(sentence) < 600, sentence
     assert "Traceback" not in sentence
+    assert str(files.base) not in sentence  # files are named as the node lists them
 
 
 def odd_pictures() -> dict:

@@ -46,9 +46,10 @@ SHAPE = {
 
 def tiny_sd(context_dim: int = 64, adm_in_channels: int | None = None):
     """A MODEL of random weights; with adm_in_channels one that takes a label, as SDXL does."""
-    config = TinySD({**SHAPE, "context_dim": context_dim, "adm_in_channels": adm_in_channels})
+    shape = {**SHAPE, "context_dim": context_dim, "adm_in_channels": adm_in_channels}
     if adm_in_channels:
-        config.unet_config["num_classes"] = "sequential"
+        shape |= {"num_classes": "sequential", "transformer_depth": [1, 2], "transformer_depth_output": [1, 1, 2, 2]}
+    config = TinySD(shape)
     config.set_inference_dtype(torch.float32, None)
     model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.EPS, device=torch.device("cpu"))
     torch.manual_seed(0)
