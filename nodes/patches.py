@@ -41,8 +41,13 @@ def with_motion(model, path: str, disable_dynamic: bool = False):
         config, state, schedule = image_network(base)
     with blame("motion_name"):
         merged, weights, trained = merge_motion(config, state, path)
-        schedule = ScheduleConfig.from_dict(trained or schedule)
-        return rebuild(base, merged, schedule, weights, str(path), again=(with_motion, (model, path)))
+        trained = ScheduleConfig.from_dict(trained or schedule)
+        if trained.prediction != schedule["prediction"]:
+            raise NodeError(
+                f"{path} was trained to predict {trained.prediction}, the model predicts {schedule['prediction']}; "
+                "choose two of one kind (Stable Diffusion 2.1-768 predicts v, all other 1.x and 2.x models eps)."
+            )
+        return rebuild(base, merged, trained, weights, str(path), again=(with_motion, (model, path)))
 
 
 def video_model(model) -> VideoModel:

@@ -89,11 +89,12 @@ def rescale_whole_clip(model, phi: float):
     VideoCrafter were tuned; the host's RescaleCFG takes it frame by frame, which evens out flicker and motion.
     phi in [0, 1].
     """
-    own = model.get_model_object("model_sampling")
-    space = own if hasattr(own, "calculate_output") else Velocity()
 
     def guide(args: dict) -> Tensor:
         x, sigma = args["input"], args["sigma"]
+        # Asked for at every step: a schedule node may come after this one.
+        space = args["model"].model_sampling
+        space = space if hasattr(space, "calculate_output") else Velocity()
         cond = space.calculate_output(sigma, args["cond_denoised"], x)
         uncond = space.calculate_output(sigma, args["uncond_denoised"], x)
         guided = uncond + args["cond_scale"] * (cond - uncond)

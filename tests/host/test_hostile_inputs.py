@@ -44,6 +44,11 @@ def files(server):
     save_patch(video, patches / "other_shape.safetensors", ["paca"])
     save_patch(video, patches / "temporal.safetensors", ["temporal"])
     save_patch(video, unets / "patch.safetensors", ["paca"])
+    like_the_checkpoint = UNetConfig(
+        model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(True, True), context_dim=64,
+        head_dim=16, temporal_attention=True,
+    )  # fmt: skip
+    save_unet(VideoUNet(like_the_checkpoint), unets / "predicts_v.safetensors", schedule=ScheduleConfig().to_dict())
     return server
 
 
@@ -165,6 +170,9 @@ CASES = {
     ),
     "no motion in the motion file": (
         motion_on("StandInCheckpoint", "image_only.safetensors"), "Motion on", "motion_name", "without motion",
+    ),
+    "v motion on an eps model": (
+        motion_on("StandInCheckpoint", "predicts_v.safetensors"), "Motion on", "motion_name", "predicts eps",
     ),
     # sizes
     "0 frames": (change("Image to video", frames=0), "Image to video", "frames", "min"),
