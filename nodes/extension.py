@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .conditioning import ImageToVideo
 from .loaders import LoadDemo, LoadTextEncoder, LoadVideoUNet
 from .patches import PACA, ImageAdapter, MotionOnModel, SwapAttention
+from .prompts import PromptPerFrame
 from .schedule import NoiseSchedule, RescaleCFG
 
 NODES: list[type[io.ComfyNode]] = [
@@ -15,6 +16,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadTextEncoder,
     MotionOnModel,
     ImageToVideo,
+    PromptPerFrame,
     NoiseSchedule,
     RescaleCFG,
     PACA,
