@@ -152,3 +152,27 @@ def test_a_chinese_browser_shows_chinese_names(browser, server):
     chinese = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))
     assert names
     assert set(names) <= {node["display_name"] for node in chinese.values()}
+
+
+@pytest.mark.parametrize(("language", "words"), [("en-US", "cross-attention"), ("zh-CN", "首帧")])
+def test_a_nodes_help_page_is_shown_with_its_picture(browser, server, language, words):
+    page = open_page(browser, server, language)
+    page.evaluate(
+        """() => {
+            const node = window.LiteGraph.createNode('DreamFactoryPACA');
+            node.pos = [60, 60];
+            app.graph.add(node);
+            app.canvas.deselectAll();
+            app.canvas.ds.offset = [200, 260]; // the buttons of a selected node show where it is in sight
+            app.canvas.selectNode(node);
+            app.canvas.setDirty(true, true);
+        }"""
+    )
+    page.wait_for_timeout(1000)
+    page.locator("[data-testid='info-button']").first.evaluate("(button) => button.click()")
+    page.wait_for_function(f"() => document.body.innerText.includes({json.dumps(words)})", timeout=30_000)
+    page.wait_for_function(
+        "() => [...document.images].some((i) => i.src.includes('DreamFactoryPACA/node.png') && i.naturalWidth > 100)",
+        timeout=30_000,
+    )
+    shoot(page, f"help_{language[:2]}")
