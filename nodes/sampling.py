@@ -31,7 +31,7 @@ class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_samp
     def __init__(self, schedule: NoiseSchedule) -> None:
         super().__init__()
         ac = schedule.effective_alphas_cumprod
-        if schedule.prediction == "eps":
+        if ac[-1] == 0 and schedule.prediction == "eps":
             # eps says nothing of x0 without signal: sampling starts at the last step that has some.
             ac = ac[: last_usable(ac) + 1]
         elif ac[-1] == 0:

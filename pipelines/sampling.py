@@ -92,7 +92,7 @@ def sample(
         raise InputError(
             f"sampler {sampler} starts where an eps model at zero terminal SNR has nothing to say; choose ddim."
         )
-    if sampler == "ddim" and (ill_posed or eta > 0):
+    if sampler == "ddim":
         x = _ddim(predict, schedule, noise, frames, steps, spacing, eta, generators, on_step)
     else:
         x = _diffusers(predict, schedule, noise, frames, steps, sampler, spacing, generators, on_step)
@@ -119,10 +119,16 @@ def _diffusers(predict, schedule, noise, frames, steps, sampler, spacing, genera
 
 
 def _ddim(predict, schedule, noise, frames, steps, spacing, eta, generators, on_step) -> Tensor:
-    """DDIM from our own step: where noise is added back at zero SNR (diffusers' root of a rounded difference is not a
-    number there), and for eps models, which start at the last timestep that still has signal."""
+    """DDIM from our own step, from each timestep to the next one visited.
+
+    diffusers' goes from t to t - 1000//steps, which is another one where steps does not divide 1000, and with eta > 0
+    takes the root of a rounded difference at zero SNR, which is not a number. An eps model of zero SNR starts at the
+    last timestep that still has signal.
+    """
     ac, scale = schedule.alphas_cumprod, schedule.signal_scale
-    timesteps = drop_unusable(timesteps_of(steps, len(ac), spacing), ac, schedule.prediction)
+    timesteps = timesteps_of(steps, len(ac), spacing)
+    if ac[-1] == 0:
+        timesteps = drop_unusable(timesteps, ac, schedule.prediction)
     levels = [(float(ac[t]), float(scale[t])) for t in timesteps]
     levels.append((float(ac[0]), float(scale[0])) if spacing == "leading" else (1.0, 1.0))
     # The network's own latent, signal scale and all, so that eta's noise is measured as the peers measure it.

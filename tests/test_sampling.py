@@ -8,7 +8,7 @@ import torch
 from dreamfactory.model_patches import UNetConfig
 from dreamfactory.pipelines.errors import InputError
 from dreamfactory.pipelines.sampling import SCHEDULERS, Prompt, make_scheduler, sample
-from dreamfactory.schedulers import SCHEDULES
+from dreamfactory.schedulers import SCHEDULES, spacing
 
 FRAMES = 2
 
@@ -114,6 +114,23 @@ def test_own_ddim_is_diffusers_ddim():
     ours = sampling._ddim(predict, schedule, noise, FRAMES, 20, config.spacing, 0.0, (), None)
     theirs = sampling._diffusers(predict, schedule, noise, FRAMES, 20, "ddim", config.spacing, (), None)
     assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [6, 7, 12, 15, 30, 40])
+def test_ddim_is_euler_in_sigma_whether_or_not_steps_divide_the_timesteps(steps):
+    """DDIM without eta is Euler's method in sigma (Song et al. 2021), from each timestep to the next one visited."""
+    schedule = SCHEDULES["stable-diffusion"].build(16, 256, 256)
+    noise, x0 = torch.randn(2, FRAMES, 4, 4, 4).double()
+
+    def network(x, t, text, **kwargs):
+        return torch.tanh(x * 0.7 + x0)
+
+    ours = sample(network, schedule, prompt(), noise, FRAMES, steps=steps, guidance_scale=1.0)
+    sigmas = ((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod).sqrt()[spacing(steps, 1000, "trailing")]
+    x = noise * (1 + sigmas[0] ** 2).sqrt()
+    for sigma, after in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+        x = x + network(x / (1 + sigma**2).sqrt(), None, None) * (after - sigma)
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-9)
 
 
 def test_a_picture_of_no_numbers_is_refused():
