@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from dreamfactory.model_patches import UNetConfig, VideoUNet, save_patch, save_unet
@@ -229,6 +230,15 @@ def odd_pictures() -> dict:
         return lambda graph: add(graph, "Plain", "EmptyImage", width=width, height=height, batch_size=1, color=0x808080)
 
     return {"with alpha": alpha, "1x1": sized(1, 1), "8k": sized(7680, 4320), "a sliver": sized(1000, 3)}
+
+
+def test_a_grey_picture_is_taken(files, tmp_path):
+    Image.new("L", (50, 70), 128).save(tmp_path / "grey.png")
+    graph = demo()
+    name = files.client.upload(tmp_path / "grey.png")
+    node(graph, "Image to video")["inputs"]["first_frame"] = add(graph, "Picture", "LoadImage", image=name)
+    node(graph, "Sampler")["inputs"]["steps"] = 1
+    assert queue_workflow.saved_files(files.client.run(graph))
 
 
 @pytest.mark.parametrize("which", odd_pictures())
