@@ -59,7 +59,20 @@ def save_unet(
     dtype: of the weights on disk; None as in memory. metadata: further header fields (strings).
     """
     schedule = schedule if schedule is not None else unet.schedule
-    write(path, unet.state_dict(), _metadata("unet/1", unet.config, schedule, metadata), dtype)
+    save_network(unet.config, unet.state_dict(), path, schedule=schedule, dtype=dtype, metadata=metadata)
+
+
+def save_network(
+    config: UNetConfig,
+    state: Mapping[str, Tensor],
+    path: str | os.PathLike,
+    *,
+    schedule: Mapping | None = None,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights that need not be in a network; the file is that of `save_unet`."""
+    write(path, state, _metadata("unet/1", config, schedule, metadata), dtype)
 
 
 def save_patch(

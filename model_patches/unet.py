@@ -207,6 +207,7 @@ class VideoUNet(Path):
             embedding = embedding + per_row(rate.expand(max(batch, rate.shape[0]), -1), x)
         if image_tokens is not None:
             image_tokens = split_tokens(image_tokens.to(dtype), frames, config.image_tokens_per_frame)
+        sees_pixels = config.paca and first_frame is not None and (strengths or {}).get("paca", 1.0) != 0
         return Conditions(
             embedding=embedding,
             text=context.to(dtype),
@@ -215,7 +216,7 @@ class VideoUNet(Path):
             frame_index=torch.arange(frames, device=x.device) if frame_index is None else frame_index,
             motion=None if motion is None else motion.to(dtype),
             image_tokens=image_tokens,
-            pyramid=self.paca_pyramid(first_frame.to(dtype)) if config.paca and first_frame is not None else None,
+            pyramid=self.paca_pyramid(first_frame.to(dtype)) if sees_pixels else None,
             strengths=strengths or {},
             swap_windows=swap_windows,
             hooks=hooks,

@@ -30,7 +30,7 @@ def path_of(field: str, name: str, *kinds: str) -> str:
     raise NodeError(f"{field}: there is no {name!r} in models/{' or models/'.join(kinds)}; refresh and choose again.")
 
 
-def stamp(path: str) -> str:
+def stamp(path: str | os.PathLike) -> str:
     """Changes when a file does, so that the host loads it again."""
     try:
         stat = os.stat(path)

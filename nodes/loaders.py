@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import folder_paths
@@ -26,6 +28,8 @@ DTYPES = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
+WHOLE = re.compile(r"model(-\d+-of-\d+)?\.safetensors")  # what transformers calls a folder's weights
+
 # What pruned files do not say of themselves: releases of one shape that differ in noise or in first-frame channels.
 RELEASES = {
     "from the file": {},
@@ -193,7 +197,8 @@ class LoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, encoder_name, **_):
-        return stamp(_encoder_path(encoder_name) or "")
+        path = Path(_encoder_path(encoder_name) or "missing")
+        return "\n".join(map(stamp, sorted(path.iterdir()) if path.is_dir() else [path]))
 
     @classmethod
     def execute(cls, encoder_name, layer="auto", weight_dtype="default", max_tokens=0) -> io.NodeOutput:
@@ -211,17 +216,21 @@ def _pictures() -> dict[str, Path]:
 
 
 def _encoders() -> list[str]:
-    """Files, and folders that hold a config.json."""
-    folders = []
-    for root in folder_paths.get_folder_paths("text_encoders"):
-        folders += [str(p.parent.relative_to(root)) for p in sorted(Path(root).glob("**/config.json"))]
-    inside = tuple(folder + "/" for folder in folders)
-    files = [n for n in names("text_encoders") if not n.replace("\\", "/").startswith(inside)]
-    return sorted({*files, *folders})
+    """Files; a transformers folder in place of its model.safetensors or shards."""
+    listed = set()
+    for name in names("text_encoders"):
+        folder, file = os.path.split(name)
+        whole = folder and WHOLE.fullmatch(file) and (Path(_listed(name)).parent / "config.json").is_file()
+        listed.add(folder if whole else name)
+    return sorted(listed)
 
 
 def _encoder_path(name: str) -> str | None:
     for root in folder_paths.get_folder_paths("text_encoders"):
         if (Path(root) / name / "config.json").is_file():
             return str(Path(root) / name)
+    return _listed(name)
+
+
+def _listed(name: str) -> str | None:
     return folder_paths.get_full_path("text_encoders", name)

@@ -21,6 +21,7 @@ A conditioning's dictionary may hold, on the positive and the negative side alik
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Mapping
 from functools import partial
@@ -110,6 +111,11 @@ class VideoModel(comfy.model_base.BaseModel):
         """What the network looks at, from one entry of a conditioning."""
         out = super().extra_conds(**kwargs)
         config, noise, side = self.video_config, kwargs["noise"], kwargs.get("prompt_type") or "positive"
+        if noise.ndim != 4:
+            raise NodeError(
+                f"latent_image: it has {noise.ndim} dimensions; this video model wants frames in the batch, as Image "
+                "to Video (DreamFactory) gives them."
+            )
         text = kwargs.get("cross_attn")
         if text is None:
             raise NodeError(f"{side}: the conditioning has no text; encode a prompt, an empty one will do.")
@@ -117,6 +123,10 @@ class VideoModel(comfy.model_base.BaseModel):
             raise NodeError(
                 f"{side}: the prompt's tokens are {text.shape[-1]} wide, this video model reads {config.context_dim}; "
                 "encode it with the text encoder the model was trained with."
+            )
+        if text.shape[0] not in (1, len(noise)):
+            raise NodeError(
+                f"{side}: it holds {text.shape[0]} prompts for {len(noise)} frames; give one, or one a frame."
             )
         out["text_rows"] = comfy.conds.CONDConstant("clip" if text.shape[0] == 1 else "frame")
 
@@ -142,8 +152,13 @@ class VideoModel(comfy.model_base.BaseModel):
                     "and negative through Image to Video (DreamFactory)."
                 )
             out["first_frame"] = ClipLatents(self._frame("first_frame", first, noise))
-            if last is not None:
-                out["last_frame"] = ClipLatents(self._frame("last_frame", last, noise))
+        if last is not None:
+            if config.first_frame_concat != "ends":
+                raise NodeError(
+                    "last_frame: this video model has no place for it; only interpolation networks do. If it is one, "
+                    "choose its release in Load Video UNet."
+                )
+            out["last_frame"] = ClipLatents(self._frame("last_frame", last, noise))
 
         if config.image_adapter != "off" and config.image_projector is not None:
             out["image_tokens"] = ClipTokens(self._image_tokens(side, kwargs))
@@ -153,17 +168,27 @@ class VideoModel(comfy.model_base.BaseModel):
         return out
 
     def _frame(self, name: str, latents: Tensor, noise: Tensor) -> Tensor:
-        if latents.shape[1:] != noise.shape[1:]:
+        if latents.shape[1] != noise.shape[1]:
             raise NodeError(
-                f"{name}: its latent is {_size(latents)}, the clip's is {_size(noise)}; use the latent that Image to "
-                "Video (DreamFactory) gives, and the VAE the model was trained with."
+                f"{name}: its latent has {latents.shape[1]} channels, the clip's {noise.shape[1]}; use the VAE the "
+                "model was trained with."
+            )
+        if latents.shape[2:] != noise.shape[2:]:
+            raise NodeError(
+                f"{name}: its latent is {_size(latents)}, the clip's is {_size(noise)}; make both with one Image to "
+                "Video (DreamFactory), a second pass of another size with a second one."
+            )
+        if len(latents) not in (1, len(noise)):
+            raise NodeError(
+                f"{name}: it holds {len(latents)} pictures for {len(noise)} frames; give one, or one a frame."
             )
         return self.process_latent_in(latents)
 
     def _image_tokens(self, side: str, kwargs: dict) -> Tensor:
         """Tokens of the image adapter; run once here, not in every step."""
         config = self.video_config
-        blank = side == "negative" and config.image_tokens_per_frame is not None
+        # The sides of the host's guiders that should see the picture; any other stands for no condition.
+        blank = side not in ("positive", "middle") and config.image_tokens_per_frame is not None
         seen = kwargs.get(PREFIX + ("blank_image" if blank else "image"))
         if seen is None:
             raise NodeError(
@@ -196,6 +221,8 @@ class VideoModel(comfy.model_base.BaseModel):
         if options.get("dreamfactory_swap_windows"):
             kwargs["swap_windows"] = options["dreamfactory_swap_windows"]
         window = options.get("context_window")
+        if window is not None and self.video_config.first_frame_concat == "ends":
+            raise NodeError("model: an interpolation network joins two pictures; sample it without context windows.")
         if window is not None:
             kwargs["frame_index"] = torch.tensor(_frame_numbers(window), device=x.device)
         return super()._apply_model(
@@ -203,18 +230,21 @@ class VideoModel(comfy.model_base.BaseModel):
         )
 
     def _strengths(self, sigma: Tensor, wanted) -> dict[str, float]:
-        """Strengths of the network's branches at this step; several nodes on one branch multiply."""
-        strengths: dict[str, float] = {}
+        """Strengths of the network's branches at this step.
+
+        A node counts within its range; where several of one branch do, they multiply; where none does, it is off.
+        """
+        last = len(self.model_sampling.sigmas) - 1
         done = None
+        active: dict[str, list[float]] = {}
         for part, strength, start, end in wanted:
-            if (start, end) != (0.0, 1.0):
+            counts = (start, end) == (0.0, 1.0)
+            if not counts:
                 if done is None:
-                    last = len(self.model_sampling.sigmas) - 1
                     done = 1.0 - float(self.model_sampling.timestep(sigma).max()) / last
-                if not start <= done <= end:
-                    strength = 0.0
-            strengths[part] = strengths.get(part, 1.0) * strength
-        return strengths
+                counts = start <= done <= end
+            active.setdefault(part, []).extend([strength] if counts else [])
+        return {part: math.prod(values) if values else 0.0 for part, values in active.items()}
 
 
 class ClipTokens(comfy.conds.CONDCrossAttn):
@@ -284,22 +314,30 @@ def make_model(
     patcher = patcher_class(model, load_device=device, offload_device=offload)
     if not patcher.is_dynamic():  # the dynamic one casts by itself, weight by weight, from the file's memory
         for key in list(state):
-            state[key] = state[key].to(offload, weight if state[key].is_floating_point() else None)
+            state[key] = state[key].detach().to(offload, weight if state[key].is_floating_point() else None)
     model.diffusion_model.load_state_dict(state, strict=True, assign=True)
     model.diffusion_model.requires_grad_(False)
     state.clear()
     return patcher
 
 
-def rebuild(base, config: UNetConfig, schedule: ScheduleConfig, state: dict[str, Tensor], name: str, again: tuple):
-    """A MODEL of other weights that keeps all that was done to `base`: LoRAs, patches, wrappers, options.
-
-    again: (function, arguments) that make it anew, for hosts that load a second copy; they add disable_dynamic=True.
-    """
-    dtype = base.model.get_dtype()
-    latent_format = base.model.latent_format
+def network_like(base, config: UNetConfig, schedule: ScheduleConfig, state: dict[str, Tensor], name: str) -> VideoModel:
+    """A network of other weights, in the dtype and latent format of a MODEL's."""
+    # Copies: the host moves a model's weights in place, and must not move another's with them.
+    state = {k: v.detach().to(mm.unet_offload_device(), copy=True) for k, v in state.items()}
+    dtype, latent_format = base.model.get_dtype(), base.model.latent_format
     made = make_model(config, schedule, state, dtype, name, latent_format, disable_dynamic=not base.is_dynamic())
-    model = base.clone(model_override=(made.model, ({}, {}, {}, set())))
+    made.model.host_state = ({}, {}, {}, set())  # what the host keeps beside a network; its clones share it
+    return made.model
+
+
+def on_network(base, network: VideoModel, again: tuple):
+    """A MODEL around another network that keeps all that was done to `base`: LoRAs, patches, wrappers, options.
+
+    again: (function, arguments) that make it anew, for hosts that load a second copy; they may add
+    disable_dynamic=True.
+    """
+    model = base.clone(model_override=(network, network.host_state))
     model.size = 0
     model.parent = None
     model.clone_base_uuid = uuid.uuid4()
@@ -350,4 +388,4 @@ def _described(config: UNetConfig) -> dict:
 
 
 def _size(latents: Tensor) -> str:
-    return f"{latents.shape[-1]}x{latents.shape[-2]} with {latents.shape[1]} channels"
+    return f"{latents.shape[-1]}x{latents.shape[-2]}"

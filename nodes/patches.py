@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from comfy_api.latest import io
 
 from ..model_patches import UNetConfig
@@ -12,42 +14,66 @@ from ..model_patches.files import Header
 from ..schedulers import ScheduleConfig
 from .errors import NodeError
 from .folders import NONE, blame, names, path_of, stamp
-from .model import VideoModel, rebuild, weights_of
+from .model import VideoModel, network_like, on_network, weights_of
 
 STRENGTH_RANGE = (0.0, 10.0)
 
 
+# Networks made from a MODEL and a file, while something still uses them: a change of strength makes none anew.
+_MADE: weakref.WeakValueDictionary[tuple, VideoModel] = weakref.WeakValueDictionary()
+
+
 def with_strength(model, part: str, strength: float, start: float, end: float):
     """A clone of the MODEL whose branch `part` counts `strength` between two shares of the sampling, in [0, 1]."""
-    if end < start:
-        raise NodeError(f"end_percent: {end} comes before start_percent {start}; swap them.")
     patched = model.clone()
     options = patched.model_options.setdefault("transformer_options", {})
     options["dreamfactory"] = [*options.get("dreamfactory", []), (part, strength, start, end)]
     return patched
 
 
-def with_patch(model, path: str, disable_dynamic: bool = False):
-    """The video MODEL with the parts of a patch file."""
+def with_patch(model, path: str, fresh: bool = False, disable_dynamic: bool = False):
+    """The video MODEL with the parts of a patch file. fresh: on weights that no other MODEL shares."""
     base = model.clone(disable_dynamic=disable_dynamic)
-    config, state = merge_patch(base.model.video_config, weights_of(base), path)
-    return rebuild(base, config, base.model.schedule, state, str(path), again=(with_patch, (model, path)))
+
+    def make() -> VideoModel:
+        config, state = merge_patch(base.model.video_config, weights_of(base), path)
+        return network_like(base, config, base.model.schedule, state, str(path))
+
+    return on_network(base, _made(base, path, make, fresh), again=(with_patch, (model, path, True)))
 
 
-def with_motion(model, path: str, disable_dynamic: bool = False):
-    """The Stable Diffusion MODEL as a video MODEL, with the motion of a file."""
+def with_motion(model, path: str, fresh: bool = False, disable_dynamic: bool = False):
+    """The Stable Diffusion MODEL as a video MODEL, with the motion of a file. fresh: as `with_patch`."""
     base = model.clone(disable_dynamic=disable_dynamic)
-    with blame("model"):
-        config, state, schedule = image_network(base)
-    with blame("motion_name"):
-        merged, weights, trained = merge_motion(config, state, path)
-        trained = ScheduleConfig.from_dict(trained or schedule)
-        if trained.prediction != schedule["prediction"]:
-            raise NodeError(
-                f"{path} was trained to predict {trained.prediction}, the model predicts {schedule['prediction']}; "
-                "choose two of one kind (Stable Diffusion 2.1-768 predicts v, all other 1.x and 2.x models eps)."
-            )
-        return rebuild(base, merged, trained, weights, str(path), again=(with_motion, (model, path)))
+
+    def make() -> VideoModel:
+        with blame("model"):
+            config, state, schedule = image_network(base)
+        with blame("motion_name"):
+            merged, weights, trained = merge_motion(config, state, path)
+            trained = ScheduleConfig.from_dict(trained or schedule)
+            if trained.prediction != schedule["prediction"]:
+                raise NodeError(
+                    f"{path} was trained to predict {trained.prediction}, the model predicts "
+                    f"{schedule['prediction']}; choose two of one kind (Stable Diffusion 2.1-768 predicts v, all other "
+                    "1.x and 2.x models eps)."
+                )
+            return network_like(base, merged, trained, weights, str(path))
+
+    network = _made(base, path, make, fresh)
+    base.object_patches.pop("model_sampling", None)  # the image model's; the motion brings its own noise
+    return on_network(base, network, again=(with_motion, (model, path, True)))
+
+
+def _made(base, path: str, make, fresh: bool) -> VideoModel:
+    key = (id(base.model), stamp(path))
+    network = _MADE.get(key)
+    if fresh or network is None or network.made_from() is not base.model:
+        network = make()
+        network.made_from = weakref.ref(base.model)
+        if not fresh:
+            _MADE[key] = network
+    return network
 
 
 def video_model(model) -> VideoModel:
@@ -116,6 +142,8 @@ class _Branch(io.ComfyNode):
     @classmethod
     def apply(cls, model, strength, start_percent, end_percent, patch):
         own = video_model(model)
+        if end_percent < start_percent:
+            raise NodeError(f"end_percent: {end_percent} comes before start_percent {start_percent}; swap them.")
         if patch != NONE:
             path = path_of("patch", patch, "model_patches")
             with blame("patch", path, patch):
@@ -128,6 +156,10 @@ class _Branch(io.ComfyNode):
                 f"model: this network has no {cls.called}; choose a patch file that brings it, or remove this node."
             )
         return with_strength(model, cls.part, strength, start_percent, end_percent)
+
+    @classmethod
+    def execute(cls, model, strength, start_percent, end_percent, patch=NONE) -> io.NodeOutput:
+        return io.NodeOutput(cls.apply(model, strength, start_percent, end_percent, patch))
 
 
 class PACA(_Branch):
@@ -146,10 +178,6 @@ class PACA(_Branch):
             outputs=[MODEL_OUTPUT],
         )
 
-    @classmethod
-    def execute(cls, model, strength, start_percent, end_percent, patch=NONE) -> io.NodeOutput:
-        return io.NodeOutput(cls.apply(model, strength, start_percent, end_percent, patch))
-
 
 class ImageAdapter(_Branch):
     part, called = "image_adapter", "image adapter"
@@ -166,10 +194,6 @@ class ImageAdapter(_Branch):
             inputs=_strength_inputs("the picture's content"),
             outputs=[MODEL_OUTPUT],
         )
-
-    @classmethod
-    def execute(cls, model, strength, start_percent, end_percent, patch=NONE) -> io.NodeOutput:
-        return io.NodeOutput(cls.apply(model, strength, start_percent, end_percent, patch))
 
 
 class SwapAttention(_Branch):

@@ -9,10 +9,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from .conditioning import MAX_FRAMES
 from .errors import NodeError
 
-LINE = re.compile(r"\s*(\d+)\s*:\s*(.*\S)?\s*")
-MAX_FRAMES = 1024
+LINE = re.compile(r"\s*(\d+)\s*[:：]\s*(.*\S)?\s*")
 
 
 class PromptPerFrame(io.ComfyNode):
@@ -49,11 +49,12 @@ class PromptPerFrame(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, prompts, frames, blend) -> io.NodeOutput:
+        if clip is None:
+            raise NodeError("clip: there is none; the checkpoint came without a text encoder, load one by itself.")
         keys = read_prompts(prompts, frames)
-        encoded = {f: clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for f, text in keys.items()}
+        encoded = {f: clip.encode_from_tokens_scheduled(clip.tokenize(text))[0] for f, text in keys.items()}
         rows = spread({frame: tokens for frame, (tokens, _) in encoded.items()}, frames, blend)
-        _, pooled = encoded[min(encoded)]
-        return io.NodeOutput([[rows, {"pooled_output": pooled}]])
+        return io.NodeOutput([[rows, encoded[min(encoded)][1]]])  # what goes with the first: pooled output, hooks
 
 
 def read_prompts(text: str, frames: int) -> dict[int, str]:

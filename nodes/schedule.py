@@ -7,12 +7,12 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..schedulers import ScheduleConfig
+from .conditioning import MAX_FRAMES
 from .curve import curves, draw
 from .errors import NodeError
 from .folders import blame
 from .sampling import rescale_whole_clip, with_schedule
 
-PIXELS_PER_LATENT = 8
 OWN = "checkpoint"
 
 
@@ -35,7 +35,7 @@ class NoiseSchedule(io.ComfyNode):
                     "latent", optional=True, tooltip="The clip to sample: its size replaces frames, width and height."
                 ),
                 io.Int.Input(
-                    "frames", default=16, min=1, max=1024, tooltip="Frames of the clip, where no latent is wired."
+                    "frames", default=16, min=1, max=MAX_FRAMES, tooltip="Frames of the clip, where no latent is wired."
                 ),
                 io.Int.Input(
                     "width", default=512, min=8, max=8192, step=8, tooltip="Pixels, where no latent is wired."
@@ -95,8 +95,13 @@ class NoiseSchedule(io.ComfyNode):
         if own is None:
             raise NodeError("model: this is no video MODEL of DreamFactory; load one, or put motion on it first.")
         if latent is not None:
+            if latent["samples"].ndim != 4:
+                raise NodeError(
+                    "latent: wire a clip with its frames in the batch, as Image to Video (DreamFactory) gives it."
+                )
             frames, _, height, width = latent["samples"].shape
-            height, width = height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT
+            pixels = model.model.latent_format.spacial_downscale_ratio
+            height, width = height * pixels, width * pixels
         with blame("shift"):
             config = configure(own, shift, shift_reference, shift_factor, rescale, prediction)
             schedule = config.build(frames, height, width)

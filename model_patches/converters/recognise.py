@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError, some
 from ..files import Header
+from ..parts import PARTS
 from ..patch_codec import METADATA_KEY as PATCH_CODEC
 
 
@@ -22,6 +23,9 @@ class Pattern:
     kind: str | None = None
     refusal: str | None = None
 
+
+# What no other network calls its parts.
+_OURS = "|".join(prefix for name, part in PARTS.items() if name != "spatial" for prefix in part.prefixes)
 
 PATTERNS: tuple[Pattern, ...] = (
     # Add-ons that carry the names of the network they were made for come first.
@@ -66,7 +70,12 @@ PATTERNS: tuple[Pattern, ...] = (
         refusal="this is VideoCrafter1's text-to-video network, which has tables of relative positions and no temporal "
         "convolutions; give VideoCrafter2 instead",
     ),
-    # Networks of other families.
+    # Networks of other families, and ours from a save that left out what they are.
+    Pattern(
+        (rf"^model\.diffusion_model\.({_OURS})\.",),
+        refusal="this is a DreamFactory network saved without its config by ComfyUI's own save node; save it again "
+        "with Save Video UNet",
+    ),
     Pattern(
         (r"(^|\.)(label_emb|add_embedding)\.", r"\.transformer_blocks\.1\."),
         refusal="this is an SDXL UNet; give a Stable Diffusion 1.5 or 2.1 checkpoint",

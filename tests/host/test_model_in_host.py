@@ -140,6 +140,14 @@ def test_motion_refuses_what_does_not_fit(facts, case, sentence):
     assert sentence in facts["motion"]["refused"][case]
 
 
+def test_networks_made_from_a_base_share_no_weights_with_it_and_are_made_once(facts):
+    """The host moves a model's weights in place. A strength changed in a node makes no network anew."""
+    for kind in ("patches", "motion"):
+        assert facts[kind]["shared with the base"] == 0
+        assert facts[kind]["shared by a second MODEL"] is True
+        assert facts[kind]["shared with a fresh one"] == 0
+
+
 # -- what a user may forget -----------------------------------------------------------------------------------------
 
 
@@ -151,11 +159,15 @@ def test_motion_refuses_what_does_not_fit(facts, case, sentence):
         ("no motion", "positive: this video model reads motion text and the conditioning has none"),
         ("motion", "negative: the motion text's tokens are 4096 wide, this video model reads 20"),
         ("no picture", "positive: this video model animates a first frame and the conditioning has none"),
-        ("picture", "first_frame: its latent is 8x8 with 4 channels, the clip's is 6x8 with 4 channels"),
+        ("picture", "first_frame: its latent is 8x8, the clip's is 6x8; make both with one Image to Video"),
+        ("channels", "first_frame: its latent has 3 channels, the clip's 4; use the VAE"),
+        ("pictures", "first_frame: it holds 3 pictures for"),
+        ("prompts", "positive: it holds 3 prompts for"),
+        ("last picture", "last_frame: this video model has no place for it"),
         ("no vision", "positive: this video model looks at the first frame through CLIP vision"),
         ("vision", "clip_vision: its features are 1280 wide, this video model reads 40"),
     ],
 )
-def test_a_missing_condition_is_named(facts, case, sentence):
+def test_a_missing_or_misfitting_condition_is_named(facts, case, sentence):
     assert facts["refusals"]["nothing"] is None
     assert facts["refusals"][case].startswith(sentence)

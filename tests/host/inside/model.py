@@ -21,7 +21,7 @@ from a_pack.model_patches import load_unet
 from a_pack.model_patches.load import read_network
 from a_pack.nodes.errors import NodeError
 from a_pack.nodes.model import load_video_model, make_model
-from a_pack.nodes.patches import MotionOnModel, with_patch, with_strength
+from a_pack.nodes.patches import MotionOnModel, with_motion, with_patch, with_strength
 from a_pack.schedulers import ScheduleConfig
 from a_pack.tests.host.inside.common import both, conditioning, difference, listen, randn
 from safetensors.torch import load_file
@@ -252,7 +252,21 @@ def patches():
     facts["made again"] = difference(answer_loaded(again(*arguments, disable_dynamic=True), inputs), expected)
     bfloat = with_patch(load_video_model(path("plain"), torch.bfloat16), path("patch"))
     facts["kinds"] = sorted({str(w.dtype) for w in bfloat.model.diffusion_model.parameters()})
-    return facts
+    return facts | sharing(model, with_patch, path("patch"))
+
+
+def sharing(base, make, file):
+    """Parameters that a network made from `base` shares with it, with a second of the kind, with a fresh one."""
+    first, second, fresh = make(base, file), make(base.clone(), file), make(base, file, fresh=True)
+
+    def weights(model):
+        return {w.data_ptr() for w in model.model.diffusion_model.parameters() if w.numel()}
+
+    return {
+        "shared with the base": len(weights(first) & weights(base)),
+        "shared by a second MODEL": second.model is first.model,
+        "shared with a fresh one": len(weights(first) & weights(fresh)),
+    }
 
 
 def answer_loaded(model, inputs):
@@ -311,6 +325,8 @@ def motion():
             whole = MotionOnModel.execute(with_lora, f"{stem}_video.safetensors").result[0]
             facts[name]["of a whole network"] = difference(answer_loaded(whole, inputs), by_hand)
             facts[name]["image model as before"] = difference(frame_by_frame(image, inputs), still)
+    image = image_model("sd1", families["sd1"])
+    facts |= sharing(image, with_motion, path("sd1_motion"))
     facts["refused"] = {
         "sdxl": refusal(lambda: MotionOnModel.execute(sdxl(), "sd1_motion.safetensors")),
         "video": refusal(lambda: MotionOnModel.execute(load_video_model(path("full")), "sd1_motion.safetensors")),
@@ -380,6 +396,10 @@ def refusals():
         "motion": told("negative", uncond_motion=randn(1, 5, 4096)),
         "no picture": told(first_frame=None),
         "picture": told(first_frame=randn(1, 4, 8, 8)),
+        "channels": told(first_frame=randn(1, 3, 8, 6)),
+        "pictures": told(first_frame=randn(3, 4, 8, 6)),
+        "prompts": told(text=randn(3, 5, 24)),
+        "last picture": told(last_frame=randn(1, 4, 8, 6)),
         "no vision": told(image=None),
         "vision": told(image=randn(1, 1280)),
     }
