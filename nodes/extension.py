@@ -8,6 +8,7 @@ from .conditioning import ImageToVideo
 from .loaders import LoadDemo, LoadTextEncoder, LoadVideoUNet
 from .patches import PACA, ImageAdapter, MotionOnModel, SwapAttention
 from .prompts import PromptPerFrame
+from .save import SaveVideoUNet
 from .schedule import NoiseSchedule, RescaleCFG
 
 NODES: list[type[io.ComfyNode]] = [
@@ -22,6 +23,7 @@ NODES: list[type[io.ComfyNode]] = [
     PACA,
     ImageAdapter,
     SwapAttention,
+    SaveVideoUNet,
 ]
 
 

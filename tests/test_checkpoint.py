@@ -215,6 +215,7 @@ STRANGERS = {
     "diffusion transformer": keys("double_blocks.0.img_attn.qkv.weight"),
     "Wan": keys("model.diffusion_model.blocks.0.self_attn.q.weight"),
     "image projector": keys("image_proj_model.latents", "image_proj_model.layers.0.0.to_kv.weight"),
+    "DreamFactory network saved without its config": keys(*LDM, "model.diffusion_model.temporal_attentions.middle_1.a"),
     "no known network": keys("fc.weight"),
 }
 

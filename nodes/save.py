@@ -1,0 +1,96 @@
+"""A video MODEL as a file of ours: LoRAs and merges in the weights, config and noise schedule in the header."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import comfy.float
+import comfy.lora
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..model_patches.checkpoint import check_weights, save_network
+from .errors import NodeError
+from .folders import blame
+from .loaders import DTYPES
+from .patches import video_model
+
+PREFIX = "diffusion_model."
+KEPT_AS = {name: dtype for name, dtype in DTYPES.items() if not name.startswith("fp8")}
+
+
+class SaveVideoUNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DreamFactorySaveVideoUNet",
+            display_name="Save Video UNet",
+            category="DreamFactory/loaders",
+            description="Write a video MODEL into output/diffusion_models, its LoRAs and merges in the weights and its "
+            "architecture and noise schedule in the header, so that Load Video UNet opens it again. ComfyUI's own "
+            "ModelSave leaves both out, and nothing can load such a file.",
+            search_aliases=["model save", "save checkpoint", "merge", "bake lora", "export model"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="A video MODEL of this pack, with LoRAs or merged with another one."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="diffusion_models/DreamFactory",
+                    tooltip="Where in the output folder, and the name's beginning; a number follows. Files in "
+                    "diffusion_models are listed by Load Video UNet.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(KEPT_AS),
+                    default="default",
+                    tooltip="How weights are kept in the file. default keeps the type they have in memory.",
+                ),
+            ],
+            outputs=[],
+        )
+
+    @classmethod
+    def execute(cls, model, filename_prefix, weight_dtype) -> io.NodeOutput:
+        network = video_model(model)
+        path, shown = place(filename_prefix)
+        with blame("model"):
+            weights = patched_weights(model, KEPT_AS[weight_dtype])
+            check_weights(network.diffusion_model.state_dict(), weights, "the network with its LoRAs")
+        with blame("filename_prefix", path, shown):
+            save_network(network.video_config, weights, path, schedule=network.schedule.to_dict())
+        return io.NodeOutput(ui={"text": [shown]})
+
+
+def place(prefix: str) -> tuple[str, str]:
+    """The next free file of this prefix: its path, and how it reads from the output folder."""
+    output = folder_paths.get_output_directory()
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
+    except OSError as error:
+        raise NodeError(f"filename_prefix: {prefix!r} cannot be written: {error.strerror}.") from error
+    except Exception as error:  # the host's bare one, for a path that leads out of its output folder
+        raise NodeError(f"filename_prefix: {prefix!r} is no place in the output folder; choose one there.") from error
+    if not name.strip("."):
+        raise NodeError(f"filename_prefix: {prefix!r} holds no name; give one, such as diffusion_models/merged.")
+    file = f"{name}_{counter:05}_.safetensors"
+    return str(Path(folder, file)), os.path.join(subfolder, file)
+
+
+def patched_weights(model, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """The weights of a MODEL's network with its patches, in `dtype`, or in their own where that is None.
+
+    Patches are added in float32 on the CPU to weights as they were loaded, so it does not matter what the host has
+    moved or patched meanwhile, and nothing is moved for it.
+    """
+    weights = {}
+    for key, ((weight, _), *patches) in model.get_key_patches(PREFIX).items():
+        kept = dtype or weight.dtype
+        if patches:
+            weight = comfy.lora.calculate_weight(patches, weight.to("cpu", torch.float32, copy=True), key)
+            weight = comfy.float.stochastic_rounding(weight, kept, seed=comfy.utils.string_to_seed(key))
+        weights[key.removeprefix(PREFIX)] = weight.to("cpu", kept)
+    return weights
