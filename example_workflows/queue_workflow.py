@@ -1,6 +1,6 @@
 """Queue an API workflow on a running ComfyUI, watch it, and fetch what it saved. Needs nothing but Python.
 
-    python queue_workflow.py api/demo.json --prompt "a red ball" --image picture.png --seed 7 --out clip.mp4
+    python queue_workflow.py api/animate_image.json --prompt "waves roll in" --image picture.png --out clip.mp4
     python queue_workflow.py api/demo.json --server 127.0.0.1:8188 --set "Sampler.steps=12"
 
 Nodes are found by their titles. Exit codes: 0 done, 1 an error (one sentence), 130 Ctrl-C.
@@ -15,7 +15,6 @@ import hashlib
 import http.client
 import json
 import os
-import socket
 import sys
 import urllib.error
 import urllib.request
@@ -103,19 +102,23 @@ def check_event(graph: dict, event: str, data: dict) -> None:
         raise ComfyError(f'Node "{title_of(graph, data["node_id"])}" failed with {data["exception_type"]}: {reason}')
 
 
-def open_websocket(host: str, port: int, path: str) -> BinaryIO:
-    """Connect and shake hands (RFC 6455, 4.1)."""
-    with socket.create_connection((host, port), TIMEOUT) as connection:
-        connection.settimeout(None)  # events may be far apart
-        stream = connection.makefile("rwb")  # keeps the connection open
+def open_websocket(url: str) -> BinaryIO:
+    """Connect to an http or https address and shake hands (RFC 6455, 4.1)."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    with contextlib.closing(kind(parts.netloc, timeout=TIMEOUT)) as connection:
+        connection.connect()
+        connection.sock.settimeout(None)  # events may be far apart
+        stream = connection.sock.makefile("rwb")  # keeps the connection open
     key = base64.b64encode(os.urandom(16)).decode()
-    head = f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    stream.write(f"{head}Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
+    head = f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\n"
+    head += f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    stream.write(head.encode())
     stream.flush()
     answer = b"".join(iter(lambda: stream.readline().rstrip(b"\r\n"), b""))  # an empty line ends it
     proof = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
     if not answer.startswith(b"HTTP/1.1 101 ") or base64.b64encode(proof) not in answer:
-        raise ComfyError(f"{host}:{port} opens no websocket: is it a ComfyUI?")
+        raise ComfyError(f"{parts.netloc} opens no websocket: is it a ComfyUI?")
     return stream
 
 
@@ -149,10 +152,13 @@ def receive(stream: BinaryIO) -> dict:
 
 
 class Comfy:
-    """A running ComfyUI at "host:port"."""
+    """A running ComfyUI at "host:port", or at an http or https address."""
 
     def __init__(self, server: str = "127.0.0.1:8188"):
-        self.url = "http://" + server.removeprefix("http://").rstrip("/")
+        scheme, mark, place = server.rpartition("://")
+        if mark and scheme.lower() not in ("http", "https"):
+            raise ComfyError(f'"{server}" is no address of a ComfyUI: write HOST:PORT or https://HOST:PORT.')
+        self.url = f"{scheme.lower() or 'http'}://{place.rstrip('/')}"
         self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy to one's own machine
 
     def _http(self, path: str, body: bytes | None = None, kind: str = "application/json") -> bytes:
@@ -195,9 +201,9 @@ class Comfy:
 
     def run(self, graph: dict, on_progress: Callable = lambda title, step, steps: None) -> dict:
         """Queue and wait → {node id: {"images": [{"filename", ...}], ...}}, what the browser would be shown."""
-        client, prompt_id, url = str(uuid.uuid4()), str(uuid.uuid4()), urlsplit(self.url)
+        client, prompt_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.ask("/queue")  # says so if there is no server
-        with open_websocket(url.hostname, url.port or 80, f"{url.path}/ws?clientId={client}") as events:
+        with open_websocket(f"{self.url}/ws?clientId={client}") as events:
             try:
                 self.queue(graph, client, prompt_id)
                 self._follow(graph, prompt_id, events, on_progress)
@@ -234,12 +240,19 @@ class Comfy:
 
     def fetch(self, file: dict, path: Path) -> Path:
         """Download one of ``saved_files``; it appears whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
         query = urlencode({key: file.get(key, "") for key in ("filename", "subfolder", "type")})
-        draft.write_bytes(self._http(f"/view?{query}"))
-        os.replace(draft, path)
+        content, draft = self._http(f"/view?{query}"), draft_of(path)
+        try:
+            draft.write_bytes(content)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
         return path
+
+
+def draft_of(path: Path) -> Path:
+    """The hidden file beside ``path`` that is written first."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def saved_files(outputs: dict) -> list[dict]:
@@ -249,13 +262,24 @@ def saved_files(outputs: dict) -> list[dict]:
     return [file for file in found if file.get("type") == "output"] or found
 
 
-def targets(found: list[dict], out: Path | None) -> list[Path]:
-    """Where the files go: to ``out``, else to the server's names in this folder; numbered where paths are equal."""
+def targets(found: list[dict], out: Path) -> list[Path]:
+    """Where the files go: to ``out``, or into that folder by the server's names; numbered where paths are equal."""
     names = [Path(file["filename"]) for file in found]
-    paths = [out or Path(name.name) for name in names]
+    paths = [out / name.name if out.is_dir() else out for name in names]
     if len(set(paths)) == len(paths):
         return paths
     return [path.with_name(f"{path.stem}_{n + 1}{names[n].suffix}") for n, path in enumerate(paths)]
+
+
+def check_target(out: Path) -> None:
+    """Make the folder that the files go to and write into it; called before a run, that none is lost."""
+    draft = draft_of(out / "draft" if out.is_dir() else out)
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise ComfyError(f"Nothing can be written to {out} ({error.strerror}): choose another --out.") from error
 
 
 def show_progress(title: str, step: float, steps: float) -> None:
@@ -268,15 +292,16 @@ def show_progress(title: str, step: float, steps: float) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Queue an API workflow on a running ComfyUI and fetch what it saved.")
     parser.add_argument("workflow", help="a workflow in the API format (JSON)")
-    parser.add_argument("--server", default="127.0.0.1:8188", metavar="HOST:PORT")
+    parser.add_argument("--server", default="127.0.0.1:8188", metavar="HOST:PORT", help="or https://HOST:PORT")
     for option, (title, inputs) in SHORTCUTS.items():
         kind, about = int if option == "seed" else str, f'sets {" or ".join(inputs)} of the node titled "{title}"'
         parser.add_argument(f"--{option}", type=kind, help=about)
     parser.add_argument("--set", action="append", default=[], metavar="TITLE.INPUT=VALUE", help="sets any other input")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: the server's file name, in this folder")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="FILE", help="or a folder; default: this folder")
     args = parser.parse_args(argv)
     try:
         graph, comfy = load_graph(args.workflow), Comfy(args.server)
+        check_target(args.out)
         for option, (title, inputs) in SHORTCUTS.items():
             if (value := getattr(args, option)) is not None:
                 set_input(graph, title, inputs, comfy.upload(value) if option == "image" else value)

@@ -3,7 +3,8 @@
     loaders.py        load video UNet, demo bundle, text encoder
     text_encoder.py, text_weights.py, vision_encoder.py, codec.py   what those sockets hold, on core classes
     conditioning.py   image to video                prompts.py   one prompt a frame
-    patches.py        PACA, image adapter, Swap-CA, motion on an SD model     save.py   a network with its LoRAs, on disk
+    patches.py        PACA, image adapter, Swap-CA, motion on an SD model
+    save.py           a network with its LoRAs, on disk
     schedule.py       noise schedule with its curve (curve.py), rescale CFG over a whole clip
     model.py          the bridge: BaseModel around the network       sampling.py: the schedule as model_sampling
     folders.py        files the host lists; errors.py: a user's mistake in one sentence; extension.py: the list of nodes

@@ -55,8 +55,8 @@ def with_motion(model, path: str, fresh: bool = False, disable_dynamic: bool = F
             if trained.prediction != schedule["prediction"]:
                 raise NodeError(
                     f"{path} was trained to predict {trained.prediction}, the model predicts "
-                    f"{schedule['prediction']}; choose two of one kind (Stable Diffusion 2.1-768 predicts v, all other "
-                    "1.x and 2.x models eps)."
+                    f"{schedule['prediction']}; choose two of one kind (Stable Diffusion 2.1-768 predicts v, 1.x "
+                    "and the 2.1 base eps)."
                 )
             return network_like(base, merged, trained, weights, str(path))
 
@@ -237,8 +237,8 @@ class MotionOnModel(io.ComfyNode):
             node_id="DreamFactoryMotionOnModel",
             display_name="Put Motion on SD Model",
             category="DreamFactory/patches",
-            description="Makes a video MODEL of any Stable Diffusion 1.5 or 2.1 model, LoRAs included: its pictures, "
-            "another file's motion.",
+            description="Makes a video MODEL of your Stable Diffusion model, LoRAs included: its pictures, another "
+            "file's motion. Both must be of one generation (1.x or 2.x) and predict alike (eps or v).",
             search_aliases=["animatediff", "motion module", "animate checkpoint", "temporal layers"],
             inputs=[
                 io.Model.Input("model", tooltip="A Stable Diffusion 1.x or 2.x MODEL from ComfyUI's loaders."),
@@ -246,7 +246,7 @@ class MotionOnModel(io.ComfyNode):
                     "motion_name",
                     options=names("model_patches", "diffusion_models"),
                     tooltip="A temporal patch in models/model_patches, or a video network in models/diffusion_models "
-                    "whose motion is taken (ModelScope and VideoCrafter fit Stable Diffusion 2.x).",
+                    "whose motion is taken (ModelScope and VideoCrafter2 fit Stable Diffusion 2.1 base).",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="A video MODEL for any sampler.")],

@@ -5,7 +5,11 @@ import hashlib
 import importlib.util
 import io
 import json
+import os
 import re
+import shlex
+import ssl
+import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -156,6 +160,9 @@ class FakeComfy(ThreadingHTTPServer):
         self.job: dict = {}
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
+    def handle_error(self, *args):
+        """Clients that go away are a part of these tests; nothing is printed."""
+
     def answer(self, path: str) -> dict:
         if path == "/queue":
             return {"queue_running": [[0, self.job.get("prompt_id")]], "queue_pending": []}
@@ -280,8 +287,103 @@ def test_several_files_are_numbered(tmp_path):
     found = [{"filename": "a.png", "subfolder": "x"}, {"filename": "a.png", "subfolder": "y"}, {"filename": "b.mp4"}]
     names = [path.name for path in queue_workflow.targets(found, tmp_path / "clip.mp4")]
     assert names == ["clip_1.png", "clip_2.png", "clip_3.mp4"]
-    assert [path.name for path in queue_workflow.targets(found, None)] == ["a_1.png", "a_2.png", "b_3.mp4"]
-    assert [str(path) for path in queue_workflow.targets(found[1:], None)] == ["a.png", "b.mp4"]
+    assert [path.name for path in queue_workflow.targets(found, Path())] == ["a_1.png", "a_2.png", "b_3.mp4"]
+    assert [str(path) for path in queue_workflow.targets(found[1:], Path())] == ["a.png", "b.mp4"]
+    (tmp_path / "clips").mkdir()
+    into = queue_workflow.targets(found[1:], tmp_path / "clips")
+    assert into == [tmp_path / "clips" / "a.png", tmp_path / "clips" / "b.mp4"]
+
+
+def test_out_may_be_a_folder(comfy, graph, tmp_path):
+    comfy.script = lively
+    comfy.outputs = {"4": {"images": [{"filename": "a_1.mp4", "subfolder": "", "type": "output"}]}}
+    (tmp_path / "clips").mkdir()
+    assert main(comfy, tmp_path, graph, "--out", tmp_path / "clips") == 0
+    assert [path.name for path in (tmp_path / "clips").iterdir()] == ["a_1.mp4"]
+
+
+def test_place_that_cannot_be_written_is_told_before_anything_runs(comfy, graph, tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    assert main(comfy, tmp_path, graph, "--out", tmp_path / "file" / "clip.mp4") == 1
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"Nothing can be written to .*clip\.mp4 \(.+\): choose another --out\.\n", told)
+    assert comfy.posted == []
+
+
+def test_no_draft_is_left_where_the_file_cannot_take_its_place(comfy, tmp_path):
+    (tmp_path / "clip.mp4").mkdir()
+    with pytest.raises(IsADirectoryError if os.name == "posix" else PermissionError):
+        queue_workflow.Comfy(comfy.address).fetch({"filename": "a.mp4"}, tmp_path / "clip.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("server", "url"),
+    [
+        ("host:8188", "http://host:8188"),
+        ("HTTP://host:8188/", "http://host:8188"),
+        ("https://host/comfy/", "https://host/comfy"),
+        ("[::1]:8188", "http://[::1]:8188"),
+    ],
+)
+def test_addresses(server, url):
+    assert queue_workflow.Comfy(server).url == url
+
+
+@pytest.mark.parametrize("server", ["ws://host:8188", "ftp://host", "://host"])
+def test_other_schemes_are_refused(server):
+    with pytest.raises(ComfyError, match=r'^".*" is no address of a ComfyUI: write HOST:PORT or https://HOST:PORT\.$'):
+        queue_workflow.Comfy(server)
+
+
+@pytest.mark.parametrize("server", ["host:port", "http://[::1", "", "https://"])
+def test_broken_addresses_are_told(server):
+    with pytest.raises(ComfyError, match="No ComfyUI answers at"):
+        queue_workflow.Comfy(server).ask("/queue")
+
+
+@pytest.fixture
+def certificate(tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that this machine trusts, and its key."""
+    paths = tmp_path / "own.crt", tmp_path / "own.key"
+    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    try:
+        subprocess.run(
+            [*command, "-addext", "subjectAltName=IP:127.0.0.1", "-out", paths[0], "-keyout", paths[1]],
+            check=True,
+            capture_output=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no openssl that makes a certificate")
+    monkeypatch.setenv("SSL_CERT_FILE", str(paths[0]))
+    return paths
+
+
+def test_run_through_https(comfy, graph, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    comfy.socket = context.wrap_socket(comfy.socket, server_side=True)
+    comfy.script, comfy.outputs = lively, {"4": {"images": [{"filename": "a.mp4"}]}}
+    assert queue_workflow.Comfy(f"https://{comfy.address}").run(graph) == comfy.outputs
+
+
+def test_certificate_that_nobody_trusts_is_told(comfy, graph, certificate, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(ComfyError, match=r"No ComfyUI answers at https://.*certificate"):
+        test_run_through_https(comfy, graph, certificate)
+
+
+def test_examples_in_the_scripts_own_words_fit_their_workflows(monkeypatch, capsys, tmp_path):
+    examples = [shlex.split(line) for line in queue_workflow.__doc__.splitlines() if line.startswith("    python ")]
+    assert len(examples) == 2
+    queued = []
+    monkeypatch.setattr(queue_workflow.Comfy, "upload", lambda self, path: str(path))
+    monkeypatch.setattr(queue_workflow.Comfy, "run", lambda self, graph, progress: queued.append(graph) or {})
+    monkeypatch.chdir(tmp_path)
+    for _, _, workflow, *options in examples:
+        queue_workflow.main([str(SCRIPT.parent / workflow), *options])
+        assert "saved no file" in capsys.readouterr().err
+    assert len(queued) == len(examples)
 
 
 def test_refused_workflow_names_node_and_input(comfy, graph, tmp_path, capsys):

@@ -2,7 +2,8 @@
  * Draws the log-SNR curve inside the node Noise Schedule, anew with every change of a widget.
  *
  * "checkpoint" in a widget means what the loaded network was trained with. The browser learns that, and the size of
- * a latent that is wired in, from what the node says after a run; before, it draws the recommended recipe.
+ * a latent that is wired in, from what the node says after a run; before, and after a change of those wires, it draws
+ * the recommended recipe.
  */
 
 import { app } from "../../../scripts/app.js";
@@ -29,6 +30,10 @@ const RECOMMENDED = {
   signal_scale_steps: 400,
 };
 
+// What a run said and another wire makes unknown again.
+const SIZE = ["frames", "height", "width"];
+const LEARNT = { model: ["own"], latent: SIZE, frames: ["frames"], height: ["height"], width: ["width"] };
+
 const listeners = new WeakMap(); // node → what takes its output
 
 app.registerExtension({
@@ -41,13 +46,23 @@ app.registerExtension({
   // Also where no run brings them: back in the tab of a workflow that ran before.
   onNodeOutputsUpdated(outputs) {
     for (const [id, output] of Object.entries(outputs)) {
-      const node = app.rootGraph?.getNodeById(id);
+      const node = findNode(id);
       if (node) {
         listeners.get(node)?.(output);
       }
     }
   },
 });
+
+/** The node with an id as outputs have it: "5"; in a subgraph its UUID or the path of nodes to it is in front. */
+function findNode(id) {
+  const path = String(id).split(":");
+  let graph = app.rootGraph;
+  for (const part of path.slice(0, -1)) {
+    graph = graph?.subgraphs?.get(part) ?? graph?.getNodeById(part)?.subgraph;
+  }
+  return graph?.getNodeById(path.at(-1));
+}
 
 function addCurve(node) {
   const box = document.createElement("div");
@@ -85,7 +100,13 @@ function addCurve(node) {
     }
   }
   after(node, "onConfigure", redraw);
-  after(node, "onConnectionsChange", redraw);
+  after(node, "onConnectionsChange", (type, index, connected, link, slot) => {
+    const learnt = type === window.LiteGraph.INPUT && !app.configuringGraph && LEARNT[slot?.name]; // not while loading
+    if (run && learnt) {
+      run = { ...run, ...Object.fromEntries(learnt.map((name) => [name, undefined])) };
+    }
+    redraw();
+  });
   const listen = (output) => {
     run = output?.dreamfactory_schedule?.[0] ?? run;
     redraw();
@@ -125,14 +146,13 @@ function read(node, run) {
     config.rescale = value("rescale");
   }
 
-  const size = ["frames", "height", "width"];
-  const fromWire = size.filter((name) => wired("latent") || wired(name));
-  const numbers = size.map((name) => (fromWire.includes(name) && run ? run[name] : value(name)));
+  const fromWire = SIZE.filter((name) => wired("latent") || wired(name));
+  const numbers = SIZE.map((name) => (fromWire.includes(name) && run?.[name]) || value(name));
   const unknown = [];
-  if (!run && fromWire.length) {
+  if (fromWire.some((name) => !run?.[name])) {
     unknown.push("wired size");
   }
-  if (!run && [shift, value("rescale")].includes("checkpoint")) {
+  if (!run?.own && [shift, value("rescale")].includes("checkpoint")) {
     unknown.push("checkpoint's own");
   }
   return { config, size: numbers, note: unknown.length ? `${unknown.join(", ")}: shown after the first run` : "" };
