@@ -77,6 +77,10 @@ class TextEncoder(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write a transformers folder that every version of it reads, and ComfyUI's loaders too."""
         _save(self.model, Path(folder), prefix="" if self.is_t5 else "text_model.")
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:  # else the last call's padding and truncation would be written along
+            backend.no_padding()
+            backend.no_truncation()
         self.tokenizer.save_pretrained(folder)
         config = Path(folder) / "tokenizer_config.json"
         # transformers 5 writes a class name that earlier versions do not know; this one all do.

@@ -197,3 +197,11 @@ def test_pickled_encoders_are_never_opened(standard, tmp_path):
 def test_a_missing_network_is_told():
     with pytest.raises(CheckpointError, match="does not exist"):
         load_bundle("nowhere.safetensors")
+
+
+def test_a_saved_tokenizer_does_not_remember_the_last_call(demo, tmp_path):
+    demo.text(["a red circle"])  # pads and truncates
+    demo.text.save(tmp_path / "text")
+    stored = json.loads((tmp_path / "text" / "tokenizer.json").read_text("utf-8"))
+    assert stored["padding"] is None
+    assert stored["truncation"] is None
