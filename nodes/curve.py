@@ -10,15 +10,6 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..schedulers import (
-    ScheduleConfig,
-    alphas_cumprod,
-    log_snr,
-    rescale_zero_terminal,
-    scaled_linear_betas,
-    shift_snr,
-)
-
 FINER = 3  # drawn this many times larger, then scaled down: PIL's own lines have hard edges
 LEFT, TOP, RIGHT, BOTTOM = 66, 46, 20, 54  # margins around the plot, pixels
 TEXT, LARGE = 15, 18  # font sizes, pixels
@@ -27,26 +18,6 @@ ORIGINAL = "#8a8a8a"
 COLOURS = ("#3b75af", "#d9701e", "#3f8f4f")
 DASH = 9.0  # pixels of line, then as many without
 UNSEEN = 0.02  # the part at the end of the curves that does not stretch the axis: there they dive to -inf
-
-
-def curves(config: ScheduleConfig, frames: int, height: int, width: int) -> dict[str, Tensor]:
-    """Natural log SNR, float64 (N,), of each step of the recipe that does something, by what it is called.
-
-    ``height`` and ``width`` in pixels. The last is what the network meets; -inf where nothing of the clip is left.
-    """
-    s = config.shift_for(frames, height, width)
-    original = alphas_cumprod(scaled_linear_betas(config.num_train_timesteps, config.beta_start, config.beta_end))
-    shifted = shift_snr(original, s)
-    steps = {"original": original}
-    if s != 1:
-        steps[f"shifted, s = {s:.3g}"] = shifted
-    if config.rescale != "none":
-        name = "rescaled" if s == 1 else "shifted + rescaled"
-        steps[f"{name} ({config.rescale})"] = rescale_zero_terminal(shifted, config.rescale)
-    if config.signal_scale != 1:
-        effective = config.build(frames, height, width).effective_alphas_cumprod
-        steps[f"with signal scale {config.signal_scale:g}"] = effective
-    return {name: log_snr(ac) for name, ac in steps.items()}
 
 
 def draw(curves: dict[str, Tensor], title: str, size: tuple[int, int] = (768, 512)) -> Tensor:

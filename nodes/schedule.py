@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..schedulers import ScheduleConfig
+from ..schedulers import ScheduleConfig, log_snr_curves
 from .conditioning import MAX_FRAMES
-from .curve import curves, draw
+from .curve import draw
 from .errors import NodeError
 from .folders import blame
 from .sampling import rescale_whole_clip, with_schedule
@@ -106,7 +106,7 @@ class NoiseSchedule(io.ComfyNode):
             config = configure(own, shift, shift_reference, shift_factor, rescale, prediction)
             schedule = config.build(frames, height, width)
         size = {"frames": frames, "height": height, "width": width}
-        picture = draw(curves(config, **size), f"{frames} frames of {width}×{height}")
+        picture = draw(log_snr_curves(config, **size), f"{frames} frames of {width}×{height}")
         shown = {"config": config.to_dict(), "own": own.to_dict(), **size, "shift": schedule.shift}
         return io.NodeOutput(
             with_schedule(model, schedule), picture, schedule.shift, ui={"dreamfactory_schedule": [shown]}

@@ -5,15 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..schedulers import (
-    NoiseSchedule,
-    ScheduleConfig,
-    alphas_cumprod,
-    log_snr,
-    rescale_zero_terminal,
-    scaled_linear_betas,
-    shift_snr,
-)
+from ..schedulers import NoiseSchedule, ScheduleConfig, log_snr_curves
 
 
 def draw(path: str | os.PathLike, frames: int, height: int, width: int, config: ScheduleConfig | None = None) -> Path:
@@ -26,23 +18,11 @@ def draw(path: str | os.PathLike, frames: int, height: int, width: int, config: 
 
     config = config or ScheduleConfig()
     path = Path(path)
-    s = config.shift_for(frames, height, width)
-    original = alphas_cumprod(scaled_linear_betas(config.num_train_timesteps, config.beta_start, config.beta_end))
-    shifted = shift_snr(original, s)
-    curves = {"original": original}
-    if s != 1:
-        curves[f"shifted, s = {s:.3g}"] = shifted
-    if config.rescale != "none":
-        name = "rescaled" if s == 1 else "shifted + rescaled"
-        curves[f"{name} ({config.rescale})"] = rescale_zero_terminal(shifted, config.rescale)
-    if config.signal_scale != 1:
-        effective = config.build(frames, height, width).effective_alphas_cumprod
-        curves[f"with signal scale {config.signal_scale:g}"] = effective
-
     figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    for (label, ac), style in zip(curves.items(), ("-", "--", "-", ":"), strict=False):
-        axes.plot(torch.arange(1, len(ac) + 1).numpy(), log_snr(ac).numpy(), style, label=label, linewidth=1.8)
+    curves = log_snr_curves(config, frames, height, width)
+    for (label, values), style in zip(curves.items(), ("-", "--", "-", ":"), strict=False):
+        axes.plot(torch.arange(1, len(values) + 1).numpy(), values.numpy(), style, label=label, linewidth=1.8)
     axes.set(title=f"{frames} frames of {width}×{height} pixels", xlabel="timestep t", ylabel="log SNR (natural)")
     if config.rescale != "none":
         # log 0 cannot be drawn: the curve ends one step before its last.

@@ -5,7 +5,7 @@
 - ``timesteps``: which steps a sampler visits, and which an ε model cannot start from
 - ``weights``, ``guidance``: min-SNR-γ; classifier-free and three-way guidance, rescale over whole clips
 - ``ddim``: one DDIM step, signal scale and η included
-- ``schedule``: ``ScheduleConfig`` → ``NoiseSchedule``, and the presets ``SCHEDULES``
+- ``schedule``: ``ScheduleConfig`` → ``NoiseSchedule``, its curves, and the presets ``SCHEDULES``
 - ``diffusers_bridge``: the same schedule inside a diffusers scheduler
 """
 
@@ -28,7 +28,7 @@ from .noise import (
     snr,
 )
 from .prediction import PREDICTIONS, add_noise, convert, target, to_eps, to_v, to_x0
-from .schedule import SCHEDULES, NoiseSchedule, ScheduleConfig
+from .schedule import SCHEDULES, NoiseSchedule, ScheduleConfig, log_snr_curves
 from .timesteps import SPACINGS, drop_unusable, last_usable, spacing
 from .weights import min_snr_weights
 
@@ -53,6 +53,7 @@ __all__ = [
     "drop_unusable",
     "last_usable",
     "log_snr",
+    "log_snr_curves",
     "min_snr_weights",
     "rescale_guidance",
     "rescale_zero_terminal",

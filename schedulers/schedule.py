@@ -109,6 +109,27 @@ class ScheduleConfig:
         )
 
 
+def log_snr_curves(config: ScheduleConfig, frames: int, height: int, width: int) -> dict[str, Tensor]:
+    """FD Fig. 5 for a clip: log SNR (natural), float64 (N,), after each step of the recipe that does something.
+
+    Keys say what a curve is. ``height`` and ``width`` in PIXELS. The last is what the network meets; −∞ where nothing
+    of the clip is left.
+    """
+    s = config.shift_for(frames, height, width)
+    original = alphas_cumprod(scaled_linear_betas(config.num_train_timesteps, config.beta_start, config.beta_end))
+    shifted = shift_snr(original, s)
+    steps = {"original": original}
+    if s != 1:
+        steps[f"shifted, s = {s:.3g}"] = shifted
+    if config.rescale != "none":
+        name = "rescaled" if s == 1 else "shifted + rescaled"
+        steps[f"{name} ({config.rescale})"] = rescale_zero_terminal(shifted, config.rescale)
+    if config.signal_scale != 1:
+        effective = config.build(frames, height, width).effective_alphas_cumprod
+        steps[f"with signal scale {config.signal_scale:g}"] = effective
+    return {name: log_snr(ac) for name, ac in steps.items()}
+
+
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """x_t = √ᾱ_t·s_t·x0 + √(1−ᾱ_t)·ε for t = 0 … N−1.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfactory.nodes.curve import curves, draw
-from dreamfactory.schedulers import SCHEDULES, ScheduleConfig
+from dreamfactory.nodes.curve import draw
+from dreamfactory.schedulers import SCHEDULES, ScheduleConfig, log_snr_curves
 
 CLIP = {"frames": 16, "height": 320, "width": 512}
 SCRIPT = Path(__file__).parents[1] / "web" / "js" / "schedule_math.js"
@@ -24,7 +24,7 @@ CONFIGS = SCHEDULES | {
 
 
 def test_original_is_stable_diffusions():
-    original = curves(ScheduleConfig(), **CLIP)["original"]
+    original = log_snr_curves(ScheduleConfig(), **CLIP)["original"]
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     ac = np.cumprod(1 - betas)
     np.testing.assert_allclose(original.numpy(), np.log(ac / (1 - ac)), rtol=1e-10)
@@ -34,13 +34,13 @@ def test_original_is_stable_diffusions():
 def test_shift_lifts_log_snr_by_twice_its_log(shift):
     config = ScheduleConfig(shift=shift)
     s = config.shift_for(**CLIP)
-    original, shifted, _ = curves(config, **CLIP).values()
+    original, shifted, _ = log_snr_curves(config, **CLIP).values()
     torch.testing.assert_close(shifted, original + 2 * math.log(s), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("form", ["lin", "printed"])
 def test_rescaled_ends_without_signal(form):
-    drawn = curves(ScheduleConfig(rescale=form), **CLIP)
+    drawn = log_snr_curves(ScheduleConfig(rescale=form), **CLIP)
     *names, last = drawn
     assert names == ["original", "shifted, s = 0.158"]
     assert last == f"shifted + rescaled ({form})"
@@ -51,18 +51,21 @@ def test_rescaled_ends_without_signal(form):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_last_curve_is_what_the_network_meets(name):
-    last = list(curves(CONFIGS[name], **CLIP).values())[-1]
+    last = list(log_snr_curves(CONFIGS[name], **CLIP).values())[-1]
     torch.testing.assert_close(last, CONFIGS[name].build(**CLIP).log_snr, rtol=0, atol=0)
 
 
 def test_only_what_the_recipe_does_is_drawn():
-    assert list(curves(SCHEDULES["stable-diffusion"], **CLIP)) == ["original"]
-    assert list(curves(SCHEDULES["dynamicrafter-512"], **CLIP))[1:] == ["rescaled (lin)", "with signal scale 0.7"]
+    assert list(log_snr_curves(SCHEDULES["stable-diffusion"], **CLIP)) == ["original"]
+    assert list(log_snr_curves(SCHEDULES["dynamicrafter-512"], **CLIP))[1:] == [
+        "rescaled (lin)",
+        "with signal scale 0.7",
+    ]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_picture_has_its_size_and_range(name):
-    picture = draw(curves(CONFIGS[name], **CLIP), "a title", size=(300, 200))
+    picture = draw(log_snr_curves(CONFIGS[name], **CLIP), "a title", size=(300, 200))
     assert picture.shape == (1, 200, 300, 3)
     assert picture.dtype == torch.float32
     assert 0 <= picture.min() < 0.5
@@ -72,12 +75,12 @@ def test_picture_has_its_size_and_range(name):
 
 def test_picture_follows_config_and_title():
     config = ScheduleConfig()
-    first = draw(curves(config, **CLIP), "one")
+    first = draw(log_snr_curves(config, **CLIP), "one")
     assert first.shape == (1, 512, 768, 3)
-    assert torch.equal(first, draw(curves(config, **CLIP), "one"))
-    assert not torch.equal(first, draw(curves(config, **CLIP), "two"))
-    assert not torch.equal(first, draw(curves(replace(config, rescale="none"), **CLIP), "one"))
-    assert not torch.equal(first, draw(curves(config, **CLIP | {"frames": 4}), "one"))
+    assert torch.equal(first, draw(log_snr_curves(config, **CLIP), "one"))
+    assert not torch.equal(first, draw(log_snr_curves(config, **CLIP), "two"))
+    assert not torch.equal(first, draw(log_snr_curves(replace(config, rescale="none"), **CLIP), "one"))
+    assert not torch.equal(first, draw(log_snr_curves(config, **CLIP | {"frames": 4}), "one"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
