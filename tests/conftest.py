@@ -6,6 +6,7 @@ import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MKL_CBWR"] = "AUTO,STRICT"  # read at the first product: the same bits wherever memory lies
 torch.set_num_threads(1)  # small networks: two threads on a busy machine take many times longer than one
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 
@@ -13,6 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    # The same bits wherever memory lies: MKL's products may otherwise depend on it, and with them a resumed run.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     from .config import load_run
     from .trainer import train
 
