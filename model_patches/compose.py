@@ -24,10 +24,10 @@ from .files import PARTS_FIELD, read_header, read_weights
 from .load import read_network
 from .parts import PARTS, known_part, part_of
 from .unet import VideoUNet
+from .warm_start import FIRST_CONVOLUTION
 
 Weights = dict[str, Tensor]
 
-FIRST_CONVOLUTION = "input_blocks.0.0.weight"
 # What must be equal for parts to find their places on another network.
 SHAPE = ("in_channels", "model_channels", "channel_mult", "num_res_blocks", "attention_levels", "norm_groups")
 
@@ -78,12 +78,6 @@ def merge_motion(
     video, schedule, weights, _ = read_network(path)
     if not (video.temporal_conv or video.temporal_attention):
         raise CheckpointError(f"{path} is an image network without motion; give a video network or a temporal patch.")
-    same_heads = (video.num_heads, video.head_dim) == (config.num_heads, config.head_dim)
-    if not same_heads and video.temporal_num_heads is None:
-        raise CheckpointError(
-            f"the motion of {path} was trained with the attention heads of another Stable Diffusion "
-            f"({_heads(video)}; this model has {_heads(config)}): choose a model of the same generation, 1.x or 2.x."
-        )
     parts = [part for part in PARTS if part != "predict_net"]
     merged = _adopt(config, video, parts, path)
     added = {k: v for k, v in weights.items() if part_of(k) not in ("spatial", "predict_net")}
@@ -103,6 +97,17 @@ def _adopt(config: UNetConfig, other: UNetConfig, parts: list[str], path: str | 
                 f"{path} was made for a network with {name} = {getattr(other, name)}, this one has "
                 f"{getattr(config, name)}; choose two of one kind."
             )
+    # Shapes are those of any number of heads: another number would load, and compute something else.
+    follows = (
+        ("temporal" in parts and other.temporal_attention and other.temporal_num_heads is None)
+        or ("paca" in parts and other.paca)
+        or ("image_adapter" in parts and other.image_adapter != "off")
+    )
+    if follows and (other.num_heads, other.head_dim) != (config.num_heads, config.head_dim):
+        raise CheckpointError(
+            f"{path} was trained with the attention heads of another Stable Diffusion ({_heads(other)}; this network "
+            f"has {_heads(config)}): choose two of the same generation, 1.x or 2.x."
+        )
     fields = {name: getattr(other, name) for part in parts for name in known_part(part).fields}
     try:
         return replace(config, **fields)

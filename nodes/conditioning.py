@@ -124,26 +124,26 @@ class ImageToVideo(io.ComfyNode):
                 raise NodeError(
                     f"{name}: {side} is no multiple of {ratio}, the pixels of one latent; use {near(side, ratio)}."
                 )
+        # What may be refused comes before encoders run.
+        if first_frame is not None and len(first_frame) not in (1, frames):
+            raise NodeError(f"first_frame: {len(first_frame)} pictures for {frames} frames; give one, or one a frame.")
+        if last_frame is not None and first_frame is None:
+            raise NodeError("last_frame: it needs a first_frame to start from; wire one.")
+        if (motion_positive is None) != (motion_negative is None):
+            missing = "motion_positive" if motion_positive is None else "motion_negative"
+            raise NodeError(f"{missing}: motion text needs both sides; encode an empty prompt for it.")
         shared: dict = {}
         if first_frame is not None:
-            pictures = _fit("first_frame", first_frame, width, height)
-            if len(pictures) not in (1, frames):
-                raise NodeError(f"first_frame: {len(pictures)} pictures for {frames} frames; give one, or one a frame.")
-            shared["first_frame"] = vae.encode(pictures)
+            shared["first_frame"] = vae.encode(_fit("first_frame", first_frame, width, height))
             if clip_vision is not None:
                 # All of the picture, squashed to the encoder's square: the adapter should see what the crop would cut.
                 seen = _rgb("first_frame", first_frame)[:1]
                 shared["image"] = clip_vision.encode_image(seen, crop=False)
                 shared["blank_image"] = clip_vision.encode_image(torch.full_like(seen, 0.5), crop=False)
         if last_frame is not None:
-            if first_frame is None:
-                raise NodeError("last_frame: it needs a first_frame to start from; wire one.")
-            shared["last_frame"] = vae.encode(_fit("last_frame", last_frame, width, height)[-1:])
+            shared["last_frame"] = vae.encode(_fit("last_frame", last_frame[-1:], width, height))
         if frame_rate:
             shared["frame_rate"] = frame_rate
-        if (motion_positive is None) != (motion_negative is None):
-            missing = "motion_positive" if motion_positive is None else "motion_negative"
-            raise NodeError(f"{missing}: motion text needs both sides; encode an empty prompt for it.")
         sides = []
         for field, conditioning, motion in (
             ("motion_positive", positive, motion_positive),

@@ -265,7 +265,13 @@ class ClipLatents(comfy.conds.CONDNoiseShape):
 # -- making and loading -------------------------------------------------------------------------------------------
 
 
-def load_video_model(path: str, dtype: torch.dtype | None = None, overrides: Mapping | None = None, latent_format=None):
+def load_video_model(
+    path: str,
+    dtype: torch.dtype | None = None,
+    overrides: Mapping | None = None,
+    latent_format=None,
+    disable_dynamic: bool = False,
+):
     """A MODEL from a file of ours or a public one (converted in memory). Raises CheckpointError with one sentence.
 
     dtype: of the weights, float8 included; None leaves it to the host.
@@ -275,16 +281,10 @@ def load_video_model(path: str, dtype: torch.dtype | None = None, overrides: Map
         raise NodeError(f"{path} does not say with which noise schedule it was trained; save it with its schedule.")
     if report is not None:
         logging.info("DreamFactory: %s read as %s weights: %s", path, report.source, report)
-    model = make_model(config, ScheduleConfig.from_dict(schedule), state, dtype, str(path), latent_format)
-    model.cached_patcher_init = (_load_again, (path, dtype, overrides, latent_format))
+    trained = ScheduleConfig.from_dict(schedule)
+    model = make_model(config, trained, state, dtype, str(path), latent_format, disable_dynamic)
+    model.cached_patcher_init = (load_video_model, (path, dtype, overrides, latent_format))  # for a second copy
     return model
-
-
-def _load_again(path, dtype, overrides, latent_format, disable_dynamic=False):
-    config, schedule, state, _ = read_network(path, overrides)
-    return make_model(
-        config, ScheduleConfig.from_dict(schedule), state, dtype, str(path), latent_format, disable_dynamic
-    )
 
 
 def make_model(

@@ -37,7 +37,6 @@ class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_samp
         elif ac[-1] == 0:
             ac = torch.cat([ac[:-1], (ac[-2:-1] / 4).clamp(max=TERMINAL)])
         self.prediction = schedule.prediction
-        self.shift = schedule.shift
         ac = ac.clamp(max=CLEANEST)
         self.set_sigmas(((1 - ac) / ac).sqrt())
         self.register_buffer("signal_scale", schedule.signal_scale[: len(ac)].float())

@@ -41,6 +41,8 @@ def facts(host, tmp_path_factory):
         )
         torch.manual_seed(0)
         save_patch(VideoUNet(moving), path(f"{name}_still"), ["temporal"])
+    torch.manual_seed(0)
+    save_patch(VideoUNet(replace(SD1, **TEMPORAL, num_heads=4)), path("sd1_4_heads_still"), ["temporal"])
     save_patch(VideoUNet(replace(SD1, paca=True)), path("sd1_paca"), ["paca"])
     return run_inside(host, (INSIDE / "model.py").read_text(), folder)
 
@@ -129,6 +131,7 @@ def test_motion_is_the_merge_of_both_files(facts, family):
     [
         ("sdxl", "model: this is an SDXL UNet; give a Stable Diffusion 1.5 or 2.1 checkpoint."),
         ("video", "model: this MODEL has motion already; give a Stable Diffusion image model."),
+        ("other heads", "motion_name: sd1_motion.safetensors was trained with the attention heads of another"),
         ("no motion", "motion_name: sd1_paca.safetensors is a patch without a temporal half (paca)"),
         (
             "other",

@@ -302,7 +302,7 @@ def motion():
         inputs = inputs_of(stem)
         image = image_model(stem, family)
         still = frame_by_frame(image, inputs)
-        moving = MotionOnModel.execute(image, f"{stem}_still.safetensors").result[0]
+        moving = MotionOnModel.execute(image, f"{name}_still.safetensors").result[0]
         facts[name] = {
             "still": difference(answer_loaded(moving, inputs), still),
             "type": type(moving.model).__name__,
@@ -330,6 +330,9 @@ def motion():
     facts["refused"] = {
         "sdxl": refusal(lambda: MotionOnModel.execute(sdxl(), "sd1_motion.safetensors")),
         "video": refusal(lambda: MotionOnModel.execute(load_video_model(path("full")), "sd1_motion.safetensors")),
+        "other heads": refusal(
+            lambda: MotionOnModel.execute(image_model("sd1", WithFourHeads), "sd1_motion.safetensors")
+        ),
         "no motion": refusal(
             lambda: MotionOnModel.execute(image_model("sd1", families["sd1"]), "sd1_paca.safetensors")
         ),
