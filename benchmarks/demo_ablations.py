@@ -24,7 +24,7 @@ from dreamfactory.training.config import load_run
 from dreamfactory.training.data.tiny_measure import measure
 from dreamfactory.training.evaluation.held_out import held_out
 from dreamfactory.training.evaluation.quality import animate_all
-from dreamfactory.training.trainer import train
+from dreamfactory.training.run import train
 
 ARMS = {
     "without_motion_text": ["model.config.motion_text=off"],

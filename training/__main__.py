@@ -10,14 +10,16 @@ import sys
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a .toml file, or the name of a preset such as demo")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
-    parser.add_argument("--fresh", action="store_true", help="do not continue a run found in the output folder")
+    parser.add_argument(
+        "--fresh", action="store_true", help="begin anew; a run found in the output folder is moved aside"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     # The same bits wherever memory lies: MKL's products may otherwise depend on it, and with them a resumed run.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     from .config import load_run
-    from .trainer import train
+    from .run import train
 
     train(load_run(args.run, args.set), resume=not args.fresh)
 

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """A clip size that a batch may have: frames, height and width in pixels. One frame: a still image."""
+
+    frames: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
 
 
 @dataclass
 class Batch:
-    """b clips of t frames. Pixels are in [0, 1]; flow is forward, in pixels per frame, the last frame has none."""
+    """b clips of t frames: raw, or encoded as far as frozen encoders and a cache could.
 
-    frames: Tensor  # (b, t, 3, h, w)
-    text: list[str]
-    motion: list[str]
-    flow: Tensor | None = None  # (b, t-1, 2, h, w)
-    flow_valid: Tensor | None = None  # (b, t-1, h, w)
+    Captions are strings or the tokens of a frozen encoder. Flow is forward, in latent pixels per frame; a clip's last
+    frame has none.
+    """
+
+    text: list[str] | Tensor  # or (b, n, context_dim)
+    motion: list[str] | Tensor | None = None  # or (b, m, motion_dim)
+    frames: Tensor | None = None  # (b, t, 3, h, w) in [0, 1]
+    latents: Tensor | None = None  # (b, t, c, h/8, w/8), instead of frames
+    image: Tensor | None = None  # the image encoder's features of the first frame, (b, d) or (b, n, d)
+    flow: Tensor | None = None  # (b, t-1, 2, h/8, w/8)
+    flow_weight: Tensor | None = None  # (b, t-1, h/8, w/8), the valid share of each cell, in [0, 1]
+    frame_rate: Tensor | None = None  # (b,) frames a second, or stride, as the network's embedding reads
+
+    def __len__(self) -> int:
+        return len(self.latents if self.frames is None else self.frames)
+
+    def to(self, device: torch.device) -> Batch:
+        """On a device; numbers keep their dtype."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()}
+        return replace(self, **moved)

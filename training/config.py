@@ -1,19 +1,24 @@
-"""A run as data: one TOML file, every field typed, unknown keys refused with the nearest name.
+"""A run as data: what a run file may say, every field typed and explained.
 
-The resolved config is saved in every checkpoint, so a checkpoint says how it was made.
+A run has one stage or several; a stage is the run with some settings changed. `[model]`, `[schedule]`, `[data]`,
+`[optim]`, `[loss]` and `[dropout]` hold for every stage; a `[[stage]]` says what is different in it. Stage changes
+are checkpoints. The resolved config is saved in every checkpoint, so a checkpoint says how it was made.
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
 import json
-import types
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from ..model_patches.config import UNetConfig
+from ..model_patches.parts import PARTS
+from ..model_patches.presets import preset
+from ..schedulers import SCHEDULES, ScheduleConfig
 from .errors import TrainingError
+from .settings import build, merged, override
 
 try:
     import tomllib
@@ -24,49 +29,103 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """Clips or images with captions: `[sources.NAME]`."""
+
+    path: str = ""
+    # auto: by what the path is. tiny_world, tiny_stills: endless made-up clips or pictures, no path.
+    kind: str = "auto"  # auto | folder | metadata | webdataset | tiny_world | tiny_stills
+    text_column: str = "text"  # of metadata files; "caption" is tried too
+    motion_column: str = "motion"  # where there is none, the text serves for both
+    min_aspect: float | None = None  # width / height; VideoFactory App. C.3 takes images of 4/3 and wider
+    min_height: int | None = None  # pixels of the source
+
+
+@dataclass(frozen=True)
+class StartConfig:
+    """The weights to start from; nothing given, everything starts at random."""
+
+    network: str | None = None  # a checkpoint: ours, or a public one, converted in memory
+    patches: tuple[str, ...] = ()  # patch files put on it: AnimateDiff's motion, IP-Adapter, our own
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank additions instead of the weights themselves; the file loads in ComfyUI's own LoRA loader."""
+
+    parts: tuple[str, ...] = ("temporal",)
+    rank: int = 16
+    alpha: float = 16.0
+    feed_forward: bool = False  # besides the attention's projections
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The network: a preset of model_patches.presets, with fields of UNetConfig changed."""
 
     preset: str = "tiny"
     config: dict[str, Any] = field(default_factory=dict)
-    init_from: str | None = None  # a checkpoint to start from, ours or public
+    train: tuple[str, ...] = ("all",)  # parts by name (model_patches.parts), or all; with lora: leave as it is
+    lora: LoraConfig | None = None
     gradient_checkpointing: bool = False  # less memory, about a quarter slower
+
+    @property
+    def network(self) -> UNetConfig:
+        return UNetConfig.from_dict({**preset(self.preset).to_dict(), **self.config})
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    kind: str = "tiny_world"
+    """Size of the clips, and what they are drawn from."""
+
     frames: int = 8
-    height: int = 64
+    height: int = 64  # pixels
     width: int = 64
+    # Shares of the steps by source; {} takes every source by its number of clips. A step's batch is of one source.
+    mix: dict[str, float] = field(default_factory=dict)
+    frame_buckets: tuple[int, ...] = ()  # shorter lengths for clips that cannot fill `frames`
+    aspect: str = "fixed"  # fixed: every clip is cropped to height x width | buckets: to the nearest of their area
+    fps: float | None = None  # frames a second that a clip is read at; None: by stride
+    stride: int = 1  # every n-th frame
+    windows: int = 1  # stretches taken from one video, evenly spaced over its length
+    images_per_clip: int = 4  # how many images take a clip's place in an image batch
+    cache: str | None = None  # folder of encoded clips; None: encode anew in every step ("online")
+    validation: int = 8  # clips kept out of training, to look at and to measure the loss on
+    workers: int = 2  # threads that read ahead
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
     """Where the frozen parts come from; "fresh" text and image encoders are tiny ones made and trained here."""
 
-    codec: str = "demo"
-    text: str = "fresh"
-    motion: str = "fresh"
-    image: str = "fresh"
+    codec: str = "demo"  # "demo", a codec file of ours, or a diffusers AutoencoderKL folder
+    text: str = "fresh"  # a transformers CLIP text folder
+    motion: str = "fresh"  # a transformers T5 (or CLIP text) folder
+    image: str = "fresh"  # a transformers CLIP vision folder
+    text_layer: str = "last"  # penultimate: a whole OpenCLIP folder for SD 2.x
+    image_features: str | None = None  # pooled | penultimate | last; None: what the network's projector reads
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    steps: int = 1000
-    batch_size: int = 8
+    optimizer: str = "adamw"  # adamw | adamw8bit (bitsandbytes)
+    steps: int = 1000  # of the optimizer, in this stage
+    batch_size: int = 8  # clips a step, over all processes: a run means the same on any number of GPUs
+    accumulate: int = 1  # rounds in which a process works its share of the batch off, for less memory
     lr: float = 2e-3
+    lr_scale: dict[str, float] = field(default_factory=dict)  # factors by part
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     warmup: int = 100
-    cosine_from: float = 1.0  # share of the steps after which the rate falls to zero along a cosine; 1: constant
-    clip: float = 1.0
-    ema: float = 0.998
+    cosine_from: float = 1.0  # share of the stage after which the rate falls to zero along a cosine; 1: constant
+    clip: float = 1.0  # largest norm of a gradient
+    ema: float = 0.998  # decay of the averaged weights; 0: none are kept
 
 
 @dataclass(frozen=True)
 class LossConfig:
     flow_weight: float = 0.0  # gamma of FD Eq. 4; needs predict_net
+    flow_scale: float = 1.0  # latent pixels per frame that count as 1: the typical motion of the data
     min_snr_gamma: float | None = None
 
 
@@ -78,16 +137,48 @@ class DropoutConfig:
     motion: float = 0.0
     captions: float = 0.1  # both captions together
     image: float = 0.0
+    all: float = 0.0  # everything at once
+    # What the network sees in a left-out image's place. zeros: no tokens, no latent. grey: the tokens of a grey
+    # picture, and the latent as it is (DynamiCrafter's way).
+    image_means: str = "zeros"
 
 
 @dataclass(frozen=True)
 class OutputConfig:
     folder: str = "runs/tiny"
     checkpoint_every: int = 500
+    keep: int = 2  # newest checkpoints that stay; the end of a stage always does
+    dtype: str = "fp16"  # of the network file in a checkpoint; what training goes on with is float32
     validate_every: int = 500
     validation_clips: int = 32
-    validation_steps: int = 8
+    validation_steps: int = 8  # of the sampler
     guidance_scale: float = 2.0
+    log_every: int = 20
+    loggers: tuple[str, ...] = ("tensorboard",)  # tensorboard | wandb; metrics.jsonl is always written
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """A stage with every setting resolved."""
+
+    name: str = "train"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    schedule: dict[str, Any] = field(default_factory=dict)  # fields of ScheduleConfig, on those of `preset` if given
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+
+    @property
+    def noise(self) -> ScheduleConfig:
+        """The stage's noise schedule; the shift is computed anew for every bucket (FD Eq. 5)."""
+        fields_ = dict(self.schedule)
+        base = fields_.pop("preset", None)
+        if base is not None and base not in SCHEDULES:
+            raise TrainingError(f"there is no schedule.preset {base!r}; choose from {', '.join(SCHEDULES)}.")
+        start = SCHEDULES[base].to_dict() if base else {}
+        shape = [self.data.frames, self.data.height, self.data.width]
+        return ScheduleConfig.from_dict({**start, **fields_, "trained_shape": shape})
 
 
 @dataclass(frozen=True)
@@ -95,122 +186,175 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
-    model: ModelConfig = field(default_factory=ModelConfig)
-    schedule: dict[str, Any] = field(default_factory=dict)  # fields of schedulers.ScheduleConfig
-    data: DataConfig = field(default_factory=DataConfig)
+    precision: str = "fp32"  # fp32 | bf16 | fp16: of the computation; what trains stays float32
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    start: StartConfig = field(default_factory=StartConfig)
     encoders: EncoderConfig = field(default_factory=EncoderConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    dropout: DropoutConfig = field(default_factory=DropoutConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    stages: tuple[StageConfig, ...] = (StageConfig(),)
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.optim.steps for stage in self.stages)
+
+    def stage_at(self, step: int) -> int:
+        """Index of the stage that does this step (counted from 0 over the run); the last one at the end."""
+        for i, stage in enumerate(self.stages):
+            if step < stage.optim.steps:
+                return i
+            step -= stage.optim.steps
+        return len(self.stages) - 1
+
+    def first_step(self, stage: int) -> int:
+        return sum(s.optim.steps for s in self.stages[:stage])
 
     def to_dict(self) -> dict:
         return json.loads(json.dumps(asdict(self)))
 
+    @classmethod
+    def from_dict(cls, values: dict) -> RunConfig:
+        """From a run file's plain data, or from `to_dict`'s."""
+        values, own = dict(values), [f.name for f in fields(StageConfig)]
+        resolved = values.pop("stages", None)
+        shared = {name: values.pop(name) for name in own if name in values}
+        stages = values.pop("stage", [{}]) if resolved is None else resolved
+        if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
+            raise TrainingError("stage is no list of tables; write [[stage]].")
+        _known(values, [f.name for f in fields(cls) if f.name != "stages"] + own + ["stage"], "")
+        built = []
+        for i, stage in enumerate(stages, start=1):
+            where = f"stage.{i}." if len(stages) > 1 else ""
+            _known(stage, own, where)
+            name = {"name": f"stage{i}" if len(stages) > 1 else "train"}
+            built.append(build(StageConfig, {**name, **merged(shared, stage)}, where))
+        config = replace(build(cls, values), stages=tuple(built))
+        check(config)
+        return config
+
+
+def _known(values: dict, names: list[str], where: str) -> None:
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+            raise TrainingError(f"unknown setting {where}{name}. {hint}")
+
 
 def load_run(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
-    """Read a run file, or a preset by name ("demo"), with `a.b=value` overrides on top."""
+    """Read a run file, a preset by name ("demo"), or a checkpoint's run.json, with `a.b=value` overrides on top."""
     path = Path(path)
     if not path.suffix and (PRESETS / f"{path}.toml").exists():
         path = PRESETS / f"{path}.toml"
     try:
-        values = tomllib.loads(path.read_text())
+        text = path.read_text("utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
         raise TrainingError(
             f"{path} cannot be read ({error.strerror}); give a .toml file or one of {names}."
         ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise TrainingError(f"{path} is not valid TOML: {error}.") from error
-    for override in overrides or []:
-        _override(values, override)
-    config = build(RunConfig, values, "")
-    _check(config)
-    return config
+    except ValueError as error:
+        raise TrainingError(f"{path} is not valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}.") from error
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path} holds no settings; give a run file.")
+    for text in overrides or []:
+        override(values, text)
+    return RunConfig.from_dict(values)
 
 
-def _check(config: RunConfig) -> None:
-    """Ranges, said before anything is built."""
-    data, optim, output = config.data, config.optim, config.output
-    least = {
-        "threads": (config.threads, 1),
-        "data.frames": (data.frames, 1),
-        "data.height": (data.height, 8),
-        "data.width": (data.width, 8),
-        "optim.steps": (optim.steps, 1),
-        "optim.batch_size": (optim.batch_size, 1),
-        "optim.lr": (optim.lr, 0),
-        "optim.warmup": (optim.warmup, 0),
-        "optim.clip": (optim.clip, 0),
-        "loss.flow_weight": (config.loss.flow_weight, 0),
-        "output.checkpoint_every": (output.checkpoint_every, 1),
-        "output.validate_every": (output.validate_every, 1),
-        "output.validation_clips": (output.validation_clips, 0),
-    }
-    for name, (value, low) in least.items():
-        if value is not None and not value >= low:
-            raise TrainingError(f"{name} is {value}; expected at least {low}.")
-    shares = {f"dropout.{f.name}": getattr(config.dropout, f.name) for f in fields(config.dropout)}
+# -- ranges, said before anything is built -----------------------------------------------------------------------
+
+CHOICES = {
+    "precision": ("fp32", "bf16", "fp16"),
+    "data.aspect": ("fixed", "buckets"),
+    "optim.optimizer": ("adamw", "adamw8bit"),
+    "dropout.image_means": ("zeros", "grey"),
+    "output.dtype": ("fp32", "fp16", "bf16"),
+    "encoders.text_layer": ("last", "penultimate"),
+    "encoders.image_features": (None, "pooled", "penultimate", "last"),
+}
+KINDS = ("auto", "folder", "metadata", "webdataset", "tiny_world", "tiny_stills")
+
+
+def check(config: RunConfig) -> None:
+    """Raise TrainingError with a sentence for the first setting that no run could use."""
+    if not config.stages:
+        raise TrainingError("the run has no stage; leave [[stage]] out for a single one.")
+    names = [stage.name for stage in config.stages]
+    if len(set(names)) < len(names):
+        raise TrainingError(f"stages are called {', '.join(names)}; give each a name of its own.")
+    for name, source in config.sources.items():
+        if source.kind not in KINDS:
+            raise TrainingError(f"sources.{name}.kind is {source.kind!r}; expected one of {', '.join(KINDS)}.")
+        if not source.path and not source.kind.startswith("tiny"):
+            raise TrainingError(f"sources.{name}.path is empty; give a folder, a metadata file or WebDataset shards.")
+    _ranges("", config, {"threads": 1})
+    _ranges(
+        "output.",
+        config.output,
+        {"checkpoint_every": 1, "keep": 1, "validate_every": 1, "validation_clips": 0, "log_every": 1},
+    )
+    for name in config.output.loggers:
+        if name not in ("tensorboard", "wandb"):
+            raise TrainingError(f"output.loggers has {name!r}; expected tensorboard or wandb.")
+    for i, stage in enumerate(config.stages, start=1):
+        where = f"stage.{i}." if len(config.stages) > 1 else ""
+        _check_stage(stage, config, where)
+
+
+def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
+    data, optim, loss, model = stage.data, stage.optim, stage.loss, stage.model
+    least = {"frames": 1, "height": 8, "width": 8, "stride": 1, "windows": 1, "images_per_clip": 1, "validation": 0}
+    _ranges(where + "data.", data, {**least, "workers": 0, "fps": 0.001})
+    _ranges(
+        where + "optim.",
+        optim,
+        {"steps": 1, "batch_size": 1, "accumulate": 1, "lr": 0, "warmup": 0, "clip": 0, "weight_decay": 0},
+    )
+    _ranges(where + "loss.", loss, {"flow_weight": 0, "flow_scale": 1e-6, "min_snr_gamma": 0})
+    dropout = [f.name for f in fields(DropoutConfig) if f.name != "image_means"]
+    shares = {f"dropout.{name}": getattr(stage.dropout, name) for name in dropout}
     shares |= {"optim.betas": max(optim.betas), "optim.ema": optim.ema, "optim.cosine_from": optim.cosine_from}
     for name, value in shares.items():
-        if not 0 <= value <= 1 or (name == "optim.betas" and value == 1):
-            raise TrainingError(f"{name} is {value}; expected 0 to 1.")
+        if not 0 <= value <= 1 or (name in ("optim.betas", "optim.ema") and value == 1):
+            raise TrainingError(f"{where}{name} is {value}; expected 0 to 1.")
     if data.height % 8 or data.width % 8:
-        raise TrainingError(f"data is {data.width}x{data.height}; both sides must be multiples of 8.")
+        raise TrainingError(f"{where}data is {data.width}x{data.height}; both sides must be multiples of 8.")
+    if optim.batch_size % optim.accumulate:
+        raise TrainingError(
+            f"{where}optim.batch_size {optim.batch_size} does not divide into {optim.accumulate} rounds (accumulate)."
+        )
+    for name in data.mix:
+        if name not in config.sources:
+            raise TrainingError(f"{where}data.mix names {name!r}; sources are {', '.join(config.sources) or 'none'}.")
+        if not data.mix[name] > 0:
+            raise TrainingError(f"{where}data.mix.{name} is {data.mix[name]}; expected a share above 0.")
+    if not config.sources:
+        raise TrainingError("there is nothing to train on; name a source, as [sources.mine] with its path.")
+    network = model.network
+    if loss.flow_weight > 0 and not network.predict_net:
+        raise TrainingError(
+            f"{where}loss.flow_weight needs the network's predict_net; set {where}model.config.predict_net = true."
+        )
+    for name in (*model.train, *(model.lora.parts if model.lora else ()), *optim.lr_scale):
+        if name not in PARTS and not (name == "all" and name in model.train):
+            raise TrainingError(f"{where}model: there is no part {name!r}; choose from all, {', '.join(PARTS)}.")
+    if model.lora and model.train != ("all",):
+        raise TrainingError(f"{where}model has both train and lora; with lora nothing else trains: leave train out.")
+    if model.lora and not 1 <= model.lora.rank <= 1024:
+        raise TrainingError(f"{where}model.lora.rank is {model.lora.rank}; expected 1 to 1024.")
+    stage.noise  # noqa: B018 (raises ScheduleError with a sentence)
+    for name, allowed in CHOICES.items():
+        *tables, leaf = name.split(".")
+        owner = config if not tables else getattr(stage if hasattr(stage, tables[0]) else config, tables[0])
+        value = getattr(owner, leaf)
+        if value not in allowed:
+            choices = ", ".join(str(a) for a in allowed if a is not None)
+            raise TrainingError(f"{name} is {value!r}; expected one of {choices}.")
 
 
-def _override(values: dict, override: str) -> None:
-    name, equals, text = override.partition("=")
-    if not equals:
-        raise TrainingError(f"--set {override!r} has no '='; write a.b=value.")
-    try:
-        value = {"true": True, "false": False, "none": None}[text.lower()]
-    except KeyError:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-    *parents, leaf = name.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise TrainingError(f"--set {override!r}: {parent} is no table.")
-    values[leaf] = value
-
-
-def build(cls, values: dict, where: str):
-    """A dataclass from plain data, strictly typed; errors name the field and the nearest known one."""
-    hints, known = get_type_hints(cls), [f.name for f in fields(cls)]
-    out = {}
-    for name, value in values.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
-            raise TrainingError(f"unknown setting {where}{name}.{hint}")
-        hint = hints[name]
-        if is_dataclass(hint):
-            if not isinstance(value, dict):
-                raise TrainingError(f"{where}{name} is {value!r}; expected a table.")
-            value = build(hint, value, f"{where}{name}.")
-        else:
-            value = _typed(hint, value, where + name)
-        out[name] = value
-    return cls(**out)
-
-
-def _typed(hint, value, name: str):
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        options = [h for h in get_args(hint) if h is not type(None)]
-        return None if value is None else _typed(options[0], value, name)
-    if origin is tuple:
-        inner = get_args(hint)
-        if isinstance(value, list | tuple) and len(value) == len(inner):
-            return tuple(_typed(h, v, name) for h, v in zip(inner, value, strict=True))
-        raise TrainingError(f"{name} is {value!r}; expected {len(inner)} values.")
-    wanted = origin or hint
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise TrainingError(f"{name} is {value!r}; expected {wanted.__name__}.")
-    return value
+def _ranges(where: str, table, least: dict[str, float]) -> None:
+    for name, low in least.items():
+        value = getattr(table, name)
+        if value is not None and not value >= low:
+            raise TrainingError(f"{where}{name} is {value}; expected at least {low}.")

@@ -1,14 +1,18 @@
-"""One training step's loss, as a function: the papers' objectives on a batch, nothing of loops or files.
+"""One training step's loss, as a module: the papers' objectives on a batch, nothing of loops or files.
 
 L = E ||target - network(x_t, t, c)||^2  [+ gamma E ||f - p(x_t, t, c)||^2]      FD Eq. 7 and 4
+
+Every clip's random numbers come from a generator of its own, seeded by (seed, step, row), so that a batch means the
+same however many processes and rounds share it, and a resumed run draws what the killed one would have.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -18,96 +22,140 @@ from .config import DropoutConfig, LossConfig
 
 
 @dataclass
-class Models:
-    """The network and what feeds it. Encoders may be trained or frozen; the codec is always frozen."""
+class Draws:
+    """The random numbers of some clips."""
 
-    unet: nn.Module
-    codec: nn.Module
-    text: nn.Module
-    motion: nn.Module | None
-    image: nn.Module | None
-
-    def trained(self) -> dict[str, nn.Module]:
-        """The modules with weights to train, by name."""
-        named = {"unet": self.unet, "text": self.text, "motion": self.motion, "image": self.image}
-        return {k: m for k, m in named.items() if m is not None and any(p.requires_grad for p in m.parameters())}
+    t: Tensor  # (b,) timesteps: one a clip, its frames are noised alike
+    noise: Tensor  # (b, t, c, h, w)
+    drop_text: Tensor  # (b,) bool, whether a condition is left out
+    drop_motion: Tensor
+    drop_image: Tensor
 
 
-def training_loss(
-    models: Models,
-    schedule: NoiseSchedule,
-    batch: Batch,
-    generator: torch.Generator,
-    dropout: DropoutConfig,
-    loss: LossConfig,
-) -> tuple[Tensor, dict[str, float]]:
-    """The loss (a scalar with gradient) and its parts as numbers. All draws come from `generator`."""
-    size, frames = batch.frames.shape[:2]
-
-    def draw(chance: float) -> Tensor:
-        return torch.rand(size, generator=generator) < chance
-
-    captionless = draw(dropout.captions)
-    drop_text, drop_motion = draw(dropout.text) | captionless, draw(dropout.motion) | captionless
-    drop_image = draw(dropout.image)
-
-    frames_in = batch.frames.to(next(models.unet.parameters(), batch.frames))
-    with torch.no_grad():
-        latents = models.codec.encode(rearrange(frames_in, "b t c h w -> (b t) c h w") * 2 - 1)
-    first_frame = rearrange(latents, "(b t) c h w -> b t c h w", t=frames)[:, 0].clone()
-    first_frame[drop_image] = 0
-    text = models.text(_without(batch.text, drop_text))
-    motion = None if models.motion is None else models.motion(_without(batch.motion, drop_motion))
-    tokens = None
-    if models.image is not None:
-        tokens = models.unet.project_image(models.image(frames_in[:, 0]))
-        tokens = tokens * (~drop_image).to(tokens)[:, None, None]
-
-    # One timestep a clip: its frames are noised alike.
-    # Drawn on the CPU whatever the device, so that a step's numbers are the same everywhere.
-    t = torch.randint(len(schedule.alphas_cumprod), (size,), generator=generator).to(latents.device)
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
-    each = repeat(t, "b -> (b t)", t=frames)
-    x_t, target = schedule.add_noise(latents, noise, each), schedule.target(latents, noise, each)
-
-    with_flow = loss.flow_weight > 0
-    output = models.unet(
-        x_t,
-        t,
-        text,
-        num_frames=frames,
-        motion_text=motion,
-        first_frame=first_frame,
-        image_tokens=tokens,
-        return_flow=with_flow,
-    )
-    output, flow = output if with_flow else (output, None)
-    error = (output.float() - target).square().mean(dim=(1, 2, 3))
-    if loss.min_snr_gamma is not None:
-        weights = min_snr_weights(snr(schedule.alphas_cumprod), schedule.prediction, loss.min_snr_gamma)
-        error = error * weights[each.cpu()].to(error)
-    diffusion = error.mean()
-    parts = {"diffusion": diffusion.item()}
-    total = diffusion
-    if with_flow:
-        moved = flow_loss(flow, batch, frames)
-        parts["flow"] = moved.item()
-        total = total + loss.flow_weight * moved
-    return total, parts
+def generator(*key: object) -> torch.Generator:
+    """A generator seeded by anything that prints."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def flow_loss(predicted: Tensor, batch: Batch, frames: int) -> Tensor:
-    """||f - p||^2 in latent pixels per frame, where the flow is valid (FD Eq. 4). predicted: (b*t, 2, h, w)."""
-    target, valid = batch.flow.to(predicted.device), batch.flow_valid.to(predicted.device).float()
-    ratio = target.shape[-1] / predicted.shape[-1]
-    target = F.adaptive_avg_pool2d((target * valid[:, :, None]).flatten(0, 1), predicted.shape[-2:]) / ratio
-    weight = F.adaptive_avg_pool2d(valid.flatten(0, 1)[:, None], predicted.shape[-2:])
-    # Averages over a cell count its valid pixels only.
-    target = target / weight.clamp(min=1e-6)
-    predicted = rearrange(predicted, "(b t) c h w -> b t c h w", t=frames)[:, :-1].flatten(0, 1)
-    error = (predicted.float() - target).square().mean(dim=1, keepdim=True)
-    return (error * weight).sum() / weight.sum().clamp(min=1.0)
+def draw(
+    seed: int, step: int, rows: Sequence[int], latents: tuple[int, ...], timesteps: int, dropout: DropoutConfig
+) -> Draws:
+    """latents: shape (t, c, h, w) of one clip. On the CPU, so that the numbers are the same on every device."""
+    t, noise, drops = [], [], []
+    for row in rows:
+        own = generator(seed, step, row)
+        text, motion, captions, image, everything = torch.rand(5, generator=own).tolist()
+        both = captions < dropout.captions or everything < dropout.all
+        no_image = image < dropout.image or everything < dropout.all
+        drops.append((text < dropout.text or both, motion < dropout.motion or both, no_image))
+        t.append(torch.randint(timesteps, (), generator=own))
+        noise.append(torch.randn(latents, generator=own))
+    return Draws(torch.stack(t), torch.stack(noise), *torch.tensor(drops).unbind(1))
 
 
-def _without(captions: list[str], drop: Tensor) -> list[str]:
-    return ["" if gone else caption for caption, gone in zip(captions, drop.tolist(), strict=True)]
+class Learner(nn.Module):
+    """The network, the encoders that train with it, and the frozen ones, as one module with the loss as its output.
+
+    encoders: "text", "motion", "image" as the network reads them; those without trainable weights are kept out of the
+    module's own weights. codec: images to latents, frozen. grey: the image features of a grey picture.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        codec: nn.Module,
+        encoders: dict[str, nn.Module],
+        loss: LossConfig,
+        dropout: DropoutConfig,
+        grey: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        trains = {k: any(p.requires_grad for p in m.parameters()) for k, m in encoders.items()}
+        self.unet = unet
+        self.trained = nn.ModuleDict({k: m for k, m in encoders.items() if trains[k]})
+        # A plain dict: frozen parts are no weights of this module, so nothing shards, averages or saves them.
+        self.frozen = {"codec": codec, **{k: m for k, m in encoders.items() if not trains[k]}}
+        self.loss, self.dropout, self.grey = loss, dropout, grey
+
+    def encoder(self, name: str) -> nn.Module | None:
+        return self.trained[name] if name in self.trained else self.frozen.get(name)
+
+    def forward(self, batch: Batch, draws: Draws, schedule: NoiseSchedule) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss (a scalar) and its parts, means over the clips."""
+        latents, frames = self.latents(batch)
+        drop = draws.drop_image.to(latents.device)
+        if frames == 1:  # a still is not shown to itself
+            drop = torch.ones_like(drop)
+        each = repeat(draws.t, "b -> (b t)", t=frames)
+        noise = draws.noise.flatten(0, 1).to(latents)
+        x_t, target = schedule.add_noise(latents, noise, each), schedule.target(latents, noise, each)
+
+        with_flow = self.loss.flow_weight > 0 and frames > 1
+        output = self.unet(
+            x_t,
+            draws.t.to(latents.device),
+            self.tokens("text", batch.text),
+            num_frames=frames,
+            motion_text=self.tokens("motion", batch.motion),
+            first_frame=self.first_frame(latents, frames, drop),
+            image_tokens=self.image_tokens(batch, drop),
+            frame_rate=batch.frame_rate,
+            return_flow=with_flow,
+        )
+        output, flow = output if with_flow else (output, None)
+        error = rearrange((output.float() - target.float()).square(), "(b t) c h w -> b (t c h w)", t=frames).mean(1)
+        if self.loss.min_snr_gamma is not None:
+            weights = min_snr_weights(snr(schedule.alphas_cumprod), schedule.prediction, self.loss.min_snr_gamma)
+            error = error * weights[draws.t.cpu()].to(error)
+        total = error.mean()
+        parts = {"diffusion": total.detach()}
+        if with_flow:
+            moved = flow_loss(flow, batch.flow / self.loss.flow_scale, batch.flow_weight)
+            parts["flow"] = moved.detach()
+            total = total + self.loss.flow_weight * moved
+        return total, parts
+
+    def latents(self, batch: Batch) -> tuple[Tensor, int]:
+        """(b*t, c, h, w) float32 and t."""
+        if batch.latents is not None:
+            return batch.latents.flatten(0, 1).float(), batch.latents.shape[1]
+        codec = self.frozen["codec"]
+        pixels = batch.frames.flatten(0, 1).to(next(codec.parameters())) * 2 - 1
+        # Out of a mixed-precision context: a VAE in half precision leaves marks in what the network learns.
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            return codec.encode(pixels).float(), batch.frames.shape[1]
+
+    def tokens(self, name: str, captions: list[str] | Tensor | None) -> Tensor | None:
+        encoder = self.encoder(name)
+        if captions is None or isinstance(captions, Tensor):
+            return captions
+        return None if encoder is None else encoder(captions)
+
+    def first_frame(self, latents: Tensor, frames: int, drop: Tensor) -> Tensor:
+        first = rearrange(latents, "(b t) c h w -> b t c h w", t=frames)[:, 0]
+        if self.dropout.image_means == "grey" and frames > 1:
+            return first
+        return first.masked_fill(drop[:, None, None, None], 0)
+
+    def image_tokens(self, batch: Batch, drop: Tensor) -> Tensor | None:
+        features, encoder = batch.image, self.encoder("image")
+        if features is None and encoder is not None and batch.frames is not None:
+            features = encoder(batch.frames[:, 0])
+        if features is None or self.unet.config.image_projector is None:
+            return None
+        here = drop.reshape(-1, *[1] * (features.ndim - 1))
+        if self.dropout.image_means == "grey":
+            return self.unet.project_image(torch.where(here, self.grey.to(features), features))
+        return self.unet.project_image(features).masked_fill(drop[:, None, None], 0)
+
+
+def flow_loss(predicted: Tensor, flow: Tensor, weight: Tensor) -> Tensor:
+    """||f - p||^2 where the flow is valid (FD Eq. 4), the mean over clips of each one's mean.
+
+    predicted: (b*t, 2, h, w); flow: (b, t-1, 2, h, w) and weight (b, t-1, h, w): the last frame of a clip has none.
+    A clip's own mean, not the batch's: so that a batch shared by processes has the same loss as an undivided one.
+    """
+    predicted = rearrange(predicted, "(b t) c h w -> b t c h w", b=flow.shape[0])[:, :-1].float()
+    error = (predicted - flow).square().mean(dim=2) * weight
+    return (error.sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)).clamp(min=1.0)).mean()

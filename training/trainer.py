@@ -1,7 +1,7 @@
-"""The training loop: small, resumable to the bit, and open to look at.
+"""A run: its stages one after the other, small enough to read, resumable to the bit.
 
-Everything random comes from a generator seeded by (seed, step), so a run that was killed and resumed makes the
-same weights as one that was not. State is written whole or not at all, as safetensors.
+Everything random comes from the seed and the step, everything else from the newest checkpoint; going from one stage to
+the next and coming back after a kill are the same thing, `Trainer.enter`.
 """
 
 from __future__ import annotations
@@ -9,323 +9,421 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import shutil
-import signal
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from ..model_patches import VideoUNet, load_unet, preset
-from ..model_patches.config import UNetConfig
-from ..pipelines.bundle import DEMO, Bundle, Defaults, load_vae, save_bundle
-from ..pipelines.encoders import ImageEncoder, TextEncoder
-from ..schedulers import NoiseSchedule, ScheduleConfig
-from .config import RunConfig, build
-from .data.tiny_dataset import TinyWorld
+from ..model_patches import VideoUNet
+from ..schedulers import NoiseSchedule
+from . import checkpoint as disk, lora, models
+from .batch import Batch, Bucket
+from .config import RunConfig, StageConfig
+from .data.mix import Mix
+from .data.open import open_sources
+from .encode import FrozenEncoders, fingerprint
 from .errors import TrainingError
-from .step import Models, training_loss
-from .tiny_encoders import image_encoder, motion_encoder, text_encoder
+from .optimizer import Average, learning_rate, make_optimizer
+from .parallel import accelerator, spread_like, whole
+from .step import Draws, Learner, draw, generator
+from .validation import Validation
 
-STATE, METRICS = "state.safetensors", "metrics.jsonl"
-
-
-@dataclass
-class Run:
-    """A run in memory: models, their averaged copy, optimizer and the step it has reached."""
-
-    config: RunConfig
-    schedule_config: ScheduleConfig
-    schedule: NoiseSchedule
-    models: Models
-    averaged: Models
-    optimizer: torch.optim.Optimizer
-    data: TinyWorld
-    step: int = 0
-
-    def named_weights(self, models: Models | None = None) -> dict[str, Tensor]:
-        trained = (models or self.models).trained() if models is None else _same_modules(models, self.models)
-        return {f"{name}.{key}": p for name, module in trained.items() for key, p in module.named_parameters()}
+Load = list[tuple[Batch, Draws]]
 
 
-def _same_modules(models: Models, like: Models) -> dict[str, nn.Module]:
-    return {name: getattr(models, name) for name in like.trained()}
+class Trainer:
+    """A run in memory, at some step of some stage."""
 
+    def __init__(self, config: RunConfig, say: Callable[[str], object] = print) -> None:
+        self.config = config
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.accelerator = accelerator(config)
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.main = self.accelerator.is_main_process
+        self.say = say if self.main else lambda text: None
+        self.folder = Path(config.output.folder)
+        self.stage_index, self.stage_step = 0, 0
+        for i, stage in enumerate(config.stages, start=1):
+            if stage.optim.batch_size % (self.world * stage.optim.accumulate):
+                raise TrainingError(
+                    f"stage {i}: optim.batch_size {stage.optim.batch_size} does not divide among {self.world} "
+                    f"processes of {stage.optim.accumulate} rounds each; choose a multiple of their product."
+                )
 
-def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
-    """The one source of randomness of a step; `stream` keeps training and validation apart."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 8 + stream)
+    # -- where the run stands ---------------------------------------------------------------------------------
 
+    @property
+    def stage(self) -> StageConfig:
+        return self.config.stages[self.stage_index]
 
-def prepare(config: RunConfig) -> Run:
-    """Build everything a run needs; raises TrainingError or CheckpointError before any work is done."""
-    if config.data.kind != "tiny_world":
-        raise TrainingError(f"data.kind is {config.data.kind!r}; this version trains on 'tiny_world' only.")
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    device = _device(config.device)
-    network = UNetConfig.from_dict({**preset(config.model.preset).to_dict(), **config.model.config})
-    if config.loss.flow_weight > 0 and not network.predict_net:
-        raise TrainingError("loss.flow_weight needs the network's predict_net; set model.config.predict_net = true.")
-    data = config.data
-    shape = (data.frames, data.height, data.width)
-    schedule_config = ScheduleConfig.from_dict({**config.schedule, "trained_shape": shape})
+    @property
+    def step(self) -> int:
+        """Steps done, over all stages."""
+        return self.config.first_step(self.stage_index) + self.stage_step
 
-    reads_motion = network.motion_text != "off"
-    models = Models(
-        unet=_network(network, config).to(device),
-        codec=load_vae(DEMO / "codec.safetensors" if config.encoders.codec == "demo" else config.encoders.codec).to(
-            device
-        ),
-        text=_encoder(config, "text", text_encoder, TextEncoder).to(device),
-        motion=_encoder(config, "motion", motion_encoder, TextEncoder).to(device) if reads_motion else None,
-        image=_encoder(config, "image", image_encoder, ImageEncoder).to(device) if network.image_projector else None,
-    )
-    models.unet.checkpoint_gradients(config.model.gradient_checkpointing)
-    for module in models.trained().values():
-        module.train()
-    averaged = replace(models, **{k: copy.deepcopy(m).requires_grad_(False) for k, m in models.trained().items()})
-    weights = [p for m in models.trained().values() for p in m.parameters()]
-    optim = config.optim
-    # Norms, biases and gates are not decayed: they have no scale to keep in check.
-    groups = [
-        {"params": [p for p in weights if p.ndim > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, fused=True)
-    world = TinyWorld(data, with_flow=config.loss.flow_weight > 0)
-    return Run(config, schedule_config, schedule_config.build(*shape), models, averaged, optimizer, world)
+    @property
+    def learner(self) -> Learner:
+        """The trained module itself, out of whatever spreads it over processes."""
+        return self.accelerator.unwrap_model(self.wrapped)
 
+    @property
+    def stage_done(self) -> bool:
+        return self.stage_step >= self.stage.optim.steps
 
-def _device(name: str) -> torch.device:
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingError(f"device {name!r} is not there: {str(error).splitlines()[0]}") from error
+    @property
+    def done(self) -> bool:
+        return self.stage_done and self.stage_index == len(self.config.stages) - 1
 
+    # -- entering a stage -------------------------------------------------------------------------------------
 
-def _network(network: UNetConfig, config: RunConfig) -> VideoUNet:
-    torch.manual_seed(config.seed)
-    unet = VideoUNet(network)
-    if config.model.init_from:
-        from ..model_patches.warm_start import extend
+    def resume(self) -> bool:
+        """Go to where the newest whole checkpoint stands, or to the beginning; whether there was one."""
+        found = disk.newest(self.folder / disk.FOLDER, self.say)
+        if found is not None:
+            _same_recipe(found, self.config, self.origin)
+        self.enter(found)
+        return found is not None
 
-        unet, report = extend(load_unet(config.model.init_from), network)
-        print(report)
-        unet.requires_grad_(True)
-    if network.predict_net and not config.model.init_from:
-        unet.start_predict_net()
-    return unet
+    def enter(self, found: disk.Checkpoint | None) -> None:
+        """Build everything at a checkpoint, or at the beginning; at the end of a stage, the next one begins."""
+        config = self.config
+        network = models.start(config, self.say if found is None else lambda text: None)
+        if found is not None:
+            for i in range(1, found.stage + 1):
+                network = models.advance(network, config, i)
+        encoders = {n: models.make_encoder(config, n, network.unet.config) for n in models.reads(network.unet.config)}
+        self.stage_index, self.stage_step = (found.stage, found.facts["stage_step"]) if found else (0, 0)
+        if found is not None:
+            _put(found.tensors("weights"), network.unet, encoders)
+            if self.stage_done and not self.done:
+                self.stage_index, self.stage_step = self.stage_index + 1, 0
+                network = models.advance(network, config, self.stage_index)
+        self._build(network, encoders, found)
 
-
-def _encoder(config: RunConfig, name: str, make, cls):
-    where = getattr(config.encoders, name)
-    return make(config.seed) if where == "fresh" else cls.load(where)
-
-
-def learning_rate(config: RunConfig, step: int) -> float:
-    """Linear warm-up, constant, then a cosine down to zero from `cosine_from` of the steps on."""
-    optim = config.optim
-    rate = optim.lr * min(1.0, (step + 1) / max(1, optim.warmup))
-    start = optim.cosine_from * optim.steps
-    if step > start:
-        rate *= 0.5 * (1 + math.cos(math.pi * (step - start) / max(1.0, optim.steps - start)))
-    return rate
-
-
-def advance(run: Run) -> dict[str, float]:
-    """One optimizer step; returns its numbers."""
-    config, generator = run.config, step_generator(run.config.seed, run.step)
-    batch = run.data.batch(config.optim.batch_size, generator)
-    # Dropout inside modules draws from the global generator: tie it to the step as well.
-    torch.manual_seed(generator.initial_seed())
-    loss, parts = training_loss(run.models, run.schedule, batch, generator, config.dropout, config.loss)
-    if not math.isfinite(loss.item()):
-        raise TrainingError(f"the loss became {loss.item()} at step {run.step}; lower optim.lr and resume.")
-    loss.backward()
-    weights = [p for group in run.optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(weights, config.optim.clip)
-    if not math.isfinite(norm):
-        raise TrainingError(f"a gradient became {norm.item()} at step {run.step}; lower optim.lr and resume.")
-    rate = learning_rate(config, run.step)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    run.step += 1
-    _average(run)
-    return {**parts, "grad_norm": norm.item(), "lr": rate}
-
-
-@torch.no_grad()
-def _average(run: Run) -> None:
-    """Exponential moving average, quicker at first so that early weights are forgotten."""
-    decay = min(run.config.optim.ema, (1 + run.step) / (10 + run.step))
-    for name in run.models.trained():
-        averaged = list(getattr(run.averaged, name).parameters())
-        torch._foreach_lerp_(averaged, list(getattr(run.models, name).parameters()), 1 - decay)
-
-
-# -- state on disk --------------------------------------------------------------------------------------------
-
-
-def save_state(run: Run, folder: Path) -> None:
-    """Everything needed to go on, in one file: a temporary one and a rename."""
-    state = {f"weights.{k}": v for k, v in run.named_weights().items()}
-    state.update({f"averaged.{k}": v for k, v in run.named_weights(run.averaged).items()})
-    for name, weight in run.named_weights().items():
-        for key, value in run.optimizer.state[weight].items():
-            state[f"optimizer.{key}.{name}"] = value
-    meta = {"step": str(run.step), "config": json.dumps(run.config.to_dict())}
-    tensors = {k: v.detach().contiguous() for k, v in state.items()}
-    temporary = folder / (STATE + ".tmp")
-    try:
-        save_file(tensors, temporary, meta)
-        os.replace(temporary, folder / STATE)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load_state(run: Run, folder: Path) -> None:
-    """Continue a saved run; its config must be this one's, but for `_recipe`'s exceptions."""
-    path = folder / STATE
-    try:
-        with safe_open(path, "pt") as file:
-            meta = file.metadata()
-        saved = build(RunConfig, json.loads(meta["config"]), "")
-        state = load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"{path} is damaged ({error}); start again with --fresh.") from error
-    saved, now = _recipe(saved), _recipe(run.config)
-    if saved != now:
-        changed = next(k for k in now if saved.get(k) != now[k])
-        raise TrainingError(
-            f"{folder} holds a run with another [{changed}]; choose another output.folder or restore that setting."
+    def _build(self, network: models.Network, encoders: dict[str, nn.Module], found: disk.Checkpoint | None) -> None:
+        stage, config, device = self.stage, self.config, self.accelerator.device
+        learns = models.trainable(network.unet, stage)
+        models.set_trainable(network.unet, stage, config.precision)
+        self.saved = {f"unet.{n}" for n, _ in network.unet.named_parameters() if n in learns | self._changed(network)}
+        codec = models.make_codec(config, network.unet.config).to(device)
+        encoders = {n: e.to(device) for n, e in encoders.items()}
+        self.codec, self.empty = codec, {}
+        grey = self._grey(encoders)
+        self.sources = self._open(stage, network.unet.config, codec, encoders)
+        learner = Learner(network.unet, codec, encoders, stage.loss, stage.dropout, grey)
+        self.saved |= {f"trained.{n}" for n, _ in learner.trained.named_parameters()}
+        optimizer = make_optimizer({n: p for n, p in learner.named_parameters() if p.requires_grad}, stage.optim)
+        self.wrapped, self.optimizer = self.accelerator.prepare(learner.to(device), optimizer)
+        self.average = Average(self.learning(), stage.optim.ema) if stage.optim.ema else None
+        if found is not None:
+            self._carry(found)
+        self.mix = Mix(
+            self.sources,
+            stage.data.mix,
+            stage.optim.steps,
+            self.rows,
+            int(generator(config.seed, "mix", self.stage_index).initial_seed()),
         )
+        self.schedule = lru_cache(maxsize=64)(self._schedule)
+        self.validation = Validation(self.sources, stage, config.output, self.empty, config.seed)
+
+    def _open(self, stage: StageConfig, network, codec: nn.Module, encoders: dict[str, nn.Module]):
+        """The stage's sources; with a cache the frozen encoders are let go of when it is full."""
+        frozen = None
+        if stage.data.cache:
+            frozen = FrozenEncoders(self.config, codec, encoders, self.accelerator.device)
+            self.empty = {n: getattr(frozen, n)("")[None].float() for n in ("text", "motion") if n in encoders}
+        sources = open_sources(
+            self.config, stage, network, codec.downscale, frozen, rank=self.rank, world=self.world, say=self.say
+        )
+        self.accelerator.wait_for_everyone()
+        if frozen is not None:
+            encoders.clear()
+        return sources
+
+    @torch.no_grad()
+    def _grey(self, encoders: dict[str, nn.Module]) -> Tensor | None:
+        """Features of a grey picture, where that is what a left-out image means."""
+        encoder = encoders.get("image")
+        if self.stage.dropout.image_means != "grey" or encoder is None:
+            return None
+        if any(p.requires_grad for p in encoder.parameters()):
+            raise TrainingError("dropout.image_means 'grey' needs a frozen encoders.image; name its folder.")
+        data = self.stage.data
+        return encoder(torch.full((1, 3, data.height, data.width), 0.5, device=self.accelerator.device))
+
+    def _changed(self, network: models.Network) -> set[str]:
+        """Weights that are no longer as the run's starting file has them, or never were in it."""
+        return {n for n, _ in network.unet.named_parameters()} - network.untouched
+
+    def _carry(self, found: disk.Checkpoint) -> None:
+        """The averaged weights and the optimizer's moments of a checkpoint, where this stage has their weights."""
+        learning = self.learning()
+        if self.average is not None:
+            for name, weight in found.tensors("averaged").items():
+                if name in learning:
+                    self.average.weights[name] = spread_like(weight, learning[name])
+        for key, value in found.tensors("optimizer").items():
+            kind, name = key.split(".", 1)
+            if (
+                name in learning
+                and found.config["stages"][found.stage]["optim"]["optimizer"] == self.stage.optim.optimizer
+            ):
+                moment = int(value) if value.dtype == torch.int64 else spread_like(value, learning[name])
+                self.optimizer.state[learning[name]][kind] = moment
+
+    def learning(self) -> dict[str, nn.Parameter]:
+        """What trains, by name."""
+        return {n: p for n, p in self.learner.named_parameters() if p.requires_grad}
+
+    @cached_property
+    def origin(self) -> dict[str, str]:
+        """The files the run starts from, by what they hold: another file under the same name would be another run."""
+        given = self.config.start
+        paths = [*([given.network] if given.network else []), *given.patches]
+        return {Path(p).name: fingerprint(p) for p in paths}
+
+    # -- a step -----------------------------------------------------------------------------------------------
+
+    def rows(self, bucket: Bucket) -> int:
+        """Clips of a whole batch; several images take a clip's place."""
+        stills = bucket.frames == 1 and self.stage.data.frames > 1
+        return self.stage.optim.batch_size * (self.stage.data.images_per_clip if stills else 1)
+
+    def _schedule(self, bucket: Bucket) -> NoiseSchedule:
+        """The noise of a bucket: its shift is that of its own size (FD Eq. 5)."""
+        return self.stage.noise.build(bucket.frames, bucket.height, bucket.width)
+
+    def load(self, stage_step: int) -> Load:
+        """This process's share of a step's batch, by rounds; a pure function of the step."""
+        config, stage = self.config, self.stage
+        take = self.mix.at(stage_step)
+        share = len(take.indices) // self.world
+        size = share // stage.optim.accumulate
+        step = self.config.first_step(self.stage_index) + stage_step
+        codec, bucket = self.codec, take.bucket
+        latents = (
+            bucket.frames, codec.latent_channels, bucket.height // codec.downscale, bucket.width // codec.downscale,
+        )  # fmt: skip
+        steps = len(self.schedule(bucket).alphas_cumprod)
+        rounds = []
+        for first in range(self.rank * share, (self.rank + 1) * share, size):
+            rows = range(first, first + size)
+            draws = draw(config.seed, step, rows, latents, steps, stage.dropout)
+            clips = take.source.batch(
+                bucket, [take.indices[r] for r in rows], draws.drop_text.tolist(), draws.drop_motion.tolist()
+            )
+            rounds.append((clips, draws))
+        return rounds
+
+    def loads(self) -> Iterator[Load]:
+        """The batches from here to the end of the stage, read ahead by threads."""
+        workers, last = self.stage.data.workers, self.stage.optim.steps
+        if not workers or all(None in source.counts.values() for source in self.sources.values()):
+            for step in range(self.stage_step, last):  # made-up clips are computed, and threads would only contend
+                yield self.load(step)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            ahead: list[Future] = []
+            try:
+                for step in range(self.stage_step, last):
+                    while len(ahead) < workers + 1 and step + len(ahead) < last:
+                        ahead.append(pool.submit(self.load, step + len(ahead)))
+                    yield ahead.pop(0).result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def advance(self, load: Load | None = None) -> dict[str, Tensor | float]:
+        """One step of the optimizer; returns its numbers, the losses still on the device."""
+        load = load or self.load(self.stage_step)
+        optim, device = self.stage.optim, self.accelerator.device
+        bucket = self.mix.at(self.stage_step).bucket
+        sums: dict[str, Tensor] = {}
+        for i, (batch, draws) in enumerate(load):
+            # Dropout inside modules draws from the global generator: tie it to the step as well.
+            torch.manual_seed(generator(self.config.seed, self.step, "modules", self.rank, i).initial_seed())
+            last = i == len(load) - 1
+            with self.accelerator.no_sync(self.wrapped) if not last else nullcontext():
+                loss, parts = self.wrapped(batch.to(device), draws, self.schedule(bucket))
+                self.accelerator.backward(loss / len(load))
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value / len(load)
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = whole(self.accelerator.clip_grad_norm_(weights, optim.clip or math.inf)).item()
+        if not math.isfinite(norm) and self.accelerator.scaler is None:
+            raise TrainingError(f"a gradient became {norm} at step {self.step}; lower optim.lr and resume.")
+        rate = learning_rate(optim, self.stage_step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.stage_step += 1
+        if self.average is not None:
+            self.average.update(self.learning(), self.step)
+        return {**sums, "grad_norm": norm, "lr": rate}
+
+    # -- what comes out ---------------------------------------------------------------------------------------
+
+    def averaged(self) -> dict[str, Tensor]:
+        """What trained, averaged (or as it is, where no average is kept), whole. All processes ask together."""
+        return {n: whole(w) for n, w in (self.average.weights if self.average else self.learning()).items()}
+
+    def result(self) -> Learner:
+        """The network with averaged weights, and its encoders, for looking at. All processes ask together."""
+        averaged = self.averaged()
+        learner = self.learner
+        own = {n: averaged.get(f"unet.{n}") for n, _ in learner.unet.named_parameters()}
+        own = {n: whole(learner.unet.get_parameter(n)) if w is None else w for n, w in own.items()}
+        unet = VideoUNet(learner.unet.config, device="meta")
+        if self.stage.model.lora is not None:
+            lora.inject(unet, self.stage.model.lora, self.config.seed)
+        unet.load_state_dict(own, assign=True)  # what does not train is shared, not copied
+        encoders = {n: learner.encoder(n) for n in ("text", "motion", "image") if learner.encoder(n) is not None}
+        for name in learner.trained:
+            encoders[name] = copy.deepcopy(learner.trained[name])
+            own = {
+                n.removeprefix(f"trained.{name}."): w for n, w in averaged.items() if n.startswith(f"trained.{name}.")
+            }
+            encoders[name].load_state_dict(own, strict=False)
+        unet.schedule = self.stage.noise.to_dict()
+        made = Learner(unet, self.codec, encoders, self.stage.loss, self.stage.dropout, learner.grey)
+        return made.requires_grad_(False).eval()
+
+    def validate(self) -> tuple[dict[str, float], dict[str, float], Path | None]:
+        """Losses at fixed timesteps, measures of clips of fixed noise, and their sheet; by the first process."""
+        losses, scores, sheet = {}, {}, None
+        if self.validation:
+            learner = self.result()
+            if self.main:
+                with self.accelerator.autocast():
+                    device = self.accelerator.device
+                    losses = self.validation.loss(learner, device)
+                    scores, sheet = self.validation.sample(learner, device, self.step, self.folder / "validation")
+            self.accelerator.wait_for_everyone()
+        return losses, scores, sheet
+
+    def save(self) -> Path | None:
+        """Write a checkpoint; where the disk is full, say so and leave everything as it was. Its place, or None."""
+        learner, folder = self.learner, self.folder / disk.FOLDER
+        weights = {n: whole(p).cpu() for n, p in learner.named_parameters() if n in self.saved}
+        averaged = {n: w.cpu() for n, w in self.averaged().items()} if self.average else {}
+        moments = self._moments()
+        result = self.result()
+        problem = [None]
+        if self.main:
+            try:
+                self._write(folder, weights, averaged, moments, result)
+            except TrainingError as error:
+                problem = [str(error)]
+        if self.world > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(problem)
+        if problem[0]:
+            raise TrainingError(problem[0])
+        return folder / f"step-{self.step:09d}"
+
+    def _moments(self) -> dict[str, Tensor]:
+        found = {}
+        for name, weight in self.learning().items():
+            for kind, value in self.optimizer.state.get(weight, {}).items():
+                value = whole(value).cpu() if isinstance(value, Tensor) else torch.tensor(int(value))
+                # 8-bit optimizers keep one table for all weights; a file has no place for shared memory.
+                found[f"{kind}.{name}"] = value.clone() if kind.startswith("qmap") else value
+        return found
+
+    def _write(self, folder: Path, weights, averaged, moments, result: Learner) -> None:
+        stage, output = self.stage, self.config.output
+        facts = {"stage_step": self.stage_step, "ends_stage": self.stage_done, "origin": self.origin}
+        if self.accelerator.scaler is not None:
+            facts["scaler"] = self.accelerator.scaler.state_dict()
+        size = sum(t.nbytes for table in (weights, averaged, moments) for t in table.values())
+        dtype = models.DTYPES[output.dtype]
+        whole_size = (
+            sum(p.numel() for p in result.unet.parameters()) * dtype.itemsize if stage.model.lora is None else 0
+        )
+        with disk.disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            disk.check_room(folder, size + whole_size)
+            with disk.Staged(folder, self.step, self.stage_index, facts) as staged:
+                staged.tensors("weights", weights)
+                staged.tensors("averaged", averaged)
+                staged.tensors("optimizer", moments)
+                self.export(result, staged.path)
+                (staged.path / "run.json").write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
+        disk.keep_newest(folder, output.keep)
+
+    def export(self, result: Learner, folder: Path) -> list[Path]:
+        """What the nodes load: the LoRA, or the network, and the trained parts alone as a patch where others froze."""
+        from ..model_patches.checkpoint import save_patch, save_unet
+        from ..model_patches.errors import CheckpointError
+
+        model, dtype = self.stage.model, models.DTYPES[self.config.output.dtype]
+        try:
+            if model.lora is not None:
+                named = dict(result.unet.named_parameters())
+                lora.save_lora(named, model.lora, folder / "lora.safetensors", dtype)
+                return [folder / "lora.safetensors"]
+            metadata = {"modelspec.title": f"{self.folder.name}, step {self.step}"}
+            save_unet(result.unet, folder / "unet.safetensors", dtype=dtype, metadata=metadata)
+            if "all" in model.train:
+                return [folder / "unet.safetensors"]
+            save_patch(result.unet, folder / "patch.safetensors", model.train, dtype=dtype)
+            return [folder / "unet.safetensors", folder / "patch.safetensors"]
+        except CheckpointError as error:
+            raise TrainingError(str(error)) from error
+
+
+def _put(weights: dict[str, Tensor], unet: nn.Module, encoders: dict[str, nn.Module]) -> None:
+    """A checkpoint's weights into the modules they were read from."""
+    own = {f"unet.{n}": p for n, p in unet.named_parameters()}
+    for name, encoder in encoders.items():
+        own |= {f"trained.{name}.{n}": p for n, p in encoder.named_parameters()}
     with torch.no_grad():
-        for prefix, weights in (
-            ("weights", run.named_weights()),
-            ("averaged", run.named_weights(run.averaged)),
-        ):
-            for name, weight in weights.items():
-                weight.copy_(state[f"{prefix}.{name}"])
-    for name, weight in run.named_weights().items():
-        keys = [k for k in state if k.startswith("optimizer.") and k.endswith(f".{name}")]
-        moments = {k.split(".")[1]: state[k].clone() for k in keys if k.split(".", 2)[2] == name}
-        run.optimizer.state[weight] = moments
-    run.step = int(meta["step"])
+        for name, weight in weights.items():
+            own[name].copy_(weight)
 
 
-def _recipe(config: RunConfig) -> dict:
-    """What a run must have in common with one it continues: all but its length, pace, place and machine."""
-    values = config.to_dict()
-    for name in ("output", "threads", "device"):
+def _same_recipe(found: disk.Checkpoint, config: RunConfig, origin: dict[str, str]) -> None:
+    """Refuse to go on with another run's checkpoint."""
+    if found.facts["origin"] != origin:
+        raise TrainingError(
+            f"{found.path.parent.parent} was begun with other weights ({', '.join(found.facts['origin']) or 'none'}); "
+            f"restore start, or choose another output.folder."
+        )
+    saved, now = _recipe(found.config, found.stage), _recipe(config.to_dict(), found.stage)
+    for name in now:
+        if saved.get(name) != now[name]:
+            raise TrainingError(
+                f"{found.path.parent.parent} holds a run with another {name}; choose another output.folder, or "
+                "restore that setting."
+            )
+
+
+FREE = ("output", "threads", "device", "start")
+FREE_OPTIM = ("cosine_from", "lr", "lr_scale", "accumulate")
+
+
+def _recipe(values: dict, reached: int) -> dict[str, object]:
+    """What a run must have in common with one it continues: all but its pace, place and machine, and stages to come."""
+    values = copy.deepcopy(values)
+    for name in FREE:
         values.pop(name)
-    for name in ("steps", "cosine_from", "lr"):
-        values["optim"].pop(name)
-    values["model"].pop("gradient_checkpointing")
+    for source in values["sources"].values():
+        source.pop("path")
+    stages = values.pop("stages")[: reached + 1]
+    stages[-1]["optim"].pop("steps")  # the present stage may go on for longer
+    for i, stage in enumerate(stages, start=1):
+        for name in FREE_OPTIM:
+            stage["optim"].pop(name)
+        for name in ("workers", "cache"):
+            stage["data"].pop(name)
+        stage["model"].pop("gradient_checkpointing")
+        values |= {f"stage {i} [{name}]" if len(stages) > 1 else f"[{name}]": v for name, v in stage.items()}
     return values
-
-
-def bundle_of(run: Run) -> Bundle:
-    """The averaged weights as a bundle that pipelines can run."""
-    models, data = run.averaged, run.config.data
-    defaults = Defaults(
-        frames=data.frames,
-        height=data.height,
-        width=data.width,
-        fps=8,
-        steps=run.config.output.validation_steps,
-        guidance_scale=run.config.output.guidance_scale,
-    )
-    for module in (models.unet, models.text, models.motion, models.image):
-        if module is not None:
-            module.eval()
-    return Bundle(
-        models.unet, models.codec, models.text, models.motion, models.image, run.schedule_config, defaults, "run"
-    )
-
-
-def train(config: RunConfig, *, resume: bool = True) -> Run:
-    """Train to the end, or to the first Ctrl-C or SIGTERM, which saves and stops. Returns the run."""
-    from .evaluation.validate import validate
-
-    run, output = prepare(config), config.output
-    folder = Path(output.folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"output.folder {folder} cannot be made: {error.strerror}.") from error
-    if not resume:
-        for name in (STATE, METRICS):
-            (folder / name).unlink(missing_ok=True)
-    elif (folder / STATE).exists():
-        load_state(run, folder)
-        print(f"resuming {folder} at step {run.step}")
-    _forget_after(folder / METRICS, run.step)
-    started, first = time.time(), run.step
-    with _Stop() as stop, (folder / METRICS).open("a") as log, tqdm(total=config.optim.steps, initial=run.step) as bar:
-        while run.step < config.optim.steps and not stop.asked:
-            numbers = advance(run)
-            bar.update()
-            if run.step % 20 == 0:
-                speed = (run.step - first) / (time.time() - started)
-                bar.set_postfix(loss=f"{numbers['diffusion']:.4f}", steps_per_s=f"{speed:.2f}")
-                log.write(json.dumps({"step": run.step, **numbers}) + "\n")
-                log.flush()
-            last = run.step == config.optim.steps
-            if run.step % output.checkpoint_every == 0 or last:
-                save_state(run, folder)
-            if output.validation_clips and (run.step % output.validate_every == 0 or last):
-                scores = validate(bundle_of(run), config, folder / f"validation_{run.step:06d}.png")
-                tqdm.write(f"step {run.step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
-                log.write(json.dumps({"step": run.step, "validation": scores}) + "\n")
-    if stop.asked:
-        save_state(run, folder)
-        print(f"stopped at step {run.step}; run the same command to go on")
-    else:
-        export(run, folder / "bundle")
-        print(f"the bundle is in {folder / 'bundle'}")
-    return run
-
-
-def export(run: Run, folder: Path) -> None:
-    """The averaged weights as a bundle on disk: staged, then one rename."""
-    staged = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(staged, ignore_errors=True)
-    save_bundle(bundle_of(run), staged)
-    shutil.rmtree(folder, ignore_errors=True)
-    staged.rename(folder)
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run will do again."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in lines))
-
-
-class _Stop:
-    """Turns the first SIGTERM or Ctrl-C into a request; a second one acts at once."""
-
-    def __init__(self) -> None:
-        self.asked, self.before = False, {}
-
-    def __enter__(self) -> _Stop:
-        self.before = {name: signal.signal(name, self._ask) for name in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *error) -> None:
-        for name, handler in self.before.items():
-            signal.signal(name, handler)
-
-    def _ask(self, number, frame) -> None:
-        self.asked = True
-        signal.signal(number, self.before[number])

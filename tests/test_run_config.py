@@ -1,0 +1,86 @@
+"""Run files: strict, staged, and the papers' numbers where they say so."""
+
+import pytest
+
+from dreamfactory.training.config import PRESETS, RunConfig, load_run
+from dreamfactory.training.errors import TrainingError
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("optim.learning_rate=1", "unknown setting optim.learning_rate"),
+        ("optim.stepps=1", "Did you mean 'steps'"),
+        ("optm.steps=1", "Did you mean 'optim'"),
+        ("optim.steps=many", "expected int"),
+        ("optim.betas=0.9", "expected 2 values"),
+        ("seed", "has no '='"),
+        ("data=3", "expected a table"),
+        ("seed.x=3", "seed is no table"),
+        ("stage.2.optim.steps=3", "stage is no list of tables"),
+        ("optim.batch_size=0", "expected at least 1"),
+        ("optim.accumulate=3", "does not divide into 3 rounds"),
+        ("optim.betas=[0.9,5.0]", "expected 0 to 1"),
+        ("optim.lr_scale={'spacial':1.0}", "no part 'spacial'"),
+        ("threads=-1", "expected at least 1"),
+        ("data.height=60", "multiples of 8"),
+        ("data.mix={'tony':1.0}", "sources are tiny"),
+        ("sources={}", "nothing to train on"),
+        ("sources.tiny.kind=folder", "sources.tiny.path is empty"),
+        ("loss.flow_weight=1.0", "predict_net = true"),
+        ("model.train=['pacca']", "no part 'pacca'"),
+        ("precision=fp8", "expected one of fp32, bf16, fp16"),
+        ("schedule.preset=sd", "no schedule.preset 'sd'"),
+        ("output.loggers=['mlflow']", "expected tensorboard or wandb"),
+    ],
+)
+def test_settings_are_strict(change, sentence):
+    with pytest.raises(TrainingError) as error:
+        load_run("demo", [change])
+    assert sentence in str(error.value)
+
+
+def test_a_missing_run_file_names_the_presets():
+    with pytest.raises(TrainingError, match="demo"):
+        load_run("nowhere.toml")
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in PRESETS.glob("*.toml")))
+def test_presets_are_valid_and_survive_json(name):
+    config = load_run(name)
+    assert RunConfig.from_dict(config.to_dict()) == config
+
+
+def test_a_stage_is_the_run_with_some_settings_changed(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        """
+        [sources.a]
+        kind = "tiny_world"
+        [sources.b]
+        kind = "tiny_stills"
+        [optim]
+        lr = 1.0
+        steps = 7
+        [data]
+        mix = { a = 0.5, b = 0.5 }
+        [[stage]]
+        name = "low"
+        [[stage]]
+        name = "high"
+        data = { height = 128, width = 128, mix = { a = 1.0 } }
+        optim = { steps = 9 }
+        """
+    )
+    low, high = load_run(file).stages
+    assert (low.optim.steps, low.optim.lr, low.data.mix) == (7, 1.0, {"a": 0.5, "b": 0.5})
+    assert (high.optim.steps, high.optim.lr, high.data.mix, high.data.height) == (9, 1.0, {"a": 1.0}, 128)
+    config = load_run(file, ["stage.high.optim.steps=3", "stage.1.data.frames=4", "optim.lr=2.0"])
+    assert [s.optim.steps for s in config.stages] == [7, 3]
+    assert config.stages[0].data.frames == 4
+    assert [s.optim.lr for s in config.stages] == [2.0, 2.0]
+    assert [config.stage_at(step) for step in (0, 6, 7, 9, 10)] == [0, 0, 1, 1, 1]
+    with pytest.raises(TrainingError, match="choose from low, high"):
+        load_run(file, ["stage.middle.optim.steps=3"])
+    with pytest.raises(TrainingError, match=r"unknown setting stage\.2\.dta\. Did you mean 'data'"):
+        load_run(file, ["stage.2.dta.frames=3"])

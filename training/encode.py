@@ -1,0 +1,68 @@
+"""The frozen encoders of a run as one thing a cache can ask: what a clip becomes, and by whose weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..pipelines.bundle import DEMO
+from .config import RunConfig
+from .errors import TrainingError
+
+SAMPLE = 2**20  # bytes read of each end of a file
+
+
+def fingerprint(path: str | Path, *options: object) -> str:
+    """Of a file or folder: names, sizes and both ends of its files. Whole encoders are too long to read for this."""
+    path = Path(path)
+    digest = hashlib.blake2b(repr(options).encode(), digest_size=16)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path) if path.is_dir() else file.suffix} {size}".encode())
+        with file.open("rb") as data:
+            digest.update(data.read(SAMPLE))
+            data.seek(max(0, size - SAMPLE))
+            digest.update(data.read(SAMPLE))
+    return digest.hexdigest()
+
+
+class FrozenEncoders:
+    """What the network reads, made of captions and frames. Results are on the CPU, in half precision."""
+
+    def __init__(self, config: RunConfig, codec: nn.Module, encoders: dict[str, nn.Module], device: torch.device):
+        trained = [k for k, m in encoders.items() if any(p.requires_grad for p in m.parameters())]
+        if trained:
+            raise TrainingError(
+                f"data.cache keeps what frozen encoders make, and encoders.{trained[0]} trains ('fresh'); name its "
+                "folder, or leave data.cache out."
+            )
+        self.codec, self.encoders, self.device = codec, encoders, device
+        given = config.encoders
+        where = DEMO / "codec.safetensors" if given.codec == "demo" else Path(given.codec)
+        self.fingerprints: dict[str, str | None] = {"codec": fingerprint(where)}
+        for name in ("text", "motion", "image"):
+            options = (getattr(encoders.get(name), "layer", None), getattr(encoders.get(name), "features", None))
+            self.fingerprints[name] = fingerprint(getattr(given, name), *options) if name in encoders else None
+
+    @torch.no_grad()
+    def latents(self, frames: Tensor) -> Tensor:
+        """(t, 3, h, w) in [0, 1] -> (t, c, h/8, w/8)."""
+        like = next(self.codec.parameters())
+        return torch.cat([self.codec.encode(f.to(like) * 2 - 1) for f in frames.split(8)]).half().cpu()
+
+    def text(self, caption: str) -> Tensor:
+        return self._one("text", [caption])
+
+    def motion(self, caption: str) -> Tensor:
+        return self._one("motion", [caption])
+
+    def image(self, frame: Tensor) -> Tensor:
+        return self._one("image", frame[None].to(self.device))
+
+    @torch.no_grad()
+    def _one(self, name: str, value) -> Tensor:
+        return self.encoders[name](value)[0].half().cpu()

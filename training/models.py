@@ -1,0 +1,166 @@
+"""What a run trains, built from its config: the network of a stage, which of its weights learn, and the encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..model_patches import UNetConfig, VideoUNet, load_unet
+from ..model_patches.compose import apply_patch
+from ..model_patches.parts import part_of
+from ..model_patches.presets import preset
+from ..model_patches.warm_start import extend
+from ..pipelines.bundle import DEMO, load_vae
+from ..pipelines.encoders import ImageEncoder, TextEncoder
+from . import lora
+from .config import RunConfig, StageConfig
+from .errors import TrainingError
+from .tiny_encoders import image_encoder, motion_encoder, text_encoder
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Network:
+    """A stage's network, and the names of weights that are still as the file the run started from has them."""
+
+    unet: VideoUNet
+    untouched: set[str]
+
+
+def start(config: RunConfig, say: Callable[[str], object] = print) -> Network:
+    """The network of the first stage: fresh, or equal at its start to the file and patches the run names."""
+    stage, given = config.stages[0], config.start
+    torch.manual_seed(config.seed)
+    if given.network is None:
+        if given.patches:
+            raise TrainingError("start.patches need a network to be put on; name it as start.network.")
+        unet = VideoUNet(network_config(stage, None))
+        if unet.config.predict_net:
+            unet.start_predict_net()
+        return _with_lora(Network(unet, set()), stage, config.seed)
+    source = load_unet(given.network)
+    for path in given.patches:
+        source = apply_patch(source, path)
+    unet, report = extend(source, network_config(stage, source.config))
+    say(f"{given.network}: {report}")
+    return _with_lora(Network(unet, set(report.loaded) - set(report.reshaped)), stage, config.seed)
+
+
+def advance(network: Network, config: RunConfig, stage: int) -> Network:
+    """The network of the next stage, equal at its start to the last one's."""
+    before, after = config.stages[stage - 1], config.stages[stage]
+    touched = trainable(network.unet, before)
+    untouched = network.untouched - touched
+    wanted = network_config(after, network.unet.config)
+    if wanted == network.unet.config:
+        return Network(network.unet, untouched)
+    torch.manual_seed(config.seed + stage)
+    unet, _ = extend(network.unet, wanted)
+    return Network(unet, untouched & set(dict(unet.named_parameters())))
+
+
+def network_config(stage: StageConfig, source: UNetConfig | None) -> UNetConfig:
+    """Of a stage; preset "start" is the start's own network with `model.config` changed."""
+    if stage.model.preset != "start":
+        base = preset(stage.model.preset)
+    elif source is None:
+        raise TrainingError("model.preset 'start' follows start.network, and there is none; name one, or a preset.")
+    else:
+        base = source
+    return UNetConfig.from_dict({**base.to_dict(), **stage.model.config})
+
+
+def _with_lora(network: Network, stage: StageConfig, seed: int) -> Network:
+    if stage.model.lora is not None:
+        lora.inject(network.unet, stage.model.lora, seed)
+        network.untouched = {n for n in dict(network.unet.named_parameters()) if not lora.is_lora(n)}
+    return network
+
+
+def trainable(unet: nn.Module, stage: StageConfig) -> set[str]:
+    """Names of the network's weights that learn in a stage."""
+    names = [name for name, _ in unet.named_parameters()]
+    if stage.model.lora is not None:
+        return {name for name in names if lora.is_lora(name)}
+    if "all" in stage.model.train:
+        # PredictNet learns from flow alone.
+        idle = () if stage.loss.flow_weight > 0 else ("predict_net",)
+        return {name for name in names if part_of(name) not in idle}
+    chosen = {name for name in names if part_of(name) in stage.model.train}
+    if not chosen:
+        raise TrainingError(
+            f"stage {stage.name!r} trains {', '.join(stage.model.train)}, of which its network has no weights; switch "
+            "them on in model.config."
+        )
+    return chosen
+
+
+def set_trainable(unet: VideoUNet, stage: StageConfig, precision: str) -> None:
+    """Let a stage's weights learn, in float32; the others are frozen, in the computation's own precision."""
+    names = trainable(unet, stage)
+    for name, weight in unet.named_parameters():
+        learns = name in names
+        weight.requires_grad_(learns)
+        weight.data = weight.data.to(torch.float32 if learns else DTYPES[precision])
+        weight.grad = None
+    unet.checkpoint_gradients(stage.model.gradient_checkpointing)
+    unet.train()
+
+
+# -- encoders -------------------------------------------------------------------------------------------------
+
+FRESH = {"text": text_encoder, "motion": motion_encoder, "image": image_encoder}
+
+
+def reads(config: UNetConfig) -> list[str]:
+    """Encoders a network reads."""
+    used = ["text"]
+    if config.motion_text != "off":
+        used.append("motion")
+    if config.image_adapter != "off" and config.image_projector is not None:
+        used.append("image")
+    return used
+
+
+def make_encoder(config: RunConfig, name: str, network: UNetConfig) -> nn.Module:
+    """A fresh one, which trains, or a frozen one from its folder."""
+    where = getattr(config.encoders, name)
+    if where == "fresh":
+        return FRESH[name](config.seed).train()
+    options: dict = {"dtype": DTYPES[config.precision]}
+    if name == "image":
+        pooled = network.image_projector is not None and network.image_projector.kind == "linear"
+        options["features"] = config.encoders.image_features or ("pooled" if pooled else "last")
+    elif name == "text":
+        options["layer"] = config.encoders.text_layer
+    encoder = (ImageEncoder if name == "image" else TextEncoder).load(where, **options)
+    _check_width(name, encoder.width, network)
+    return encoder.eval().requires_grad_(False)
+
+
+def _check_width(name: str, width: int, network: UNetConfig) -> None:
+    wanted = {
+        "text": network.context_dim,
+        "motion": network.motion_dim,
+        "image": network.image_projector.embedding_dim if network.image_projector else width,
+    }[name]
+    if width != wanted:
+        raise TrainingError(
+            f"encoders.{name} is {width} wide, the network reads {wanted}; choose the encoder it was made for."
+        )
+
+
+def make_codec(config: RunConfig, network: UNetConfig) -> nn.Module:
+    where = config.encoders.codec
+    codec = load_vae(DEMO / "codec.safetensors" if where == "demo" else Path(where))
+    if codec.latent_channels != network.in_channels:
+        raise TrainingError(
+            f"encoders.codec makes {codec.latent_channels} latent channels, the network takes {network.in_channels}; "
+            "choose the codec (VAE) it was made for."
+        )
+    return codec.eval().requires_grad_(False)

@@ -1,0 +1,86 @@
+"""One process or many: the little that training needs to know of Accelerate, DDP and FSDP.
+
+`accelerate launch -m dreamfactory.training run.toml` decides how many processes there are and how weights are spread
+over them; nothing else here asks.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+import torch
+from torch import Tensor
+
+from .config import RunConfig
+from .errors import TrainingError
+
+# What FSDP shards by itself, where the launcher names nothing: the blocks that hold nearly all weights.
+SHARDED = ("SpatialTransformer", "TemporalTransformer", "ResBlock", "TemporalConv", "SwapAttention", "Resampler")
+PATIENCE = datetime.timedelta(hours=6)  # how long processes wait for the first one, while it validates or encodes
+
+
+def accelerator(config: RunConfig):
+    """Accelerate's handle on devices and processes. Raises TrainingError for a device that is not there."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+    from accelerate.state import AcceleratorState
+
+    # A second run in the same Python process may want another precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    device = config.device
+    if device not in ("auto", "cpu"):
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise TrainingError(f"device {device!r} is not there: {str(error).splitlines()[0]}") from error
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)
+    precision = {"fp32": "no"}.get(config.precision, config.precision)
+    handlers = [
+        # A step may leave branches unused: still images the temporal half, an absent first frame the adapter.
+        DistributedDataParallelKwargs(find_unused_parameters=True),
+        InitProcessGroupKwargs(timeout=PATIENCE),
+    ]
+    try:
+        made = Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=handlers)
+    except ValueError as error:
+        raise TrainingError(f"precision {config.precision} does not go with this device: {error}") from error
+    plugin = getattr(made.state, "fsdp_plugin", None)
+    if plugin is not None and not plugin.transformer_cls_names_to_wrap:
+        plugin.transformer_cls_names_to_wrap = list(SHARDED)
+    return made
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A weight or moment, whole, wherever its shards are. All processes must ask for it together."""
+    return tensor.detach().full_tensor() if _is_dtensor(tensor) else tensor.detach()
+
+
+def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor spread over the processes as `like` is, on its device, of its own dtype."""
+    tensor = tensor.to(like.device)
+    if _is_dtensor(like) and tensor.shape == like.shape:
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(tensor, like.device_mesh, like.placements)
+    return tensor.clone()
+
+
+def any_process(made, flag: bool) -> bool:
+    """Whether the flag is up on any process: all must stop at the same step."""
+    if made.num_processes == 1:
+        return flag
+    return bool(made.reduce(torch.tensor(float(flag), device=made.device), "sum").item())
+
+
+def mean_over_processes(made, numbers: dict[str, Tensor | float]) -> dict[str, float]:
+    """Numbers of this process's share of a batch -> of the whole."""
+    values = torch.tensor([float(v) for v in numbers.values()], dtype=torch.float64).float().to(made.device)
+    if made.num_processes > 1:
+        values = made.reduce(values, "mean")
+    return dict(zip(numbers, values.tolist(), strict=True))

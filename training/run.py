@@ -1,0 +1,185 @@
+"""The loop around a Trainer: progress, numbers, checkpoints, validation, and stopping when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..pipelines.bundle import Bundle, Defaults, save_bundle
+from . import checkpoint as disk
+from .config import RunConfig
+from .errors import TrainingError
+from .logs import METRICS, Log
+from .parallel import any_process, mean_over_processes
+from .summary import write_summary
+from .trainer import Trainer
+
+PACE = 50  # steps that the shown speed is a mean of
+
+
+def train(config: RunConfig, *, resume: bool = True) -> Trainer:
+    """Train to the end, or to the first Ctrl-C or SIGTERM, which saves and stops. Returns the trainer.
+
+    resume: go on from the newest whole checkpoint of `output.folder`; False moves what is there aside.
+    Raises TrainingError with one sentence.
+    """
+    trainer = Trainer(config)
+    folder = trainer.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"output.folder {folder} cannot be made: {error.strerror}.") from error
+    with contextlib.ExitStack() as stack:
+        if trainer.main:
+            stack.enter_context(disk.only_run(folder))
+            if not resume:
+                _set_aside(folder)
+            disk.sweep(folder / disk.FOLDER)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.resume():
+            trainer.say(f"resuming {folder} at step {trainer.step}")
+        log = Log(folder, trainer.step, config.output.loggers, trainer.say) if trainer.main else None
+        if log is not None:
+            stack.callback(log.close)
+        stop = stack.enter_context(Stop())
+        bar = stack.enter_context(tqdm(total=config.steps, initial=trainer.step, disable=not trainer.main, unit="step"))
+        while not trainer.done and not stop.asked:
+            _run_stage(trainer, stop, log, bar)
+            if trainer.stage_done and not trainer.done:
+                trainer.enter(disk.newest(folder / disk.FOLDER))
+        if trainer.done:
+            finish(trainer)
+        else:
+            _save(trainer)
+            trainer.say(f"stopped at step {trainer.step}; run the same command to go on")
+    return trainer
+
+
+def _run_stage(trainer: Trainer, stop: Stop, log: Log | None, bar: tqdm) -> None:
+    """The rest of the present stage; a checkpoint at its end."""
+    output, stage = trainer.config.output, trainer.stage
+    bar.set_description(stage.name)
+    marks = [(time.perf_counter(), trainer.step)]
+    for load in trainer.loads():
+        numbers = trainer.advance(load)
+        bar.update()
+        step, ends = trainer.step, trainer.stage_done
+        stop.asked = any_process(trainer.accelerator, stop.asked)
+        if step % output.log_every == 0 or ends:
+            numbers = mean_over_processes(trainer.accelerator, numbers)
+            marks = [*marks[-(PACE // output.log_every + 1) :], (time.perf_counter(), step)]
+            pace = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+            clips = pace * stage.optim.batch_size
+            bar.set_postfix(loss=f"{numbers['diffusion']:.4f}", clips_per_s=f"{clips:.3g}")
+            if log is not None:
+                memory = _memory(trainer.accelerator.device)
+                log.write(step, stage=stage.name, **numbers, clips_per_s=round(clips, 3), **memory)
+        if (step % output.validate_every == 0 or ends) and trainer.validation:
+            _validate(trainer, log)
+        if ends:
+            _save(trainer)
+        elif stop.asked:
+            return
+        elif step % output.checkpoint_every == 0:
+            try:
+                _save(trainer)
+            except TrainingError as error:  # a full disk is no reason to lose what is in memory
+                trainer.say(f"{error} Training goes on; the next attempt is at step {step + output.checkpoint_every}.")
+
+
+def _save(trainer: Trainer) -> None:
+    place = trainer.save()
+    if trainer.main and place is not None:
+        tqdm.write(f"step {trainer.step}: saved {place}")
+
+
+def _validate(trainer: Trainer, log: Log | None) -> None:
+    losses, scores, sheet = trainer.validate()
+    if log is None:
+        return
+    shown = {"loss": losses["loss"], **({"flow": losses["flow"]} if "flow" in losses else {}), **scores}
+    tqdm.write(f"step {trainer.step}: validation " + ", ".join(f"{k} {v:.3f}" for k, v in shown.items()))
+    log.write(trainer.step, validation_loss=losses, validation=scores)
+    if sheet is not None:
+        log.picture(trainer.step, "validation", sheet)
+
+
+def finish(trainer: Trainer) -> None:
+    """The result in the run's folder: a bundle for the headless pipeline, the nodes' files, a summary to look at."""
+    learner = trainer.result()
+    if trainer.main:
+        folder = trainer.folder
+        trainer.export(learner, folder)
+        if trainer.stage.model.lora is None:
+            save(bundle_of(trainer, learner), folder / "bundle")
+        summary = write_summary(trainer)
+        trainer.say(f"done: {summary}; the bundle for `dreamfactory generate` is in {folder / 'bundle'}")
+    trainer.accelerator.wait_for_everyone()
+
+
+def bundle_of(trainer: Trainer, learner) -> Bundle:
+    """A result as a bundle that pipelines can run."""
+    stage, output = trainer.stage, trainer.config.output
+    data = stage.data
+    defaults = Defaults(
+        frames=data.frames,
+        height=data.height,
+        width=data.width,
+        fps=round(data.fps or 8),
+        steps=output.validation_steps,
+        guidance_scale=output.guidance_scale,
+    )
+    text, motion, image = (learner.encoder(name) for name in ("text", "motion", "image"))
+    return Bundle(learner.unet, trainer.codec, text, motion, image, stage.noise, defaults, "run")
+
+
+def save(bundle: Bundle, folder: Path) -> None:
+    """A bundle on disk: staged, then one rename."""
+    staged = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    with disk.disk_errors(folder):
+        save_bundle(bundle, staged)
+        shutil.rmtree(folder, ignore_errors=True)
+        staged.rename(folder)
+
+
+def _set_aside(folder: Path) -> None:
+    """What an earlier run left keeps its bytes under another name."""
+    if (folder / disk.FOLDER).exists():
+        number = next(i for i in range(1, 10**6) if not (folder / f"before-{i}").exists())
+        (folder / f"before-{number}").mkdir()
+        for name in (disk.FOLDER, METRICS):
+            if (folder / name).exists():
+                os.replace(folder / name, folder / f"before-{number}" / name)
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    if device.type != "cuda":
+        return {}
+    return {"peak_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 3)}
+
+
+class Stop:
+    """Turns the first SIGTERM or Ctrl-C into a request; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.asked, self.before = False, {}
+
+    def __enter__(self) -> Stop:
+        self.before = {name: signal.signal(name, self._ask) for name in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error) -> None:
+        for name, handler in self.before.items():
+            signal.signal(name, handler)
+
+    def _ask(self, number, frame) -> None:
+        self.asked = True
+        signal.signal(number, self.before[number])

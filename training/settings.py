@@ -1,0 +1,98 @@
+"""Plain data -> frozen dataclasses, strictly: unknown keys are errors that name the nearest one, types are checked.
+
+What a run file may say is the dataclasses of config.py; this module knows none of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import types
+from dataclasses import fields, is_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from .errors import TrainingError
+
+
+def build(cls, values: dict, where: str = ""):
+    """A dataclass from plain data; `where` is the path of the table, for messages ("stage.1.optim.")."""
+    hints, known = get_type_hints(cls), [f.name for f in fields(cls)]
+    out = {}
+    for name, value in values.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
+            raise TrainingError(f"unknown setting {where}{name}.{hint}")
+        out[name] = _typed(hints[name], value, where + name)
+    return cls(**out)
+
+
+def _typed(hint, value, name: str):
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _typed(next(h for h in inner if h is not type(None)), value, name)
+    if is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise TrainingError(f"{name} is {value!r}; expected a table.")
+        return build(hint, value, name + ".")
+    if origin is tuple:
+        count = None if inner[-1] is Ellipsis else len(inner)
+        if not isinstance(value, list | tuple) or count not in (None, len(value)):
+            raise TrainingError(f"{name} is {value!r}; expected {'a list' if count is None else f'{count} values'}.")
+        kinds = inner if count else [inner[0]] * len(value)
+        return tuple(_typed(h, v, name) for h, v in zip(kinds, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise TrainingError(f"{name} is {value!r}; expected a table.")
+        return {k: _typed(inner[1], v, f"{name}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise TrainingError(f"{name} is {value!r}; expected {hint.__name__}.")
+    return value
+
+
+def override(values: dict, text: str) -> None:
+    """Apply one `a.b=value` to plain data, in place. Tables in a list are named by number from 1, or by `name`."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise TrainingError(f"--set {text!r} has no '='; write a.b=value.")
+    *parents, leaf = path.split(".")
+    for i, parent in enumerate(parents):
+        values = _entry(values, parent, text) if isinstance(values, list) else values.setdefault(parent, {})
+        if not isinstance(values, dict | list):
+            raise TrainingError(f"--set {text!r}: {'.'.join(parents[: i + 1])} is no table.")
+    if isinstance(values, list):
+        raise TrainingError(f"--set {text!r}: {'.'.join(parents)} is a list of tables; name one by its number from 1.")
+    values[leaf] = _value(value)
+
+
+def _entry(tables: list, name: str, text: str):
+    for i, table in enumerate(tables, start=1):
+        if name in (str(i), table.get("name") if isinstance(table, dict) else None):
+            return table
+    names = ", ".join(str(t.get("name", i)) for i, t in enumerate(tables, start=1))
+    raise TrainingError(f"--set {text!r}: there is no {name!r}; choose from {names}.")
+
+
+def _value(text: str):
+    try:
+        return {"true": True, "false": False, "none": None}[text.lower()]
+    except KeyError:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+
+
+def merged(base: dict, changes: dict) -> dict:
+    """`changes` on top of `base`, table by table; neither is altered. A whole `mix` replaces the other."""
+    out = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict) and key != "mix"
+        out[key] = merged(out[key], value) if both else value
+    return out
