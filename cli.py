@@ -45,8 +45,6 @@ def info(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
-    import torch
-
     from .model_patches.converters import convert_file
     from .pipelines.errors import InputError
     from .schedulers import ScheduleConfig
@@ -55,11 +53,22 @@ def convert(args: argparse.Namespace) -> None:
         if "=" not in pair:
             raise InputError(f"--set {pair!r} has no '='; write field=value.")
     values = {k: _value(v) for k, v in (pair.split("=", 1) for pair in args.set)}
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}[args.dtype]
     report = convert_file(
-        args.source, args.target, args.origin, overrides=values, dtype=dtype, check_schedule=ScheduleConfig.from_dict
+        args.source,
+        args.target,
+        args.origin,
+        overrides=values,
+        dtype=_dtype(args.dtype),
+        check_schedule=ScheduleConfig.from_dict,
     )
     print(json.dumps(report.to_dict()) if args.json else f"{report}\nwritten: {args.target}")
+
+
+def export(args: argparse.Namespace) -> None:
+    from .model_patches.converters.export import export_file
+
+    report = export_file(args.source, args.target, args.names, dtype=_dtype(args.dtype))
+    print(json.dumps(report.to_dict()) if args.json else f"{report}\nwritten: {args.target} ({args.names})")
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -166,10 +175,22 @@ def parser() -> argparse.ArgumentParser:
     sub = command("convert", convert, "public weights into this pack's format, PEFT LoRAs into ComfyUI's names")
     sub.add_argument("source", help="a .safetensors file, or a diffusers folder")
     sub.add_argument("target", help="the .safetensors to write")
-    sub.add_argument("--from", dest="origin", default="auto", choices=("auto", "sd", "modelscope", "lvdm"))
+    # model_patches.converters.SOURCES and export.FORMS, which would bring torch.
+    sources = ("auto", "sd", "modelscope", "lvdm", "animatediff", "ip-adapter")
+    sub.add_argument("--from", dest="origin", default="auto", choices=sources)
     sub.add_argument(
         "--set", action="append", default=[], metavar="field=value", help="a config field the file cannot tell"
     )
+    sub.add_argument(
+        "--dtype", choices=("fp32", "fp16", "bf16"), help="of the weights on disk; default as in the source"
+    )
+    sub.add_argument("--json", action="store_true")
+
+    sub = command("export", export, "a network, or its temporal half, into names that other software reads")
+    sub.add_argument("source", help="a network's .safetensors, or a temporal patch")
+    sub.add_argument("target", help="the .safetensors to write; for diffusers also a folder")
+    forms = ("animatediff", "diffusers-motion", "diffusers-unet3d")
+    sub.add_argument("--as", dest="names", required=True, choices=forms, help="whose names")
     sub.add_argument(
         "--dtype", choices=("fp32", "fp16", "bf16"), help="of the weights on disk; default as in the source"
     )
@@ -230,7 +251,13 @@ def _placement(device: str, dtype: str) -> dict:
         raise InputError(f"device {device!r} is not there: {str(error).splitlines()[0]}") from error
     if dtype == "auto":
         dtype = "fp32" if device == "cpu" else "fp16"
-    return {"device": device, "dtype": {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]}
+    return {"device": device, "dtype": _dtype(dtype)}
+
+
+def _dtype(name: str | None):
+    import torch
+
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}[name]
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

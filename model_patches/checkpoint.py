@@ -79,12 +79,27 @@ def save_patch(
     unet: VideoUNet, path: str | os.PathLike, parts: Iterable[str], *, dtype: torch.dtype | None = None
 ) -> None:
     """Write only some parts (`parts.PARTS`: paca, image_adapter, swap_attention, temporal, ...) as a small file."""
+    save_parts(unet.config, unet.state_dict(), path, parts, schedule=unet.schedule, dtype=dtype)
+
+
+def save_parts(
+    config: UNetConfig,
+    state: Mapping[str, Tensor],
+    path: str | os.PathLike,
+    parts: Iterable[str],
+    *,
+    schedule: Mapping | None = None,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """The file of `save_patch` from weights that need not be in a network. config: of the whole network."""
     parts = list(parts)
     prefixes = tuple(prefix + "." for part in parts for prefix in known_part(part).prefixes)
-    state = {k: v for k, v in unet.state_dict().items() if k.startswith(prefixes)}
+    state = {k: v for k, v in state.items() if k.startswith(prefixes)}
     if not state:
         raise CheckpointError(f"this network has no weights of {', '.join(parts)}; nothing to save.")
-    write(path, state, _metadata("patch/1", unet.config, unet.schedule, {PARTS_FIELD: ",".join(parts)}), dtype)
+    extra = {PARTS_FIELD: ",".join(parts), **(metadata or {})}
+    write(path, state, _metadata("patch/1", config, schedule, extra), dtype)
 
 
 def _metadata(kind: str, config: UNetConfig, schedule: Mapping | None, extra: Mapping[str, str] | None) -> dict:

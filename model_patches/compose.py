@@ -20,8 +20,8 @@ from .attention import Attention
 from .checkpoint import build
 from .config import UNetConfig
 from .errors import CheckpointError, ConfigError
-from .files import PARTS_FIELD, read_header, read_weights
-from .load import read_network
+from .files import read_header
+from .load import is_patch, read_network, read_patch
 from .parts import PARTS, known_part, part_of
 from .unet import VideoUNet
 from .warm_start import FIRST_CONVOLUTION
@@ -37,24 +37,34 @@ def apply_patch(
 ) -> VideoUNet:
     """A new network: the base with the parts of a patch file added or replaced, in the host's operations.
 
-    The base stays as it is. Strict: every weight of the patch must have its place.
+    path: a patch of ours, or AnimateDiff's or IP-Adapter's, converted in memory. The base stays as it is. Strict:
+    every weight of the patch must have its place. A temporal half brings the noise schedule it was trained with.
     """
     like = next(iter(unet.parameters()))
-    config, weights = merge_patch(unet.config, unet.state_dict(), path)
+    other, schedule, added, parts = read_patch(path)
+    config, weights = _merge(unet.config, unet.state_dict(), other, added, parts, path)
     weights = {k: v.detach().to(like, copy=True) for k, v in weights.items()}
     patched = build(config, weights, f"{path} on this base", operations=operations, attention=attention)
-    patched.schedule = unet.schedule
+    patched.schedule = schedule if "temporal" in parts and schedule is not None else unet.schedule
     return patched.eval()
 
 
 def merge_patch(config: UNetConfig, state: Mapping[str, Tensor], path: str | os.PathLike) -> tuple[UNetConfig, Weights]:
     """Config and weights of a base with the parts of a patch file added or replaced."""
-    header = read_header(path)
-    if header.kind != "patch":
-        raise CheckpointError(f"{path} is no patch file; save one with save_patch, or load a network with load_unet.")
-    parts = header.metadata.get(PARTS_FIELD, "").split(",")
-    merged = _adopt(config, header.config, parts, path)
-    return merged, {**_kept(state, merged), **read_weights(path)}
+    other, _, added, parts = read_patch(path)
+    return _merge(config, state, other, added, parts, path)
+
+
+def _merge(
+    config: UNetConfig,
+    state: Mapping[str, Tensor],
+    other: UNetConfig,
+    added: Weights,
+    parts: list[str],
+    path: str | os.PathLike,
+) -> tuple[UNetConfig, Weights]:
+    merged = _adopt(config, other, parts, path)
+    return merged, {**_kept(state, merged), **added}
 
 
 def merge_motion(
@@ -62,19 +72,19 @@ def merge_motion(
 ) -> tuple[UNetConfig, Weights, dict | None]:
     """Config, weights and noise schedule of an image base that takes over all that another file adds to one.
 
-    path: a video network (ours or a public one, converted in memory), or a patch with a temporal half. The base's
+    path: a video network or a patch with a temporal half, ours or a public one, converted in memory. The base's
     spatial weights stay; where the video network reads the first frame through extra input channels, the first
     convolution takes over the weights of those channels.
     """
-    header = read_header(path)
-    if header.kind == "patch":
-        merged, weights = merge_patch(config, state, path)
+    if is_patch(read_header(path)):
+        other, schedule, added, parts = read_patch(path)
+        merged, weights = _merge(config, state, other, added, parts, path)
         if not (merged.temporal_conv or merged.temporal_attention):
             raise CheckpointError(
-                f"{path} is a patch without a temporal half ({header.metadata.get(PARTS_FIELD, '')}); "
+                f"{path} is a patch without a temporal half ({','.join(parts)}); "
                 "give a temporal patch or a video network."
             )
-        return merged, weights, header.schedule
+        return merged, weights, schedule
     video, schedule, weights, _ = read_network(path)
     if not (video.temporal_conv or video.temporal_attention):
         raise CheckpointError(f"{path} is an image network without motion; give a video network or a temporal patch.")
@@ -97,9 +107,10 @@ def _adopt(config: UNetConfig, other: UNetConfig, parts: list[str], path: str | 
                 f"{path} was made for a network with {name} = {getattr(other, name)}, this one has "
                 f"{getattr(config, name)}; choose two of one kind."
             )
-    # Shapes are those of any number of heads: another number would load, and compute something else.
+    # Shapes are those of any number of heads: another number would load, and compute something else. A temporal half
+    # with heads of its own (AnimateDiff) would still look at features it never saw.
     follows = (
-        ("temporal" in parts and other.temporal_attention and other.temporal_num_heads is None)
+        ("temporal" in parts and other.temporal_attention)
         or ("paca" in parts and other.paca)
         or ("image_adapter" in parts and other.image_adapter != "off")
     )

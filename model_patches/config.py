@@ -14,6 +14,7 @@ from .errors import ConfigError
 
 CHOICES = {
     "temporal_positions": ("none", "sinusoidal"),
+    "temporal_norm": ("clip", "frame"),
     "motion_text": ("off", "added", "replace"),
     "fusion": ("sum", "conv", "conv_except_swap"),
     "swap_attention": ("off", "swapped", "spatial_query", "temporal_query"),
@@ -30,6 +31,8 @@ class ProjectorConfig:
 
     `linear` is IP-Adapter's base form (one pooled vector -> `queries` tokens); `resampler` is the perceiver of
     IP-Adapter-plus, VideoCrafter and DynamiCrafter. `frames` gives each frame its own queries (DynamiCrafter).
+    `features`: what of the vision encoder goes in, "pooled", "penultimate" (IP-Adapter-plus) or "last"; None is
+    "pooled" for linear and "last" for a resampler (LVDM).
     """
 
     kind: str = "resampler"
@@ -42,6 +45,7 @@ class ProjectorConfig:
     head_dim: int = 64
     ff_mult: int = 4
     frames: int | None = None
+    features: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("linear", "resampler"):
@@ -50,6 +54,13 @@ class ProjectorConfig:
             _whole(f"image_projector.{name}", getattr(self, name))
         if self.frames is not None:
             _whole("image_projector.frames", self.frames)
+        if self.features not in (None, "pooled", "penultimate", "last"):
+            raise ConfigError(f"image_projector.features is {self.features!r}; expected pooled, penultimate or last.")
+
+    @property
+    def reads(self) -> str:
+        """What of the vision encoder goes in: "pooled", "penultimate" or "last"."""
+        return self.features or ("pooled" if self.kind == "linear" else "last")
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ class UNetConfig:
     temporal_attention_middle: bool = True
     temporal_num_heads: int | None = None
     temporal_positions: str = "none"
+    temporal_norm: str = "clip"  # GroupNorm of temporal transformers; AnimateDiff's own code takes it by "frame"
     init_temporal: bool = False
     init_temporal_heads: int = 8
     init_temporal_head_dim: int = 64  # inner width 512, whatever the model's width

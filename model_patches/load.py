@@ -1,4 +1,4 @@
-"""`load_unet`: a network from any file this pack understands."""
+"""`load_unet`: a network from any file this pack understands; `read_patch`: an addition to one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from .attention import Attention
 from .checkpoint import build
 from .config import UNetConfig
-from .converters import Report, convert_file_in_memory
+from .converters import Report, convert_addition, convert_file_in_memory, is_addition
 from .errors import CheckpointError
-from .files import PARTS_FIELD, read_header, read_weights
+from .files import PARTS_FIELD, Header, read_header, read_weights
 from .unet import VideoUNet
 
 
@@ -57,3 +57,23 @@ def read_network(
     if overrides:
         raise CheckpointError(f"{path} says itself what it is; overrides are for files that do not.")
     return header.config, header.schedule, read_weights(path), None
+
+
+def is_patch(header: Header) -> bool:
+    """Whether `read_patch` reads a file: a patch of ours, or AnimateDiff's or IP-Adapter's."""
+    return header.kind == "patch" or (header.kind is None and is_addition(header))
+
+
+def read_patch(path: str | os.PathLike) -> tuple[UNetConfig, dict | None, dict[str, Tensor], list[str]]:
+    """Config of the network it was made for, noise schedule (None: the base's), weights and parts of an addition.
+
+    A public one (AnimateDiff, IP-Adapter) is converted in memory.
+    """
+    header = read_header(path)
+    if header.kind == "patch":
+        parts = header.metadata.get(PARTS_FIELD, "").split(",")
+        return header.config, header.schedule, read_weights(path), parts
+    if not is_patch(header):
+        raise CheckpointError(f"{path} is no patch file; save one with save_patch, or load a network with load_unet.")
+    config, schedule, weights, part, _ = convert_addition(path, header)
+    return config, schedule, weights, [part]

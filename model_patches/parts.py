@@ -35,6 +35,7 @@ PARTS: dict[str, Part] = {
             "temporal_attention_middle",
             "temporal_num_heads",
             "temporal_positions",
+            "temporal_norm",
             "init_temporal",
             "init_temporal_heads",
             "init_temporal_head_dim",

@@ -101,6 +101,7 @@ class Path(nn.Module):
                 temporal_heads,
                 groups,
                 sinusoidal=config.temporal_positions == "sinusoidal",
+                norm_by_frame=config.temporal_norm == "frame",
                 motion_dim=config.motion_dim if config.motion_text == "replace" else None,
             )
             if config.motion_text == "added":

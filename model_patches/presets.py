@@ -9,6 +9,15 @@ from .errors import ConfigError
 
 SD15 = UNetConfig(context_dim=768, num_heads=8, head_dim=None, linear_projection=False)
 SD21 = UNetConfig()
+# v2; v1 and v3 are without its middle.
+ANIMATEDIFF = replace(
+    SD15,
+    temporal_attention=True,
+    temporal_attention_levels=(True, True, True, True),
+    temporal_num_heads=8,
+    temporal_positions="sinusoidal",
+    temporal_norm="frame",
+)
 MODELSCOPE = UNetConfig(temporal_conv=True, temporal_attention=True, init_temporal=True)
 
 VIDEOFACTORY_BASE = replace(MODELSCOPE, fusion="conv", temporal_skips=True)
@@ -38,6 +47,7 @@ FACTORIZED_DREAMER = replace(
 PRESETS: dict[str, UNetConfig] = {
     "sd15": SD15,
     "sd21": SD21,
+    "animatediff": ANIMATEDIFF,
     "modelscope": MODELSCOPE,
     "videofactory-base": VIDEOFACTORY_BASE,
     "videofactory": VIDEOFACTORY,

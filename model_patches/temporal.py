@@ -88,7 +88,10 @@ class TemporalBlock(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """GroupNorm over (t, h, w), projection, attention along the frames of each pixel, projection."""
+    """GroupNorm, projection, attention along the frames of each pixel, projection.
+
+    Statistics of the norm run over (t, h, w), or over (h, w) of each frame, as in AnimateDiff's own code.
+    """
 
     def __init__(
         self,
@@ -99,11 +102,12 @@ class TemporalTransformer(nn.Module):
         *,
         inner: int | None = None,
         sinusoidal: bool = False,
+        norm_by_frame: bool = False,
         motion_dim: int | None = None,
     ) -> None:
         super().__init__()
         inner = inner or channels
-        self.inner, self.sinusoidal = inner, sinusoidal
+        self.inner, self.sinusoidal, self.norm_by_frame = inner, sinusoidal, norm_by_frame
         self.norm = make.group_norm(groups, channels, eps=1e-6)
         self.proj_in = make.linear(channels, inner)
         self.transformer_blocks = nn.ModuleList([TemporalBlock(make, inner, heads, motion_dim)])
@@ -119,7 +123,10 @@ class TemporalTransformer(nn.Module):
         options: dict | None = None,
     ) -> Tensor:
         height, width = x.shape[2:]
-        h = self.norm(rearrange(x, "(b t) c h w -> b c (t h w)", t=frames))
+        if self.norm_by_frame:
+            h = rearrange(self.norm(x), "(b t) c h w -> b c (t h w)", t=frames)
+        else:
+            h = self.norm(rearrange(x, "(b t) c h w -> b c (t h w)", t=frames))
         # Contiguous: a strided view here makes the projections many times slower in half precision.
         h = rearrange(h, "b c (t h w) -> (b h w) t c", t=frames, h=height).contiguous()
         h = self.proj_in(h)

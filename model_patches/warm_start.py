@@ -26,7 +26,7 @@ SPATIAL_FIELDS = (
 )
 # Fields without weights that change what existing weights compute, by the field that says the branch exists.
 SHAPERS = {
-    "temporal_attention": ("temporal_positions",),
+    "temporal_attention": ("temporal_positions", "temporal_norm"),
     "init_temporal": ("init_temporal_heads", "init_temporal_head_dim"),
     "swap_attention": ("swap_attention", "swap_window", "swap_shift", "swap_head_dim"),
     "image_adapter": ("image_tokens_per_frame",),

@@ -36,8 +36,14 @@ def describe_file(path: str | Path) -> dict:
     if header.kind == "patch":
         weights = sum(_size(shape) for shape in header.shapes.values())
         parts = header.metadata.get("dreamfactory.parts", "")
-        config = header.config.to_dict()
-        return {"name": str(path), "parameters": weights, "parts": {parts: weights}, "config": config, "patch": True}
+        return {
+            "name": str(path),
+            "parameters": weights,
+            "parts": {parts: weights},
+            "config": header.config.to_dict(),
+            "schedule": header.schedule,
+            "patch": True,
+        }
     from ..model_patches.converters import convert_file_in_memory
 
     config, schedule, _, report = convert_file_in_memory(path, header)

@@ -20,6 +20,14 @@ def scaled_linear_betas(num: int = 1000, start: float = 0.00085, end: float = 0.
     return torch.linspace(start**0.5, end**0.5, num, dtype=torch.float64) ** 2
 
 
+def linear_betas(num: int = 1000, start: float = 0.00085, end: float = 0.012) -> Tensor:
+    """β of DDPM and AnimateDiff, (num,) float64: a line from start to end."""
+    return torch.linspace(start, end, num, dtype=torch.float64)
+
+
+BETAS = {"scaled_linear": scaled_linear_betas, "linear": linear_betas}  # by diffusers' names
+
+
 def alphas_cumprod(betas: Tensor) -> Tensor:
     """ᾱ_t = Π_{i≤t} (1 − β_i), (N,) float64 (Ho et al. 2020, Eq. 4)."""
     return torch.cumprod(1 - betas.double(), dim=0)

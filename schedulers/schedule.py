@@ -14,12 +14,12 @@ from torch import Tensor
 
 from .errors import ScheduleError
 from .noise import (
+    BETAS,
     RESCALES,
     alphas_cumprod,
     apply_signal_scale,
     log_snr,
     rescale_zero_terminal,
-    scaled_linear_betas,
     shift_factor,
     shift_snr,
     signal_scale,
@@ -39,6 +39,7 @@ class ScheduleConfig:
     num_train_timesteps: int = 1000
     beta_start: float = 0.00085
     beta_end: float = 0.012
+    betas: str = "scaled_linear"  # "scaled_linear" (Stable Diffusion) | "linear" (AnimateDiff)
     prediction: str = "v"  # "eps" | "v" | "x0"
     shift_reference: float | None = 256.0  # D of FD Eq. 5, pixels; None = no shift
     shift: float | None = None  # a fixed s, whatever the clip's size
@@ -56,6 +57,7 @@ class ScheduleConfig:
         self._need("num_train_timesteps", _whole(self.num_train_timesteps, 2), "a whole number of at least 2")
         self._need("beta_start", _between(self.beta_start, 0, 1), "a number between 0 and 1")
         self._need("beta_end", _between(self.beta_end, self.beta_start, 1), "between beta_start and 1")
+        self._need("betas", self.betas in BETAS, f"one of {', '.join(BETAS)}")
         for name in ("shift_reference", "shift"):
             value = getattr(self, name)
             self._need(name, value is None or _between(value, 0, math.inf), "a positive number or None (off)")
@@ -97,12 +99,15 @@ class ScheduleConfig:
             return 1.0
         return shift_factor(frames, height, width, self.shift_reference)
 
+    def original(self) -> Tensor:
+        """ᾱ (N,) float64 before shift and rescale."""
+        return alphas_cumprod(BETAS[self.betas](self.num_train_timesteps, self.beta_start, self.beta_end))
+
     def build(self, frames: int, height: int, width: int) -> "NoiseSchedule":
         """The tables for a clip of this size in PIXELS."""
         s = self.shift_for(frames, height, width)
-        ac = alphas_cumprod(scaled_linear_betas(self.num_train_timesteps, self.beta_start, self.beta_end))
         return NoiseSchedule(
-            alphas_cumprod=rescale_zero_terminal(shift_snr(ac, s), self.rescale),
+            alphas_cumprod=rescale_zero_terminal(shift_snr(self.original(), s), self.rescale),
             signal_scale=signal_scale(self.num_train_timesteps, self.signal_scale, self.signal_scale_steps),
             prediction=self.prediction,
             shift=s,
@@ -116,7 +121,7 @@ def log_snr_curves(config: ScheduleConfig, frames: int, height: int, width: int)
     of the clip is left.
     """
     s = config.shift_for(frames, height, width)
-    original = alphas_cumprod(scaled_linear_betas(config.num_train_timesteps, config.beta_start, config.beta_end))
+    original = config.original()
     shifted = shift_snr(original, s)
     steps = {"original": original}
     if s != 1:

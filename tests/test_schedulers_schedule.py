@@ -58,6 +58,7 @@ def test_shift_precedence():
         {"num_train_timesteps": 10.5},
         {"beta_start": 0},
         {"beta_end": 0.0001},
+        {"betas": "cosine"},
         {"shift_reference": -1},
         {"shift": 0},
         {"shift": math.nan},
@@ -171,6 +172,15 @@ def test_bridge_refuses_eps_from_pure_noise():
     for scheduler_class in SCHEDULERS:
         with pytest.raises(ScheduleError, match="v-prediction"):
             build_scheduler(scheduler_class, schedule, "trailing")
+
+
+@pytest.mark.parametrize("name", ["scaled_linear", "linear"])
+def test_betas_are_diffusers(name):
+    config = ScheduleConfig(prediction="eps", shift_reference=None, rescale="none", beta_end=0.02, betas=name)
+    peer = DDIMScheduler(beta_start=0.00085, beta_end=0.02, beta_schedule=name)
+    torch.testing.assert_close(config.build(*CLIP).alphas_cumprod.float(), peer.alphas_cumprod, rtol=1e-4, atol=0)
+    ours = build_scheduler(DDIMScheduler, config.build(*CLIP), "leading")
+    torch.testing.assert_close(ours.alphas_cumprod, peer.alphas_cumprod, rtol=1e-4, atol=0)
 
 
 # the picture

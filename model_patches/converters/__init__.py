@@ -1,29 +1,32 @@
-"""Public weights -> ours: Stable Diffusion, ModelScope, VideoCrafter and DynamiCrafter.
+"""Public weights -> ours: Stable Diffusion, ModelScope, VideoCrafter, DynamiCrafter, AnimateDiff and IP-Adapter.
 
 recognise.py says what a file holds; one module per source says how it becomes ours:
 
     sd.py           Stable Diffusion 1.5 / 2.1, single file or diffusers     modelscope.py   ModelScope, both names
-    lvdm.py         VideoCrafter1 I2V, VideoCrafter2, DynamiCrafter          keys, infer     what they share
+    lvdm.py         VideoCrafter1 I2V, VideoCrafter2, DynamiCrafter          ip_adapter.py   IP-Adapter, as a patch
+    animatediff.py  AnimateDiff motion modules, as a patch                   keys, infer     what they share
+    folders.py      what a diffusers folder says beside its weights
     lora.py         LoRAs in PEFT's names, renamed for the host's LoRA loader
+    export.py       the other way: ours -> AnimateDiff and diffusers
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..checkpoint import build, save_unet
+from ..checkpoint import build, save_parts, save_unet
 from ..config import UNetConfig
-from ..errors import CheckpointError, some
-from ..files import PICKLES, Header, read_header, read_weights, write
-from . import lvdm, modelscope, sd
-from .infer import heads_from_counts
+from ..errors import CheckpointError
+from ..files import Header, read_header, read_weights, write
+from . import animatediff, ip_adapter, lvdm, modelscope, sd
+from .folders import diffusers_files, told
 from .keys import contents
 from .lora import is_peft, rename_lora
 from .recognise import recognise
@@ -37,9 +40,12 @@ CONVERTERS = {
     "modelscope-diffusers": ("modelscope", modelscope.convert_diffusers),
     "lvdm": ("lvdm", lvdm.convert),
 }
-SOURCES = ("auto", "sd", "modelscope", "lvdm")
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' names
-DIFFUSERS_WEIGHTS = "diffusion_pytorch_model"
+# kind, which is the source too: (the part of a network it is, the converter, what it is in a sentence)
+ADDITIONS = {
+    "animatediff": ("temporal", animatediff.convert, "these are AnimateDiff motion modules"),
+    "ip-adapter": ("image_adapter", ip_adapter.convert, "this is an IP-Adapter"),
+}
+SOURCES = ("auto", "sd", "modelscope", "lvdm", *ADDITIONS)
 
 
 def convert_file_in_memory(
@@ -54,34 +60,44 @@ def convert_file_in_memory(
     header: of the file, if it has been read already. source: one of SOURCES; "auto" recognises the weights, another
     name makes it an error if they are something else.
     overrides: fields of the config or of the schedule that weights do not tell (heads, prediction, ...).
-    Weights keep the file's dtype. Raises CheckpointError with one sentence.
+    Weights keep the file's dtype. Raises CheckpointError with one sentence; so do additions to a network, which
+    `convert_addition` reads.
     """
-    path = Path(path)
-    told: dict = {}  # what a diffusers folder says beside its weights
-    if source not in SOURCES:
-        raise CheckpointError(f"there is no source {source!r}; choose from {', '.join(SOURCES)}.")
-    if path.is_dir():
-        folder, files = _diffusers_files(path)
-        headers = {file: read_header(file) for file in files}
-        shapes = {k: s for h in headers.values() for k, s in h.shapes.items()}
-        dtypes = {k: d for h in headers.values() for k, d in h.dtypes.items()}
-        header = Header({}, shapes, dtypes)
-    else:
-        header = header or read_header(path)
-        folder, headers = None, {path: header}
-    try:
-        kind = recognise(header)
-        family, convert = CONVERTERS[kind]
-        if source not in ("auto", family):
-            raise CheckpointError(f"it holds {kind} weights, not {source}; convert it with source auto or {family}.")
-        if folder is not None:
-            told = _schedule_of(path / "scheduler" / "scheduler_config.json")
-            told |= _heads_of(folder / "config.json") if kind == "diffusers-unet2d" else {}
-        state = _read(headers)
-        config, weights, schedule, report = convert(state, header, {**told, **(overrides or {})})
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    found = _open(Path(path), header, source)
+    if found.kind in ADDITIONS:
+        raise CheckpointError(
+            f"{path}: {ADDITIONS[found.kind][2]}, an addition to a Stable Diffusion network and none itself; "
+            "`dreamfactory convert` turns it into a patch."
+        )
+    config, weights, schedule, report = _convert(found, CONVERTERS[found.kind][1], overrides)
     return config, schedule, weights, report
+
+
+def is_addition(header: Header) -> bool:
+    """Whether a public file holds an addition to a network (`convert_addition`)."""
+    try:
+        return recognise(header) in ADDITIONS
+    except CheckpointError:
+        return False
+
+
+def convert_addition(
+    path: str | os.PathLike,
+    header: Header | None = None,
+    source: str = "auto",
+    overrides: Mapping | None = None,
+) -> tuple[UNetConfig, dict | None, dict[str, Tensor], str, Report]:
+    """Read a public addition (AnimateDiff, IP-Adapter) and convert it, as `convert_file_in_memory` does networks.
+
+    Returns the config of the base with it, the noise schedule it was trained with (None: the base's), its weights
+    under our names, the part of a network that they are, and the report.
+    """
+    found = _open(Path(path), header, source)
+    if found.kind not in ADDITIONS:
+        raise CheckpointError(f"{path}: it holds {found.kind} weights, a whole network; give an addition to one.")
+    part, converter, _ = ADDITIONS[found.kind]
+    config, weights, schedule, report = _convert(found, converter, overrides)
+    return config, schedule, weights, part, report
 
 
 def convert_file(
@@ -109,19 +125,71 @@ def convert_file(
         renamed, report = rename_lora(Path(src), header, read_weights(src))
         write(dst, renamed, {k: v for k, v in header.metadata.items() if k != "lora_adapter_metadata"}, dtype)
         return report
-    config, schedule, weights, report = convert_file_in_memory(src, source=source, overrides=overrides)
+    found = _open(Path(src), None, source)
+    part, converter, _ = ADDITIONS.get(found.kind) or (None, CONVERTERS[found.kind][1], None)
+    config, weights, schedule, report = _convert(found, converter, overrides)
     if check_schedule is not None and schedule is not None:
         check_schedule(schedule)
-    unet = build(config, weights, str(src))
-    save_unet(unet, dst, schedule=schedule, dtype=dtype, metadata={"dreamfactory.source": report.source})
+    more = {"schedule": schedule, "dtype": dtype, "metadata": {"dreamfactory.source": report.source}}
+    if part is None:
+        save_unet(build(config, weights, str(src)), dst, **more)
+    else:
+        save_parts(config, weights, dst, [part], **more)
     return report
 
 
-def _read(headers: Mapping[Path, Header]) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class _Found:
+    """A public file or folder whose weights were recognised and not yet read."""
+
+    path: Path
+    kind: str
+    header: Header  # of all its files
+    headers: Mapping[Path, Header]
+    folder: Path | None  # of diffusers
+
+
+def _open(path: Path, header: Header | None, source: str) -> _Found:
+    if source not in SOURCES:
+        raise CheckpointError(f"there is no source {source!r}; choose from {', '.join(SOURCES)}.")
+    if path.is_dir():
+        folder, files = diffusers_files(path)
+        headers = {file: read_header(file) for file in files}
+        shapes = {k: s for h in headers.values() for k, s in h.shapes.items()}
+        dtypes = {k: d for h in headers.values() for k, d in h.dtypes.items()}
+        header = Header({}, shapes, dtypes)
+    else:
+        header = header or read_header(path)
+        folder, headers = None, {path: header}
+    try:
+        kind = recognise(header)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    family = kind if kind in ADDITIONS else CONVERTERS[kind][0]
+    if source not in ("auto", family):
+        raise CheckpointError(
+            f"{path}: it holds {kind} weights, not {source}; convert it with source auto or {family}."
+        )
+    return _Found(path, kind, header, headers, folder)
+
+
+def _convert(found: _Found, converter: Callable, overrides: Mapping | None):
+    """What the converter answers, in sentences that name the file."""
+    try:
+        known = {} if found.folder is None else told(found.kind, found.path, found.folder)
+        state = _read(found.headers, everything=found.kind in ADDITIONS)
+        return converter(state, found.header, {**known, **(overrides or {})})
+    except CheckpointError as error:
+        raise CheckpointError(f"{found.path}: {error}") from error
+
+
+def _read(headers: Mapping[Path, Header], everything: bool) -> dict[str, Tensor]:
     """The weights a converter may need; encoders and VAE of whole checkpoints stand in as empty tensors."""
     state: dict[str, Tensor] = {}
-    found = contents(k for header in headers.values() for k in header.shapes)
-    wanted = {*found.unet.values(), *found.projector.values(), *found.buffers.values()}
+    keys = [k for header in headers.values() for k in header.shapes]
+    found = contents(keys)
+    wanted = keys if everything else [*found.unet.values(), *found.projector.values(), *found.buffers.values()]
+    wanted = set(wanted)
     for path, header in headers.items():
         try:
             with safe_open(path, framework="pt") as file:
@@ -132,63 +200,12 @@ def _read(headers: Mapping[Path, Header]) -> dict[str, Tensor]:
     return state
 
 
-def _diffusers_files(path: Path) -> tuple[Path, list[Path]]:
-    """The folder of a diffusers UNet and its weight files, from the shard index where there is one."""
-    folder = path / "unet" if (path / "unet").is_dir() else path
-    for index in sorted(folder.glob(f"{DIFFUSERS_WEIGHTS}*.safetensors.index*.json"), key=lambda p: len(p.name)):
-        try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{index} is damaged; download it again.") from error
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise CheckpointError(f"{folder} lacks {len(missing)} of {len(names)} weight files: {some(missing)}.")
-        return folder, [folder / name for name in names]
-    # The plain file before its half-precision and EMA variants.
-    files = [f for f in folder.glob(f"{DIFFUSERS_WEIGHTS}*.safetensors") if "-of-" not in f.name]
-    if files:
-        return folder, [min(files, key=lambda f: (len(f.name), f.name))]
-    if any(f.suffix in PICKLES for f in folder.glob(f"{DIFFUSERS_WEIGHTS}*")):
-        raise CheckpointError(f"{folder} holds pickles only, which can run code; give safetensors weights.")
-    raise CheckpointError(f"{path} is no diffusers folder: it holds no {DIFFUSERS_WEIGHTS}*.safetensors.")
-
-
-def _heads_of(config_file: Path) -> dict:
-    """Heads from diffusers' config.json, where UNet2D's `attention_head_dim` is really their number."""
-    values = _json(config_file)
-    counts = values.get("num_attention_heads") or values.get("attention_head_dim")
-    widths = values.get("block_out_channels")
-    if not counts or not widths:
-        return {}
-    return heads_from_counts(widths, [counts] * len(widths) if isinstance(counts, int) else counts)
-
-
-def _schedule_of(scheduler_file: Path) -> dict:
-    """The noise schedule from a pipeline's scheduler: the only place where SD 2.x says v-prediction outright."""
-    values = _json(scheduler_file)
-    told: dict = {}
-    prediction = values.get("prediction_type")
-    if prediction is not None:
-        told["prediction"] = PREDICTIONS.get(prediction, prediction)
-    if values.get("rescale_betas_zero_snr"):
-        told["rescale"] = "lin"
-    if values.get("timestep_spacing") is not None:
-        told["spacing"] = values["timestep_spacing"]
-    if values.get("beta_schedule") == "scaled_linear":
-        names = ("num_train_timesteps", "beta_start", "beta_end")
-        told |= {name: values[name] for name in names if name in values}
-    return told
-
-
-def _json(path: Path) -> dict:
-    """A JSON object; {} where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name} is damaged; download it again.") from error
-    return values if isinstance(values, dict) else {}
-
-
-__all__ = ["SOURCES", "Report", "convert_file", "convert_file_in_memory", "recognise"]
+__all__ = [
+    "SOURCES",
+    "Report",
+    "convert_addition",
+    "convert_file",
+    "convert_file_in_memory",
+    "is_addition",
+    "recognise",
+]

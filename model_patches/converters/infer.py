@@ -24,6 +24,7 @@ SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
     "beta_end": 0.012,
+    "betas": "scaled_linear",
     "prediction": "eps",
     "shift_reference": None,
     "shift": None,
@@ -97,11 +98,11 @@ def ldm_spatial(shapes: Shapes) -> dict:
         "out_channels": _shape(shapes, "out.2.weight")[0],
         "context_dim": _shape(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1],
         "linear_projection": len(_shape(shapes, "middle_block.1.proj_in.weight")) == 2,
-        **_levels(width, levels),
+        **levels_fields(width, levels),
     }
 
 
-def _levels(width: int, levels: list[list[tuple[int, bool]]]) -> dict:
+def levels_fields(width: int, levels: list[list[tuple[int, bool]]]) -> dict:
     """Width of the network and (width, attention) of each ResBlock of each level -> config fields."""
     if any(len(set(level)) != 1 for level in levels) or len({len(level) for level in levels}) != 1:
         raise CheckpointError("its encoder is irregular: every level must have the same number of equal blocks.")
@@ -131,7 +132,7 @@ def diffusers_spatial(shapes: Shapes) -> dict:
         "out_channels": _shape(shapes, "conv_out.weight")[0],
         "context_dim": _shape(shapes, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")[1],
         "linear_projection": len(_shape(shapes, "mid_block.attentions.0.proj_in.weight")) == 2,
-        **_levels(width, levels),
+        **levels_fields(width, levels),
     }
 
 
@@ -172,22 +173,25 @@ def projector_fields(shapes: Shapes, overrides: Mapping | None) -> dict | None:
 
 
 def betas_from_buffers(buffers: Mapping[str, Tensor], report: Report) -> dict:
-    """num_train_timesteps, beta_start and beta_end of a scaled linear schedule; {} if the file names none."""
+    """num_train_timesteps, beta_start, beta_end and betas of a schedule; {} if the file names none."""
     betas = buffers.get("betas")
     if betas is None or betas.ndim != 1 or len(betas) < 2:
         return {}
     found = {"num_train_timesteps": len(betas)}
     if float(betas[-1]) >= 1:  # rescaled to zero terminal SNR: the original ends are not in it
         return found
-    roots = betas.double().sqrt()
-    line = torch.linspace(float(roots[0]), float(roots[-1]), len(roots), dtype=torch.float64)
-    if not torch.allclose(roots, line, atol=1e-3 if betas.dtype in HALF else 1e-4):
-        report.notes.append(
-            "the betas in the file are not scaled linear; the schedule is recorded as Stable Diffusion's, "
-            "override beta_start and beta_end if that is wrong"
-        )
-        return found
-    return {**found, "beta_start": _rounded(betas[0]), "beta_end": _rounded(betas[-1])}
+    ends = {"beta_start": _rounded(betas[0]), "beta_end": _rounded(betas[-1])}
+    for name, power in (("scaled_linear", 0.5), ("linear", 1)):
+        curve = betas.double() ** power
+        line = torch.linspace(float(curve[0]), float(curve[-1]), len(curve), dtype=torch.float64)
+        # The two forms differ by a tenth of the last value.
+        if torch.allclose(curve, line, rtol=0, atol=float(curve[-1]) * (1e-2 if betas.dtype in HALF else 1e-3)):
+            return {**found, **ends, "betas": name}
+    report.notes.append(
+        "the betas in the file are neither scaled linear nor linear; the schedule is recorded as Stable Diffusion's, "
+        "override beta_start, beta_end and betas if that is wrong"
+    )
+    return found
 
 
 def signal_scale_from_buffers(buffers: Mapping[str, Tensor]) -> dict | None:

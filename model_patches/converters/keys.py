@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..config import UNetConfig
 from ..errors import CheckpointError, some
+from ..parts import part_of
 from ..unet import VideoUNet
 from .report import Report
 
@@ -71,23 +72,27 @@ def rename(keys: Mapping[str, str], table: Mapping[str, str]) -> tuple[dict[str,
     return renamed, unexpected
 
 
-def fit(config: UNetConfig, state: Mapping[str, Tensor], report: Report) -> dict[str, Tensor]:
+def fit(config: UNetConfig, state: Mapping[str, Tensor], report: Report, part: str | None = None) -> dict[str, Tensor]:
     """The weights in our shapes, strictly; axes of size 1 come and go (Conv1d -> Linear, Conv3d -> Conv2d).
 
+    part: the only part of the network that the source has (`parts.PARTS`); None for all of it.
     Raises CheckpointError with a sentence if a weight is missing, left over or of another shape.
     """
     expected = {k: tuple(v.shape) for k, v in VideoUNet(config, device="meta").state_dict().items()}
+    kind = f"a {report.source} network" if part is None else report.source
+    if part is not None:
+        expected = {k: shape for k, shape in expected.items() if part_of(k) == part}
     report.missing = [k for k in expected if k not in state]
     report.unexpected += [k for k in state if k not in expected]
     for keys, what in ((report.missing, "lacks"), (report.unexpected, "has unexpected")):
         if keys:
-            raise CheckpointError(f"it {what} {len(keys)} weights of a {report.source} network: {some(keys)}.")
+            raise CheckpointError(f"it {what} {len(keys)} weights of {kind}: {some(keys)}.")
     fitted = {}
     for key, shape in expected.items():
         weight = state[key]
         if tuple(weight.shape) != shape:
             if _solid(weight.shape) != _solid(shape):
-                raise CheckpointError(f"{key} is {tuple(weight.shape)}, where a {report.source} network has {shape}.")
+                raise CheckpointError(f"{key} is {tuple(weight.shape)}, where {kind} has {shape}.")
             weight = weight.reshape(shape)
             report.reshaped.append(key)
         fitted[key] = weight

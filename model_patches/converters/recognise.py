@@ -38,19 +38,22 @@ PATTERNS: tuple[Pattern, ...] = (
         (r"^lora_(unet|te\d?)_",),
         refusal="this is a LoRA in kohya's names; convert the network it was trained on and load the LoRA on top",
     ),
+    Pattern((r"^ip_adapter\.\d+\.to_[kv]_ip|^image_proj\.",), kind="ip-adapter"),
+    Pattern(
+        (r"(^|\.)motion_modules\.\d+\.", r"[._]lora[._]"),
+        refusal="this is a motion LoRA, which changes AnimateDiff motion modules and has no place here; give the "
+        "motion modules themselves",
+    ),
     Pattern(
         (r"[._]lora(_[AB]|_up|_down|\.up|\.down)?\.(\w+\.)?weight$|\.lora_[AB]\b",),
         refusal="this is a LoRA in diffusers' names; convert the network it was trained on and load the LoRA on top",
     ),
     Pattern(
-        (r"^ip_adapter\.\d+\.to_[kv]_ip|^image_proj\.",),
-        refusal="this is an IP-Adapter, an addition to a Stable Diffusion network and none itself; "
-        "its conversion is not there yet",
+        (r"(^|\.)motion_modules\.\d+\.", r"(^|\.)(controlnet_cond_embedding|controlnet_down_blocks)\."),
+        refusal="this is SparseCtrl, a ControlNet for AnimateDiff, which has no place here; give AnimateDiff motion "
+        "modules",
     ),
-    Pattern(
-        (r"(^|\.)motion_modules\.\d+\.(temporal_transformer|transformer_blocks)\b",),
-        refusal="these are AnimateDiff motion modules; their conversion is not there yet",
-    ),
+    Pattern((r"(^|\.)motion_modules\.\d+\.",), kind="animatediff"),
     Pattern(
         (r"(^|\.)(input_hint_block|zero_convs|controlnet_cond_embedding|controlnet_down_blocks)\.",),
         refusal="this is a ControlNet; load it with the host's ControlNet loader and give the network it steers here",
@@ -134,7 +137,8 @@ PATTERNS: tuple[Pattern, ...] = (
 
 
 def recognise(header: Header) -> str:
-    """The kind of a file: "sd", "diffusers-unet2d", "modelscope", "modelscope-diffusers" or "lvdm".
+    """The kind of a file: a network ("sd", "diffusers-unet2d", "modelscope", "modelscope-diffusers", "lvdm") or an
+    addition to one ("animatediff", "ip-adapter").
 
     Raises CheckpointError with a sentence that says what anything else looks like and what to do.
     """
