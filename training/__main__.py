@@ -27,9 +27,14 @@ def run(args: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dreamfactory.training", description=__doc__)
     add_arguments(parser)
+    from ..model_patches.errors import CheckpointError, ConfigError
+    from ..pipelines.errors import InputError
+    from ..schedulers import ScheduleError
+    from .errors import TrainingError
+
     try:
         run(parser.parse_args())
-    except ValueError as error:  # every sentence for a user is a ValueError
+    except (CheckpointError, ConfigError, InputError, ScheduleError, TrainingError) as error:
         print(f"dreamfactory train: {error}", file=sys.stderr)
         return 2
     return 0

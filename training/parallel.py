@@ -7,9 +7,10 @@ over them; nothing else here asks.
 from __future__ import annotations
 
 import datetime
+import os
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import RunConfig
 from .errors import TrainingError
@@ -44,10 +45,32 @@ def accelerator(config: RunConfig):
         made = Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=handlers)
     except ValueError as error:
         raise TrainingError(f"precision {config.precision} does not go with this device: {error}") from error
-    plugin = getattr(made.state, "fsdp_plugin", None)
-    if plugin is not None and not plugin.transformer_cls_names_to_wrap:
-        plugin.transformer_cls_names_to_wrap = list(SHARDED)
+    _shard(made)
     return made
+
+
+def _shard(made) -> None:
+    """FSDP where it was asked for; Accelerate overlooks that among CPUs."""
+    from accelerate import DistributedType, FullyShardedDataParallelPlugin
+
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if asked and made.distributed_type == DistributedType.MULTI_CPU:
+        made.state.distributed_type = DistributedType.FSDP
+        made.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+    plugin = getattr(made.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.fsdp_version != 2:
+        raise TrainingError("FSDP 1 cannot train a part of a network; launch with --fsdp_version 2.")
+
+
+def prepare(made, module: nn.Module, optimizer: torch.optim.Optimizer):
+    """Both as Accelerate spreads them over the processes."""
+    plugin = getattr(made.state, "fsdp_plugin", None)
+    if plugin is not None:
+        present = {type(m).__name__ for m in module.modules()}
+        plugin.transformer_cls_names_to_wrap = [name for name in SHARDED if name in present]
+        plugin.set_auto_wrap_policy(module)
+        plugin.cpu_ram_efficient_loading = False  # every process has read the weights itself
+    return made.prepare(module, optimizer)
 
 
 def _is_dtensor(tensor: Tensor) -> bool:

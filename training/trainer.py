@@ -28,7 +28,7 @@ from .data.open import open_sources
 from .encode import FrozenEncoders, fingerprint
 from .errors import TrainingError
 from .optimizer import Average, learning_rate, make_optimizer
-from .parallel import accelerator, spread_like, whole
+from .parallel import accelerator, prepare, spread_like, whole
 from .step import Draws, Learner, draw, generator
 from .validation import Validation
 
@@ -118,7 +118,7 @@ class Trainer:
         learner = Learner(network.unet, codec, encoders, stage.loss, stage.dropout, grey)
         self.saved |= {f"trained.{n}" for n, _ in learner.trained.named_parameters()}
         optimizer = make_optimizer({n: p for n, p in learner.named_parameters() if p.requires_grad}, stage.optim)
-        self.wrapped, self.optimizer = self.accelerator.prepare(learner.to(device), optimizer)
+        self.wrapped, self.optimizer = prepare(self.accelerator, learner.to(device), optimizer)
         self.average = Average(self.learning(), stage.optim.ema) if stage.optim.ema else None
         if found is not None:
             self._carry(found)
@@ -286,7 +286,7 @@ class Trainer:
         unet.load_state_dict(own, assign=True)  # what does not train is shared, not copied
         encoders = {n: learner.encoder(n) for n in ("text", "motion", "image") if learner.encoder(n) is not None}
         for name in learner.trained:
-            encoders[name] = copy.deepcopy(learner.trained[name])
+            encoders[name] = models.make_encoder(self.config, name, unet.config).to(self.accelerator.device)
             own = {
                 n.removeprefix(f"trained.{name}."): w for n, w in averaged.items() if n.startswith(f"trained.{name}.")
             }
