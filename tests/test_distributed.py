@@ -1,0 +1,98 @@
+"""Two processes on one machine (gloo, CPU) do what one does: data-parallel, and with weights sharded by FSDP 2.
+
+A sum over two halves is rounded otherwise than a sum over the whole, so weights are compared within 1e-5 of their
+norm; the images in the mix leave the temporal half unused on some steps.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dreamfactory.training import checkpoint as disk
+from dreamfactory.training.config import load_run
+from dreamfactory.training.run import train
+
+pytest.importorskip("cv2", reason="flow needs OpenCV")
+
+RUN = """
+seed = 3
+device = "cpu"
+threads = 1
+[model]
+preset = "tiny"
+config = { model_channels = 24, head_dim = 24, predict_net = true }
+[sources.clips]
+kind = "tiny_world"
+[sources.stills]
+kind = "tiny_stills"
+[data]
+frames = 3
+mix = { clips = 0.6, stills = 0.4 }
+[loss]
+flow_weight = 1.0
+[optim]
+steps = 4
+batch_size = 4
+warmup = 1
+[output]
+validation_clips = 0
+checkpoint_every = 2
+loggers = []
+"""
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+
+
+def launch(file, folder, *changes, **environment):
+    """Two processes; returns what they wrote."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "dreamfactory.training", str(file)]
+    command += [x for c in (f"output.folder={folder}", *changes) for x in ("--set", c)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def final(folder):
+    last = disk.newest(folder / disk.FOLDER)
+    return {f"{k}.{n}": t for k in ("weights", "averaged") for n, t in last.tensors(k).items()}
+
+
+def distance(a, b):
+    assert a.keys() == b.keys()
+    squares = [((a[n] - b[n]).double().square().sum(), a[n].double().square().sum()) for n in a]
+    return float((sum(d for d, _ in squares) / sum(s for _, s in squares)) ** 0.5)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The run by one process."""
+    folder = tmp_path_factory.mktemp("one")
+    file = folder / "run.toml"
+    file.write_text(RUN)
+    train(load_run(file, [f"output.folder={folder}"]))
+    return file, final(folder)
+
+
+@pytest.mark.parametrize("environment", [{}, FSDP], ids=["DDP", "FSDP"])
+def test_two_processes_make_the_weights_of_one(one, tmp_path, environment):
+    file, expected = one
+    code, output = launch(file, tmp_path, **environment)
+    assert code == 0, output[-3000:]
+    assert distance(expected, final(tmp_path)) < 1e-5
+    # Killed after step 2, and gone on with: the same to the bit.
+    made = {n: t.clone() for n, t in final(tmp_path).items()}
+    disk.remove(tmp_path / disk.FOLDER / "step-000000004")
+    code, output = launch(file, tmp_path, **environment)
+    assert code == 0, output[-3000:]
+    assert "resuming" in output
+    again = final(tmp_path)
+    assert all(torch.equal(made[n], again[n]) for n in made)
+
+
+def test_a_batch_that_does_not_divide_is_told(one, tmp_path):
+    code, output = launch(one[0], tmp_path, "optim.batch_size=3")
+    assert code
+    assert "optim.batch_size 3 does not divide among 2 processes" in output

@@ -1,0 +1,237 @@
+"""Videos and images from files or from inside tar shards: what they are, and some of their frames.
+
+`probe` reads a video's packets, of which only the first is decoded; `read_frames` gives frames by number, exactly
+(picks.py says which numbers make a clip). Times are those the file states, so a variable frame rate is no trouble.
+Frames are as a player shows them: turned upright, with square pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from . import stills
+from .records import Record
+
+# Playlists and the like are files that name other files, or addresses: not opened, whatever their name ends in.
+CONTAINERS = "mov,matroska,webm,avi,gif,mpegts,mpeg,asf,flv,ogg"
+# What FFmpeg and PIL raise on damaged files.
+FAILURES = (
+    av.FFmpegError, OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, SyntaxError, struct.error,
+    zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+BT709, UNSPECIFIED, BT601 = 1, 2, 5  # colour matrices, as ISO/IEC 23091-2 numbers them
+
+
+class Unreadable(ValueError):
+    """Why a file cannot be used: "unreadable: what exactly"."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A video or image (one frame) as it is shown."""
+
+    width: int
+    height: int
+    pts: np.ndarray  # (n,) int64, when each frame is shown, as the file counts time
+    unit: float  # seconds one of these counts is long
+    keys: np.ndarray  # numbers of the frames that decoding can start at
+    counted: bool = False  # whether a frame is found by counting, because the file does not say when each is shown
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """(n,) seconds, from 0 up."""
+        return (self.pts - self.pts[0]) * self.unit
+
+    @property
+    def fps(self) -> float:
+        """On average; 0 for a single frame."""
+        return (len(self.pts) - 1) / float(self.times[-1]) if len(self.pts) > 1 else 0.0
+
+    @property
+    def duration(self) -> float:
+        """Seconds; the last frame stays as long as most others."""
+        return float(self.times[-1]) + self.interval
+
+    @cached_property
+    def interval(self) -> float:
+        """Seconds from one frame to the next, mostly."""
+        return float(np.median(np.diff(self.times))) if len(self.times) > 1 else 0.0
+
+
+def probe(record: Record) -> Probe:
+    """Raises Unreadable."""
+    try:
+        if record.media == "video":
+            return _probe_video(record)
+        width, height = stills.shown_size(source_bytes(record))
+        return Probe(width, height, np.zeros(1, np.int64), 0.0, np.zeros(1, np.int64))
+    except FAILURES as error:
+        raise _unreadable(error) from error
+
+
+def read_frames(record: Record, probe: Probe, picks: Sequence[int]) -> np.ndarray:
+    """(t, h, w, 3) uint8, the frames of these numbers, of which some may be the same. Raises Unreadable."""
+    try:
+        if record.media == "image":
+            return np.stack([stills.pixels(source_bytes(record))] * len(picks))
+        found = _decode(record, probe, set(picks))
+    except FAILURES as error:
+        raise _unreadable(error) from error
+    lost = [k for k in picks if k not in found]
+    if lost:
+        raise Unreadable(f"unreadable: frame {lost[0]} of {len(probe.times)} cannot be decoded")
+    return np.stack([found[k] for k in picks])
+
+
+def resize_crop(frames: np.ndarray, height: int, width: int) -> Tensor:
+    """(t, h, w, 3) uint8 -> (t, 3, height, width) in [0, 1]: scaled to cover that size, cropped at its centre."""
+    h, w = frames.shape[1:3]
+    scale = max(height / h, width / w)
+    size = max(height, round(h * scale)), max(width, round(w * scale))
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    out = torch.empty(len(frames), 3, height, width)
+    for i, frame in enumerate(frames):  # one by one: a large video as floating point numbers is larger still
+        pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+        if size != (h, w):
+            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        out[i] = pixels[0, :, top : top + height, left : left + width]
+    return out
+
+
+def _unreadable(error: Exception) -> Unreadable:
+    if isinstance(error, Unreadable):
+        return error
+    if isinstance(error, UnidentifiedImageError):
+        return Unreadable("unreadable: it is no picture")
+    return Unreadable(f"unreadable: {getattr(error, 'strerror', None) or error or type(error).__name__}")
+
+
+def source_bytes(record: Record) -> bytes:
+    with record.path.open("rb") as file:
+        file.seek(record.offset)
+        data = file.read(-1 if record.size is None else record.size)
+    if record.size is not None and len(data) < record.size:
+        raise Unreadable("unreadable: the shard ends inside it")
+    return data
+
+
+# -- videos --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(record: Record) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    # An absolute path: FFmpeg would take "12:30.mp4" for the address of a protocol "12".
+    file = os.path.abspath(record.path) if record.size is None else io.BytesIO(source_bytes(record))
+    with av.open(file, metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
+        stream = container.streams.best("video")
+        if stream is None:
+            raise Unreadable("unreadable: it has no video stream")
+        yield container, stream
+
+
+def _probe_video(record: Record) -> Probe:
+    with _opened(record) as (container, stream):
+        # AVI numbers packets in the order they are stored in, which need not be the one they are shown in.
+        counted = "avi" in container.format.name
+        first, packets = None, []
+        for packet in container.demux(stream):
+            if first is None:
+                first = next(iter(_frames_of(packet)), None)
+            if packet.size and not packet.is_discard and not packet.is_corrupt:
+                packets.append((packet.pts, packet.is_keyframe))
+        if first is None:
+            raise Unreadable("unreadable: no frame can be decoded")
+        width, height = _shown_size(first, stream)
+        if abs(first.rotation) % 180 == 90:
+            width, height = height, width
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        unit = float(stream.time_base)
+    stamps = [p for p, _ in packets]
+    if counted or None in stamps or len(set(stamps)) < len(stamps):
+        count = _count(record)
+        if not count:
+            raise Unreadable("unreadable: no frame can be decoded")
+        return Probe(width, height, np.arange(count), 1 / rate, np.zeros(1, np.int64), counted=True)
+    packets.sort()
+    return Probe(width, height, np.array(sorted(stamps)), unit, np.flatnonzero([key for _, key in packets]))
+
+
+def _frames_of(packet: av.Packet) -> list[av.VideoFrame]:
+    try:
+        return packet.decode()
+    except av.FFmpegError:  # a stretch without its keyframe, as a cut may begin with
+        return []
+
+
+def _count(record: Record) -> int:
+    with _opened(record) as (container, stream):
+        stream.thread_type = "AUTO"
+        return sum(1 for _ in _shown(container, stream))
+
+
+def _shown(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Frames in the order they are shown, from where the container stands."""
+    for packet in container.demux(stream):
+        # What the file's end cuts through is no frame; the decoder would lose the one before it as well.
+        if not packet.is_corrupt:
+            yield from packet.decode()
+
+
+def _shown_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
+    """Width and height with square pixels, before the frame is turned."""
+    ratio = stream.sample_aspect_ratio
+    return max(1, round(frame.width * float(ratio))) if ratio else frame.width, frame.height
+
+
+def _decode(record: Record, probe: Probe, wanted: set[int], seek: bool = True) -> dict[int, np.ndarray]:
+    """Frames by number, as many of the wanted ones as there are."""
+    number = {} if probe.counted else {int(p): k for k, p in enumerate(probe.pts)}
+    found: dict[int, np.ndarray] = {}
+    with _opened(record) as (container, stream):
+        stream.thread_type = "AUTO"
+        start = probe.keys[probe.keys <= min(wanted)]
+        seek = seek and len(start) > 0 and start[-1] > 0
+        if seek:
+            container.seek(int(probe.pts[start[-1]]), stream=stream)
+        for count, frame in enumerate(_shown(container, stream)):
+            k = count if probe.counted else number.get(frame.pts, -1)
+            if seek and count == 0 and not 0 <= k <= min(wanted):
+                break  # the file's index leads astray: from its beginning, then
+            if k in wanted:
+                if frame.is_corrupt:
+                    raise Unreadable(f"unreadable: frame {k} is damaged")
+                found[k] = _pixels(frame, stream)
+            if len(found) == len(wanted):
+                return found
+        else:
+            return found
+    return _decode(record, probe, wanted, seek=False)
+
+
+def _pixels(frame: av.VideoFrame, stream: av.VideoStream) -> np.ndarray:
+    """(h, w, 3) as shown."""
+    # What states no colour matrix has that of its time: large video came with BT.709.
+    guessed = frame.colorspace == UNSPECIFIED and frame.height >= 720 and frame.format.name.startswith("yuv")
+    # RGB has no matrix; PyAV 14 converts only where the other side's is another one.
+    options = {"src_colorspace": BT709, "dst_colorspace": BT601} if guessed or frame.colorspace == BT709 else {}
+    width, height = _shown_size(frame, stream)
+    see_through = any(c.is_alpha for c in frame.format.components)
+    shown = frame.reformat(width, height, "rgba" if see_through else "rgb24", interpolation="BICUBIC", **options)
+    pixels = shown.to_ndarray()
+    if see_through:
+        pixels = stills.on_white(Image.fromarray(pixels))
+    return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)) if frame.rotation else pixels

@@ -1,0 +1,200 @@
+"""Clips as frozen encoders see them, computed once: which cached values a clip has, and filling the cache with them.
+
+Each kind of value has a key of its own, so that another T5 encodes the motion captions anew and nothing else:
+latents  content, frames taken, size, codec       text, motion  caption, encoder
+flow     content, frames taken, size, downscale   image         content, first frame, size, encoder
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..batch import Bucket
+from ..errors import TrainingError
+from .cache import Cache, key_of
+from .decode import Unreadable, read_frames, resize_crop
+from .flow import METHOD, clip_flow, to_latent_units
+from .survey import Surveyed
+
+if TYPE_CHECKING:
+    from .video_source import VideoSource
+
+RESIZE = "cover-bicubic/1"  # of cached values; a change of decode.resize_crop changes it
+TRAINED = "trained"  # fingerprint of an encoder that learns: what it makes is not kept
+CAPTIONS = ("text", "motion")
+FIRST_LOOK, LOOK_AGAIN = 4, 500  # clips after which the space that the others need is estimated
+
+
+class Encoders(Protocol):
+    """Frozen networks. A fingerprint of None: the trained network does not read what this encoder makes."""
+
+    fingerprints: dict[str, str | None]  # of "codec", "text", "motion", "image"
+
+    def latents(self, frames: Tensor) -> Tensor: ...  # (t, 3, h, w) in [0, 1] -> (t, c, h/d, w/d)
+
+    def text(self, caption: str) -> Tensor: ...  # (n, d)
+
+    def motion(self, caption: str) -> Tensor: ...  # (m, d)
+
+    def image(self, frame: Tensor) -> Tensor: ...  # (3, h, w) in [0, 1] -> features
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A clip: a bucket's worth of frames of a file."""
+
+    file: Surveyed
+    bucket: Bucket
+    picks: tuple[int, ...]
+
+    def frames(self) -> Tensor:
+        """(t, 3, h, w) in [0, 1]. Raises Unreadable."""
+        frames = read_frames(self.file.record, self.file.probe, self.picks)
+        return resize_crop(frames, self.bucket.height, self.bucket.width)
+
+    def flow(self, frames: Tensor, downscale: int) -> dict[str, Tensor]:
+        """In latent pixels, in half precision: as it is cached."""
+        pixels = (frames * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        flow, weight = to_latent_units(*clip_flow(pixels), downscale)
+        return {"flow": flow.half(), "weight": weight.half()}
+
+
+class Encodings:
+    """A source's values in its cache, made by the encoders of these fingerprints."""
+
+    def __init__(self, cache: Cache, fingerprints: dict[str, str | None], downscale: int, with_flow: bool) -> None:
+        self.cache, self.stated, self.downscale, self.with_flow = cache, fingerprints, downscale, with_flow
+        self.frozen = {k: f for k, f in fingerprints.items() if f not in (None, TRAINED)}
+
+    def keys(self, item: Item) -> dict[str, str]:
+        """Of what is made from an item's pixels."""
+        size = (RESIZE, item.bucket.height, item.bucket.width)
+        whole = (item.file.content, item.picks, *size)
+        keys = {}
+        if "codec" in self.frozen:
+            keys["latents"] = key_of("latents", *whole, self.frozen["codec"])
+        if "image" in self.frozen:
+            keys["image"] = key_of("image", item.file.content, item.picks[0], *size, self.frozen["image"])
+        if self.with_flow and item.bucket.frames > 1:
+            keys["flow"] = key_of("flow", *whole, self.downscale, METHOD)
+        return keys
+
+    def caption_key(self, kind: str, caption: str) -> str:
+        return key_of(kind, caption, self.frozen[kind])
+
+    def lacking(self, item: Item) -> list[str]:
+        """Kinds of an item's values that are not in the cache."""
+        record = item.file.record
+        captions = {kind: self.caption_key(kind, getattr(record, kind)) for kind in CAPTIONS if kind in self.frozen}
+        return [kind for kind, key in {**self.keys(item), **captions}.items() if not self.cache.has(kind, key)]
+
+    def make(self, kind: str, item: Item, frames: Tensor, encoders: Encoders | None) -> tuple[dict[str, Tensor], int]:
+        """A value from an item's pixels, stored; and its bytes."""
+        if kind == "flow":
+            value = item.flow(frames, self.downscale)
+        else:
+            value = {kind: _kept(encoders.latents(frames) if kind == "latents" else encoders.image(frames[0]))}
+        return value, self.cache.store(kind, self.keys(item)[kind], value, {"file": item.file.record.name})
+
+    def make_tokens(self, kind: str, caption: str, encoders: Encoders) -> tuple[Tensor, int]:
+        tokens = _kept(encoders.text(caption) if kind == "text" else encoders.motion(caption))
+        return tokens, self.cache.store(kind, self.caption_key(kind, caption), {kind: tokens}, {"caption": caption})
+
+    def read(self, item: Item, encoders: Encoders | None) -> dict[str, Tensor]:
+        """What an item's pixels were made into; what is not there is made now, if the encoders are here still."""
+        values: dict[str, Tensor] = {}
+        frames = None
+        for kind, key in self.keys(item).items():
+            value = self.cache.load(kind, key)
+            if value is None:
+                if kind != "flow" and encoders is None:
+                    raise Unreadable(f"not in the cache: its {kind} are missing or damaged; start the run again")
+                frames = item.frames() if frames is None else frames
+                value, _ = self.make(kind, item, frames, encoders)
+            values |= value
+        return values
+
+    def tokens(self, kind: str, caption: str, encoders: Encoders | None) -> Tensor:
+        value = self.cache.load(kind, self.caption_key(kind, caption))
+        if value is not None:
+            return value[kind]
+        if encoders is None and not caption:  # of no use to look for it in another clip
+            raise TrainingError(
+                f"{self.cache.folder} has lost the {kind} tokens of the empty caption; start the run again."
+            )
+        if encoders is None:
+            raise Unreadable(f"not in the cache: its {kind} tokens are missing or damaged; start the run again")
+        return self.make_tokens(kind, caption, encoders)[0]
+
+
+def _kept(value: Tensor) -> Tensor:
+    return value.detach().cpu().contiguous()
+
+
+def encode_all(source: VideoSource, encoders: Encoders, rank: int = 0, world: int = 1, desc: str = "encoding") -> None:
+    """Fill the cache with this process's share of a source's clips, and with the empty captions.
+
+    What is there is not made again, so it may be killed at any time. When it is done the source lets go of its
+    encoders: batches come from the cache alone.
+    """
+    if source.cache is None:
+        raise TrainingError(f"sources.{source.name} has no cache to encode into; set data.cache.")
+    source.know(encoders.fingerprints)
+    encodings = source.encodings
+    for kind in CAPTIONS if rank == 0 else ():
+        if kind in encodings.frozen and not source.cache.has(kind, encodings.caption_key(kind, "")):
+            encodings.make_tokens(kind, "", encoders)
+    todo = [(item, kinds) for item in source.items()[rank::world] if (kinds := encodings.lacking(item))]
+    written = 0
+    with closing(_decoded(source, todo)) as clips:
+        for done, (item, kinds, frames) in enumerate(tqdm(clips, desc, len(todo), disable=None, unit="clip"), start=1):
+            for kind in kinds:
+                if kind in CAPTIONS:
+                    caption = getattr(item.file.record, kind)
+                    # Many clips may share a caption.
+                    if not source.cache.has(kind, encodings.caption_key(kind, caption)):
+                        written += encodings.make_tokens(kind, caption, encoders)[1]
+                elif kind == "flow":  # a thread has made it
+                    written += source.cache.path(kind, encodings.keys(item)[kind]).stat().st_size
+                else:
+                    written += encodings.make(kind, item, frames, encoders)[1]
+            if done == FIRST_LOOK or done % LOOK_AGAIN == 0:
+                source.cache.check_space(written / done * (len(todo) - done) * world, f"{len(todo) * world:,} clips")
+    source.encoders = None
+
+
+def _decoded(source: VideoSource, todo: Sequence[tuple[Item, list[str]]]) -> Iterator[tuple]:
+    """(item, kinds, frames) in order. Threads decode ahead and make the flow; unreadable clips come without kinds."""
+
+    def work(entry: tuple[Item, list[str]]) -> tuple:
+        item, kinds = entry
+        try:
+            frames = item.frames() if any(kind not in CAPTIONS for kind in kinds) else None
+        except Unreadable as error:
+            source.leave_out(item, error)
+            return item, [], None
+        if "flow" in kinds:
+            source.encodings.make("flow", item, frames, None)
+        return item, kinds, frames
+
+    workers = max(1, source.data.workers)
+    pool, waiting, rest = ThreadPoolExecutor(workers), deque(), iter(todo)
+    try:
+        # Few wait at a time: decoded clips are large.
+        waiting.extend(pool.submit(work, entry) for entry in itertools.islice(rest, 2 * workers))
+        while waiting:
+            done = waiting.popleft().result()
+            waiting.extend(pool.submit(work, entry) for entry in itertools.islice(rest, 1))
+            yield done
+    finally:
+        pool.shutdown(cancel_futures=True)

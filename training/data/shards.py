@@ -1,0 +1,126 @@
+"""WebDataset shards: tar files whose members of one key are one sample, read where they lie.
+
+000017.mp4, 000017.txt (or .json) and 000017.motion.txt are the sample "000017". Headers are read once; a member is
+read later by seeking to its offset, so nothing is extracted and shards may be shuffled freely.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+import tarfile
+from pathlib import Path
+
+from ..errors import TrainingError
+from .records import LeftOut, NoCaption, Record, media_of, sidecar_captions
+
+
+def expand(pattern: str) -> list[str]:
+    """`shards/{000..012}.tar` and `{a,b}/*.tar` as the paths they stand for; a folder as the shards below it."""
+    if Path(pattern).is_dir():
+        return sorted(str(p) for p in Path(pattern).rglob("*.tar"))
+    found = []
+    for path in _braces(pattern):
+        # A shard that a range names and that is not there is told; a star stands for what is there.
+        found += sorted(glob.glob(path)) if glob.has_magic(path) and not Path(path).exists() else [path]
+    return list(dict.fromkeys(found))
+
+
+def _braces(pattern: str) -> list[str]:
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    ends = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if ends:
+        width = len(ends[1]) if ends[1].startswith("0") else 0
+        choices = [str(n).zfill(width) for n in range(int(ends[1]), int(ends[2]) + 1)]
+    else:
+        choices = match[1].split(",")
+    return [path for choice in choices for path in _braces(pattern[: match.start()] + choice + pattern[match.end() :])]
+
+
+def read_shards(name: str, pattern: str) -> tuple[list[Record], list[LeftOut]]:
+    shards = expand(pattern)
+    if not shards:
+        raise TrainingError(f"sources.{name}.path {pattern} matches no .tar shard; check the pattern.")
+    root = Path(pattern) if Path(pattern).is_dir() else _common(shards)
+    records, left_out = [], []
+    for shard in map(Path, shards):
+        label = shard.relative_to(root).as_posix()
+        try:
+            samples, whole = _samples(shard)
+            records_, left_out_ = _records(shard, label, samples)
+        except FileNotFoundError:
+            left_out.append(LeftOut(label, f"missing file: {shard} does not exist"))
+            continue
+        except (OSError, tarfile.TarError) as error:
+            left_out.append(LeftOut(label, f"no shard: it is no plain tar file ({error})"))
+            continue
+        records += records_
+        left_out += left_out_
+        if not whole:
+            left_out.append(LeftOut(label, f"cut short: only its first {len(samples)} samples can be read"))
+    return records, left_out
+
+
+def _common(shards: list[str]) -> Path:
+    """The deepest folder above all shards."""
+    folders = {Path(s).parent for s in shards}
+    root = min(folders, key=lambda f: len(f.parts))
+    while not all(f.is_relative_to(root) for f in folders):
+        root = root.parent
+    return root
+
+
+def _samples(shard: Path) -> tuple[dict[str, dict[str, tarfile.TarInfo]], bool]:
+    """Members by key and by what follows its first dot; and whether the shard has its end."""
+    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    size = shard.stat().st_size
+    with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        while True:
+            try:
+                member = tar.next()
+            except (tarfile.TarError, OSError):
+                return samples, False
+            if member is None:
+                break
+            if member.offset_data + member.size > size:
+                return samples, False
+            folder, _, base = member.name.rpartition("/")
+            key, dot, ending = base.partition(".")
+            if member.isreg() and not member.issparse() and key and dot:
+                samples.setdefault(f"{folder}/{key}" if folder else key, {})["." + ending.lower()] = member
+        # tarfile ends silently at anything that is no header; a whole archive ends with a block of zeros.
+        file.seek(tar.offset)
+        return samples, file.read(512) == bytes(512)
+
+
+def _records(
+    shard: Path, label: str, samples: dict[str, dict[str, tarfile.TarInfo]]
+) -> tuple[list[Record], list[LeftOut]]:
+    records, left_out = [], []
+    with shard.open("rb") as file:
+
+        def content(member: tarfile.TarInfo | None) -> bytes | None:
+            if member is None:
+                return None
+            file.seek(member.offset_data)
+            return file.read(member.size)
+
+        for key, members in samples.items():
+            kinds = {ending: media_of(Path(ending).suffix or ending) for ending in members}
+            # The video where there is one: an image beside it is its thumbnail.
+            ending = next((e for kind in ("video", "image") for e in sorted(kinds) if kinds[e] == kind), None)
+            if ending is None:
+                left_out.append(LeftOut(f"{label}/{key}", "no video or image: the sample has none"))
+                continue
+            member = members[ending]
+            name = f"{label}/{member.name}"
+            try:
+                text, motion = sidecar_captions(key, lambda wanted, members=members: content(members.get(wanted)))
+            except NoCaption as error:
+                left_out.append(LeftOut(name, str(error)))
+                continue
+            suffix = Path(member.name).suffix.lower()
+            records.append(Record(name, shard, member.offset_data, member.size, kinds[ending], text, motion, suffix))
+    return records, left_out

@@ -1,0 +1,33 @@
+"""Images from bytes, as they are shown: turned as their EXIF says, on white where they can be seen through."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+ORIENTATION = 0x0112  # EXIF; from 5 on width and height change places
+
+
+def shown_size(data: bytes) -> tuple[int, int]:
+    """Width and height."""
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        turned = image.getexif().get(ORIENTATION, 1) >= 5
+    return (height, width) if turned else (width, height)
+
+
+def pixels(data: bytes) -> np.ndarray:
+    """(h, w, 3) uint8."""
+    with Image.open(io.BytesIO(data)) as file:
+        image = ImageOps.exif_transpose(file)
+        image.load()
+    if image.mode.startswith("I"):  # 16-bit grey keeps its tones
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype("uint8"))
+    return on_white(image.convert("RGBA")) if image.has_transparency_data else np.array(image.convert("RGB"))
+
+
+def on_white(image: Image.Image) -> np.ndarray:
+    """An RGBA image without its transparency."""
+    return np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))

@@ -1,0 +1,60 @@
+"""Finds out what a source's files are, once: size, times of the frames, and for the cache a hash of the content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from .cache import Cache
+from .decode import Probe, Unreadable, probe
+from .records import LeftOut, Record
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Surveyed:
+    record: Record
+    probe: Probe
+    content: str  # hash; "" without a cache
+
+
+def survey(
+    records: Sequence[Record], cache: Cache | None, workers: int, desc: str
+) -> tuple[list[Surveyed], list[LeftOut]]:
+    """In the order of `records`. What the cache's index knows is not read again."""
+
+    def one(record: Record) -> Surveyed | LeftOut:
+        known = cache.index.find(record) if cache else None
+        if known is not None:
+            return Surveyed(record, known[1], known[0])
+        try:
+            found = Surveyed(record, probe(record), content_of(record) if cache else "")
+        except Unreadable as error:  # not remembered: a file may be unreadable because a disk is not there today
+            return LeftOut(record.name, str(error))
+        if cache:
+            cache.index.add(record, found.content, found.probe)
+        return found
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        done = list(tqdm(pool.map(one, records), desc, len(records), disable=None, unit="file"))
+    return [d for d in done if isinstance(d, Surveyed)], [d for d in done if isinstance(d, LeftOut)]
+
+
+def content_of(record: Record) -> str:
+    """A hash of the file's bytes, or of the tar member's."""
+    digest = hashlib.blake2b(digest_size=20)
+    try:
+        with record.path.open("rb") as file:
+            file.seek(record.offset)
+            left = record.size
+            while chunk := file.read(CHUNK if left is None else min(CHUNK, left)):
+                digest.update(chunk)
+                left = None if left is None else left - len(chunk)
+    except OSError as error:
+        raise Unreadable(f"unreadable: {error.strerror or error}") from error
+    return digest.hexdigest()

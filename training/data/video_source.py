@@ -1,0 +1,245 @@
+"""A user's captioned videos and images as a source: numbered clips by bucket, raw or as frozen encoders see them.
+
+A file that turns out unreadable in the middle of a run does not end it: the next readable clip of its bucket takes
+its place, the same one in every run, and the report names it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch, Bucket
+from ..config import DataConfig, SourceConfig
+from ..errors import TrainingError
+from . import report
+from .buckets import DoesNotFit, assign, buckets_for
+from .cache import Cache, key_of
+from .decode import Unreadable
+from .encode import TRAINED, Encoders, Encodings, Item, encode_all
+from .flow import opencv
+from .picks import choose_frames
+from .records import LeftOut, nothing_usable, read_records
+from .report import dataset_rms
+from .source import Example
+from .survey import Surveyed, survey
+
+__all__ = ["VideoSource", "dataset_rms", "encode_all"]
+
+
+class VideoSource:
+    """`[sources.name]`, read with the sizes and times of a stage's `data`.
+
+    validation: moving clips kept out of training, at most half of them; which ones depends on their names alone.
+    downscale: of the codec, for flow. rate: what the network's frame rate embedding reads, "fps", "stride" or None.
+    cache with `encoders`: batches are encoded, and what is not cached yet is encoded at once. `encode_all` does it all
+    beforehand and lets go of the encoders. Without either batches are raw.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: SourceConfig,
+        data: DataConfig,
+        *,
+        seed: int,
+        validation: int,
+        with_flow: bool,
+        downscale: int,
+        cache: Cache | None,
+        encoders: Encoders | None = None,
+        rate: str | None = None,
+    ) -> None:
+        self.name, self.source, self.data, self.rate = name, source, data, rate
+        self.with_flow, self.downscale, self.cache, self.encoders = with_flow, downscale, cache, encoders
+        self._lock, self._broken, self._named = threading.Lock(), set(), set()
+        if with_flow:
+            opencv()  # that it is missing is told before an hour of reading
+        self.encodings: Encodings | None = None
+        if encoders is not None:
+            self.know(encoders.fingerprints)
+        buckets = buckets_for(data)
+        records, self.left_out = read_records(name, source)
+        files, unreadable = survey(records, cache, data.workers, f"reading {name}")
+        self.left_out += unreadable
+        fitting = [(file, bucket) for file in files if (bucket := self._bucket(file, buckets))]
+        if not fitting:
+            raise nothing_usable(name, Path(source.path), self.left_out)
+        kept_out = _kept_out([f.record.name for f, bucket in fitting if bucket.frames > 1], validation)
+        train, self.validation = [], []
+        for file, bucket in fitting:
+            if file.record.name in kept_out:
+                self.validation += self._items(file, bucket, 1)
+            else:
+                train += self._items(file, bucket, data.windows if bucket.frames > 1 else 1)
+        # Mixed, so that the clip that takes an unreadable one's place is of another file.
+        train.sort(key=lambda i: key_of(seed, i.file.record.name, i.picks))
+        self.validation.sort(key=lambda i: _order(i.file.record.name))
+        self.train, self._kept = _by_bucket(train), _by_bucket(self.validation)
+        self.counts: dict[Bucket, int | None] = {bucket: len(items) for bucket, items in self.train.items()}
+
+    # -- what there is ---------------------------------------------------------------------------------------------
+
+    def _bucket(self, file: Surveyed, buckets: list[Bucket]) -> Bucket | None:
+        """The clip's size; None, and a line in left_out, where it has none."""
+        probe, want = file.probe, self.source
+        try:
+            if want.min_height is not None and probe.height < want.min_height:
+                raise DoesNotFit(f"too small: {probe.height} pixels high, min_height is {want.min_height}")
+            if want.min_aspect is not None and probe.width / probe.height < want.min_aspect:
+                shape = f"{probe.width}x{probe.height}"
+                raise DoesNotFit(
+                    f"too narrow: {shape} is {probe.width / probe.height:.2f} wide, min_aspect is {want.min_aspect:.2f}"
+                )
+            return assign(probe, file.record.media, self.data, buckets)
+        except DoesNotFit as error:
+            self.left_out.append(LeftOut(file.record.name, str(error)))
+            return None
+
+    def _items(self, file: Surveyed, bucket: Bucket, windows: int) -> list[Item]:
+        if file.record.media == "image":
+            return [Item(file, bucket, (0,))]
+        fps, stride = self.data.fps, self.data.stride
+        chosen = [choose_frames(file.probe, bucket.frames, fps, stride, w, windows) for w in range(windows)]
+        return [Item(file, bucket, picks) for picks in dict.fromkeys(tuple(c) for c in chosen if c)]
+
+    def items(self) -> list[Item]:
+        """Every clip, of training and validation."""
+        return [item for _, items in sorted(self.train.items()) for item in items] + self.validation
+
+    def know(self, fingerprints: dict[str, str | None]) -> None:
+        """Which encoders the cached values are of. From then on batches are encoded."""
+        self._broken.clear()  # what was not in the cache may be now
+        if self.cache is not None:
+            self.encodings = Encodings(self.cache, fingerprints, self.downscale, self.with_flow)
+
+    # -- batches -----------------------------------------------------------------------------------------------------
+
+    def batch(
+        self, bucket: Bucket, indices: Sequence[int], drop_text: Sequence[bool], drop_motion: Sequence[bool]
+    ) -> Batch:
+        return self._batch(self.train[bucket], bucket, list(zip(indices, drop_text, drop_motion, strict=True)))
+
+    def examples(self, count: int) -> list[Example]:
+        chosen = self.validation[:count]
+        records = [item.file.record for item in chosen]
+        return [
+            Example(item.bucket, self._kept[item.bucket].index(item), record.text, record.motion)
+            for item, record in zip(chosen, records, strict=True)
+        ]
+
+    def example_batch(self, bucket: Bucket, indices: Sequence[int]) -> Batch:
+        return self._batch(self._kept[bucket], bucket, [(index, False, False) for index in indices])
+
+    def _batch(self, items: list[Item], bucket: Bucket, wanted: list[tuple[int, bool, bool]]) -> Batch:
+        def row(item: Item, drop_text: bool, drop_motion: bool) -> dict:
+            record = item.file.record
+            values = self._pixels(item)
+            values["text"] = self._caption("text", "" if drop_text else record.text)
+            values["motion"] = self._caption("motion", "" if drop_motion else record.motion)
+            values["frame_rate"] = self._frame_rate(item)
+            return values
+
+        rows = [self._readable(items, bucket, index, lambda i, d=drops: row(i, *d)) for index, *drops in wanted]
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        return Batch(
+            text=_column(columns, "text"),
+            motion=_column(columns, "motion"),
+            frames=_column(columns, "frames"),
+            latents=_column(columns, "latents"),
+            image=_column(columns, "image"),
+            flow=_column(columns, "flow", torch.float32),
+            flow_weight=_column(columns, "weight", torch.float32),
+            frame_rate=_column(columns, "frame_rate"),
+        )
+
+    def _readable(self, items: list[Item], bucket: Bucket, index: int, make: Callable[[Item], dict]) -> dict:
+        """Of the clip of this number, or of the next one that can be read."""
+        first = None
+        for item in (items[(index + k) % len(items)] for k in range(len(items))):
+            if item in self._broken:
+                continue
+            try:
+                return make(item)
+            except Unreadable as error:
+                first = first or f"{item.file.record.name} is {error}"
+                self.leave_out(item, error)
+        raise TrainingError(
+            f"sources.{self.name}: none of the {len(items)} clips of size {bucket} can be read"
+            f"{f'; {first}' if first else ''}; check that the files are still where they were."
+        )
+
+    def leave_out(self, item: Item, error: Unreadable) -> None:
+        """A clip that cannot be read after all; its file is named once."""
+        name = item.file.record.name
+        with self._lock:
+            self._broken.add(item)
+            if name not in self._named:
+                self._named.add(name)
+                self.left_out.append(LeftOut(name, str(error)))
+
+    def _pixels(self, item: Item) -> dict[str, Tensor]:
+        """Frames, or latents and image features; and flow."""
+        if self.encodings:
+            return self.encodings.read(item, self.encoders)
+        values = {"frames": item.frames()}
+        if self.with_flow and item.bucket.frames > 1:
+            values |= item.flow(values["frames"], self.downscale)
+        return values
+
+    def flow_of(self, item: Item) -> dict[str, Tensor]:
+        key = self.encodings.keys(item).get("flow") if self.encodings else None
+        cached = self.cache.load("flow", key) if key else None
+        return item.flow(item.frames(), self.downscale) if cached is None else cached
+
+    def _caption(self, kind: str, caption: str) -> str | Tensor | None:
+        if self.encodings is None or self.encodings.stated.get(kind) == TRAINED:
+            return caption
+        if self.encodings.stated.get(kind) is None:
+            return None
+        return self.encodings.tokens(kind, caption, self.encoders)
+
+    def _frame_rate(self, item: Item) -> Tensor | None:
+        """A still has none; the network takes its default."""
+        if self.rate is None or item.bucket.frames == 1:
+            return None
+        fps, stride, own = self.data.fps, self.data.stride, item.file.probe.fps
+        if self.rate == "fps":
+            return torch.tensor(fps or own / stride)
+        return torch.tensor(max(1.0, own / fps) if fps else float(stride))
+
+    def report(self) -> dict:
+        return report.report(self)
+
+    def write_report(self, folder: str | Path, **more: object) -> None:
+        """data_<name>.json, with `more` in it, and left_out_<name>.csv with every file and its reason."""
+        report.write(self, Path(folder), more)
+
+
+def _order(name: str) -> str:
+    return key_of("validation", name)
+
+
+def _kept_out(names: list[str], count: int) -> set[str]:
+    """Names for validation. By their hash, so that more data leaves the choice as it is, but for few."""
+    distinct = sorted(set(names), key=_order)
+    return set(distinct[: min(count, len(distinct) // 2)])
+
+
+def _by_bucket(items: Sequence[Item]) -> dict[Bucket, list[Item]]:
+    found: dict[Bucket, list[Item]] = defaultdict(list)
+    for item in items:
+        found[item.bucket].append(item)
+    return dict(found)
+
+
+def _column(columns: dict[str, list], name: str, dtype: torch.dtype | None = None) -> list[str] | Tensor | None:
+    values = columns.get(name)
+    if values is None or values[0] is None:
+        return None
+    return values if isinstance(values[0], str) else torch.stack(values).to(dtype)
