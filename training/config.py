@@ -63,15 +63,19 @@ class LoraConfig:
 class ModelConfig:
     """The network: a preset of model_patches.presets, with fields of UNetConfig changed."""
 
-    preset: str = "tiny"
+    preset: str = "tiny"  # or "start": as start.network is
     config: dict[str, Any] = field(default_factory=dict)
     train: tuple[str, ...] = ("all",)  # parts by name (model_patches.parts), or all; with lora: leave as it is
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False  # less memory, about a quarter slower
 
-    @property
-    def network(self) -> UNetConfig:
-        return UNetConfig.from_dict({**preset(self.preset).to_dict(), **self.config})
+    def network(self, source: UNetConfig | None = None) -> UNetConfig:
+        """The config; of preset "start", the source's (that of start.network), with `config` changed."""
+        if self.preset != "start":
+            source = preset(self.preset)
+        elif source is None:
+            raise TrainingError("model.preset 'start' follows start.network, and there is none; name one, or a preset.")
+        return UNetConfig.from_dict({**source.to_dict(), **self.config})
 
 
 @dataclass(frozen=True)
@@ -331,8 +335,8 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
             raise TrainingError(f"{where}data.mix.{name} is {data.mix[name]}; expected a share above 0.")
     if not config.sources:
         raise TrainingError("there is nothing to train on; name a source, as [sources.mine] with its path.")
-    network = model.network
-    if loss.flow_weight > 0 and not network.predict_net:
+    follows = model.preset == "start" and config.start.network is not None  # known when the file is read
+    if loss.flow_weight > 0 and not (follows or model.network().predict_net):
         raise TrainingError(
             f"{where}loss.flow_weight needs the network's predict_net; set {where}model.config.predict_net = true."
         )

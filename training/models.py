@@ -12,7 +12,6 @@ from torch import nn
 from ..model_patches import UNetConfig, VideoUNet, load_unet
 from ..model_patches.compose import apply_patch
 from ..model_patches.parts import part_of
-from ..model_patches.presets import preset
 from ..model_patches.warm_start import extend
 from ..pipelines.bundle import DEMO, load_vae
 from ..pipelines.encoders import ImageEncoder, TextEncoder
@@ -39,14 +38,14 @@ def start(config: RunConfig, say: Callable[[str], object] = print) -> Network:
     if given.network is None:
         if given.patches:
             raise TrainingError("start.patches need a network to be put on; name it as start.network.")
-        unet = VideoUNet(network_config(stage, None))
+        unet = VideoUNet(stage.model.network())
         if unet.config.predict_net:
             unet.start_predict_net()
         return _with_lora(Network(unet, set()), stage, config.seed)
     source = load_unet(given.network)
     for path in given.patches:
         source = apply_patch(source, path)
-    unet, report = extend(source, network_config(stage, source.config))
+    unet, report = extend(source, stage.model.network(source.config))
     say(f"{given.network}: {report}")
     return _with_lora(Network(unet, set(report.loaded) - set(report.reshaped)), stage, config.seed)
 
@@ -56,23 +55,12 @@ def advance(network: Network, config: RunConfig, stage: int) -> Network:
     before, after = config.stages[stage - 1], config.stages[stage]
     touched = trainable(network.unet, before)
     untouched = network.untouched - touched
-    wanted = network_config(after, network.unet.config)
+    wanted = after.model.network(network.unet.config)
     if wanted == network.unet.config:
         return Network(network.unet, untouched)
     torch.manual_seed(config.seed + stage)
     unet, _ = extend(network.unet, wanted)
     return Network(unet, untouched & set(dict(unet.named_parameters())))
-
-
-def network_config(stage: StageConfig, source: UNetConfig | None) -> UNetConfig:
-    """Of a stage; preset "start" is the start's own network with `model.config` changed."""
-    if stage.model.preset != "start":
-        base = preset(stage.model.preset)
-    elif source is None:
-        raise TrainingError("model.preset 'start' follows start.network, and there is none; name one, or a preset.")
-    else:
-        base = source
-    return UNetConfig.from_dict({**base.to_dict(), **stage.model.config})
 
 
 def _with_lora(network: Network, stage: StageConfig, seed: int) -> Network:
@@ -132,15 +120,29 @@ def make_encoder(config: RunConfig, name: str, network: UNetConfig) -> nn.Module
     where = getattr(config.encoders, name)
     if where == "fresh":
         return FRESH[name](config.seed).train()
-    options: dict = {"dtype": DTYPES[config.precision]}
-    if name == "image":
-        pooled = network.image_projector is not None and network.image_projector.kind == "linear"
-        options["features"] = config.encoders.image_features or ("pooled" if pooled else "last")
-    elif name == "text":
-        options["layer"] = config.encoders.text_layer
-    encoder = (ImageEncoder if name == "image" else TextEncoder).load(where, **options)
+    options = encoder_options(config, name, network)
+    encoder = (ImageEncoder if name == "image" else TextEncoder).load(where, dtype=DTYPES[config.precision], **options)
     _check_width(name, encoder.width, network)
     return encoder.eval().requires_grad_(False)
+
+
+def encoder_options(config: RunConfig, name: str, network: UNetConfig) -> dict[str, str]:
+    """Which layer of an encoder is read."""
+    if name == "image":
+        return {"features": config.encoders.image_features or network.image_projector.reads}
+    return {"layer": config.encoders.text_layer} if name == "text" else {}
+
+
+def elsewhere(config: RunConfig, network: UNetConfig) -> dict[str, str | dict]:
+    """Entries of a bundle for the parts a run did not make: they stay where they are, by path."""
+    given, entries = config.encoders, {}
+    if given.codec != "demo":
+        entries["codec"] = str(Path(given.codec).resolve())
+    for name in reads(network):
+        where = getattr(given, name)
+        if where != "fresh":
+            entries[name] = {"path": str(Path(where).resolve()), **encoder_options(config, name, network)}
+    return entries
 
 
 def _check_width(name: str, width: int, network: UNetConfig) -> None:

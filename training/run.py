@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..pipelines.bundle import Bundle, Defaults, save_bundle
-from . import checkpoint as disk
+from . import checkpoint as disk, models
 from .config import RunConfig
 from .errors import TrainingError
 from .logs import METRICS, Log
@@ -118,7 +118,7 @@ def finish(trainer: Trainer) -> None:
         folder = trainer.folder
         trainer.export(learner, folder)
         if trainer.stage.model.lora is None:
-            save(bundle_of(trainer, learner), folder / "bundle")
+            save(bundle_of(trainer, learner), folder / "bundle", models.elsewhere(trainer.config, learner.unet.config))
         summary = write_summary(trainer)
         trainer.say(f"done: {summary}; the bundle for `dreamfactory generate` is in {folder / 'bundle'}")
     trainer.accelerator.wait_for_everyone()
@@ -140,12 +140,12 @@ def bundle_of(trainer: Trainer, learner) -> Bundle:
     return Bundle(learner.unet, trainer.codec, text, motion, image, stage.noise, defaults, "run")
 
 
-def save(bundle: Bundle, folder: Path) -> None:
-    """A bundle on disk: staged, then one rename."""
+def save(bundle: Bundle, folder: Path, elsewhere: dict) -> None:
+    """A bundle on disk: staged, then one rename. elsewhere: parts that stay where they are."""
     staged = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(staged, ignore_errors=True)
     with disk.disk_errors(folder):
-        save_bundle(bundle, staged)
+        save_bundle(bundle, staged, elsewhere=elsewhere)
         shutil.rmtree(folder, ignore_errors=True)
         staged.rename(folder)
 

@@ -144,6 +144,7 @@ class Learner(nn.Module):
             features = encoder(batch.frames[:, 0])
         if features is None or self.unet.config.image_projector is None:
             return None
+        features = features.float()  # a cache keeps half precision
         here = drop.reshape(-1, *[1] * (features.ndim - 1))
         if self.dropout.image_means == "grey":
             return self.unet.project_image(torch.where(here, self.grey.to(features), features))

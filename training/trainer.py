@@ -139,7 +139,15 @@ class Trainer:
             frozen = FrozenEncoders(self.config, codec, encoders, self.accelerator.device)
             self.empty = {n: getattr(frozen, n)("")[None].float() for n in ("text", "motion") if n in encoders}
         sources = open_sources(
-            self.config, stage, network, codec.downscale, frozen, rank=self.rank, world=self.world, say=self.say
+            self.config,
+            stage,
+            network,
+            codec.downscale,
+            frozen,
+            rank=self.rank,
+            world=self.world,
+            first=self.accelerator.main_process_first,
+            say=self.say,
         )
         self.accelerator.wait_for_everyone()
         if frozen is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ...model_patches import UNetConfig
-from ..config import RunConfig, StageConfig
+from ..config import RunConfig, SourceConfig, StageConfig
 from ..encode import FrozenEncoders
 from ..errors import TrainingError
 from .source import Source
@@ -21,14 +23,17 @@ def open_sources(
     *,
     rank: int = 0,
     world: int = 1,
-    say=print,
+    first: Callable[[], AbstractContextManager] = nullcontext,
+    say: Callable[[str], object] = print,
 ) -> dict[str, Source]:
-    """The sources of a stage by name, encoded into the cache where it has one. Reports go to the output folder."""
+    """The sources of a stage by name, encoded into the cache where it has one. Reports go to the output folder.
+
+    first: a context that the first of several processes passes before the others.
+    """
     with_flow = stage.loss.flow_weight > 0
     rate = None if network.frame_rate_embedding == "off" else network.frame_rate_embedding
-    names = list(stage.data.mix) or list(config.sources)
     sources: dict[str, Source] = {}
-    for name in names:
+    for name in list(stage.data.mix) or list(config.sources):
         given = config.sources[name]
         if given.kind.startswith("tiny"):
             sources[name] = TinySource(
@@ -36,29 +41,36 @@ def open_sources(
             )
             continue
         from .cache import Cache  # not needed for the tiny world
-        from .video_source import VideoSource, encode_all
+        from .video_source import VideoSource, dataset_rms, encode_all
 
-        cache = Cache(Path(stage.data.cache)) if stage.data.cache else None
-        source = VideoSource(
-            name,
-            given,
-            stage.data,
-            seed=config.seed,
-            validation=stage.data.validation,
-            with_flow=with_flow,
-            downscale=downscale,
-            cache=cache,
-            encoders=encoders,
-            rate=rate,
-        )
-        if cache is not None:
+        def read(name: str = name, given: SourceConfig = given) -> VideoSource:
+            return VideoSource(
+                name,
+                given,
+                stage.data,
+                seed=config.seed,
+                validation=stage.data.validation,
+                with_flow=with_flow,
+                downscale=downscale,
+                cache=Cache(Path(stage.data.cache)) if stage.data.cache else None,
+                encoders=encoders,
+                rate=rate,
+            )
+
+        # The first process looks at every file; the others find in the cache's index what it saw.
+        with first():
+            source = sources[name] = read()
+        if stage.data.cache:
             encode_all(source, encoders, rank, world, f"encoding {name}")
-        sources[name] = source
         if rank == 0:
-            source.write_report(Path(config.output.folder))
+            more = {"flow_rms": dataset_rms(source)} if with_flow else {}
+            folder = Path(config.output.folder) / "data" / stage.name
+            source.write_report(folder, **more)
             counts = ", ".join(f"{n} of {bucket}" for bucket, n in sorted(source.counts.items()))
-            left = f"; {len(source.left_out)} left out, see left_out_{name}.csv" if source.left_out else ""
+            left = f"; {len(source.left_out)} left out, see {folder}/left_out_{name}.csv" if source.left_out else ""
             say(f"{name}: {counts or 'nothing to train on'}{left}")
     if not any(source.counts for source in sources.values()):
-        raise TrainingError("no clip of this stage's size is left to train on; see the left_out_*.csv beside the run.")
+        raise TrainingError(
+            f"no clip of this stage's size is left to train on; see {config.output.folder}/data/{stage.name}."
+        )
     return sources

@@ -69,7 +69,9 @@ def read_records(name: str, source: SourceConfig) -> tuple[list[Record], list[Le
 def nothing_usable(name: str, path: Path, left_out: list[LeftOut]) -> TrainingError:
     found = "nothing of that kind is there"
     if left_out:
-        found = f"{len(left_out)} were left out, the first ({left_out[0].file}) for {left_out[0].reason}"
+        kinds = [left.reason.partition(":")[0] for left in left_out]
+        usual = left_out[kinds.index(max(kinds, key=kinds.count))]
+        found = f"{len(left_out)} were left out, most of them as {usual.file}, {usual.reason}"
     return TrainingError(
         f"sources.{name}: {path} has nothing to train on; expected videos or images with captions, as clip.mp4 beside "
         f"clip.txt, a metadata.jsonl, or tar shards; {found}."
