@@ -32,12 +32,18 @@ def open_sources(
     """
     with_flow = stage.loss.flow_weight > 0
     rate = None if network.frame_rate_embedding == "off" else network.frame_rate_embedding
+    joins = network.motion_text == "off"
     sources: dict[str, Source] = {}
     for name in list(stage.data.mix) or list(config.sources):
         given = config.sources[name]
         if given.kind.startswith("tiny"):
             sources[name] = TinySource(
-                name, stage.data, stills=given.kind == "tiny_stills", with_flow=with_flow, downscale=downscale
+                name,
+                stage.data,
+                stills=given.kind == "tiny_stills",
+                with_flow=with_flow,
+                downscale=downscale,
+                joins=joins,
             )
             continue
         from .cache import Cache  # not needed for the tiny world
@@ -55,6 +61,7 @@ def open_sources(
                 cache=Cache(Path(stage.data.cache)) if stage.data.cache else None,
                 encoders=encoders,
                 rate=rate,
+                joins=joins,
             )
 
         # The first process looks at every file; the others find in the cache's index what it saw.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -12,17 +13,24 @@ from ..batch import Batch, Bucket
 from ..config import DataConfig
 from ..errors import TrainingError
 from ..evaluation.held_out import held_out
-from .source import Example
-from .tiny_measure import measure
+from .source import Example, one_caption
+from .tiny_measure import MOVES, centroids, measure
 from .tiny_render import ClipSpec, coverage, flow, render
-from .tiny_world import captions, sample_specs
+from .tiny_world import DIRECTIONS, captions, sample_specs
+
+NEAR = 0.3  # colour distance from which a pixel is none of the shape's
+SMALLEST = 0.005  # share of the picture below which the shape counts as gone
 
 
 class TinySource:
-    def __init__(self, name: str, data: DataConfig, *, stills: bool, with_flow: bool, downscale: int) -> None:
+    """joins: both captions become one, for a network without motion text."""
+
+    def __init__(
+        self, name: str, data: DataConfig, *, stills: bool, with_flow: bool, downscale: int, joins: bool = False
+    ) -> None:
         if data.height != data.width:
             raise TrainingError(f"tiny_world clips are square, not {data.width}x{data.height}; set height = width.")
-        self.name, self.data, self.with_flow, self.downscale = name, data, with_flow, downscale
+        self.name, self.data, self.with_flow, self.downscale, self.joins = name, data, with_flow, downscale, joins
         self.bucket = Bucket(1 if stills else data.frames, data.height, data.width)
         self.counts: dict[Bucket, int | None] = {self.bucket: None}
         self._held_out = None
@@ -32,7 +40,8 @@ class TinySource:
     ) -> Batch:
         made = [self._clip(index) for index in indices]
         specs = _concatenated([specs for specs, _, _ in made])
-        text = ["" if drop else t for (_, t, _), drop in zip(made, drop_text, strict=True)]
+        text = self._texts([t for _, t, _ in made], [m for _, _, m in made])
+        text = ["" if drop else t for t, drop in zip(text, drop_text, strict=True)]
         motion = ["" if drop else m for (_, _, m), drop in zip(made, drop_motion, strict=True)]
         return self._batch(specs, text, motion)
 
@@ -40,18 +49,24 @@ class TinySource:
         if self.bucket.frames == 1 or not count:
             return []
         clips = self._held_out = held_out(count, frames=self.bucket.frames, size=self.bucket.height)
-        return [Example(self.bucket, i, t, m) for i, (t, m) in enumerate(zip(clips.text, clips.motion, strict=True))]
+        pairs = enumerate(zip(self._texts(clips.text, clips.motion), clips.motion, strict=True))
+        return [Example(self.bucket, i, t, m) for i, (t, m) in pairs]
+
+    def _texts(self, text: list[str], motion: list[str]) -> list[str]:
+        # A still shows no motion to speak of.
+        if not self.joins or self.bucket.frames == 1:
+            return text
+        return [one_caption(*pair) for pair in zip(text, motion, strict=True)]
 
     def example_batch(self, bucket: Bucket, indices: Sequence[int]) -> Batch:
         clips = self._held_out
-        return self._batch(self._specs(indices), [clips.text[i] for i in indices], [clips.motion[i] for i in indices])
+        text, motion = [clips.text[i] for i in indices], [clips.motion[i] for i in indices]
+        return self._batch(self._specs(indices), self._texts(text, motion), motion)
 
     def measure(self, clips: Tensor, indices: Sequence[int]) -> dict[str, float]:
         """Validation clips (b, t, 3, h, w) as the network made them: what they show, measured from pixels."""
         specs = self._specs(indices)
-        scores = measure(clips, specs).summary()
-        scores["flow_epe"] = flow_error(clips, specs)
-        return scores
+        return {**measure(clips, specs).summary(), **colour_scores(clips, specs), **flow_error(clips, specs)}
 
     def _specs(self, indices: Sequence[int]) -> ClipSpec:
         rows = torch.tensor(indices)
@@ -77,8 +92,31 @@ def _concatenated(specs: list[ClipSpec]) -> ClipSpec:
     return ClipSpec(**{f.name: torch.cat([getattr(s, f.name) for s in specs]) for f in fields(ClipSpec)})
 
 
-def flow_error(clips: Tensor, specs: ClipSpec) -> float:
-    """End-point error in pixels per frame, on the shape: optical flow measured in the clips against the true one."""
+def colour_scores(clips: Tensor, specs: ClipSpec) -> dict[str, float]:
+    """Motion of whatever has the asked colour: needs no picture to compare with, so also for clips made from text.
+
+    Of the clips whose caption asks for a direction: colour_direction is the share that goes there, of the 8 ways;
+    velocity_error the distance of the mean velocity from the asked one, pixels per frame.
+    """
+    frames, size = clips.shape[1], clips.shape[-1]
+    distance = (clips - specs.rgb[:, None, :, None, None]).norm(dim=2)
+    mask = ((NEAR - distance) / NEAR).clamp(0, 1)
+    path, area = centroids(mask)
+    seen = (area[:, 0] > SMALLEST) & (area[:, -1] > SMALLEST)
+    moved = torch.where(seen[:, None], path[:, -1] - path[:, 0], 0.0)
+    eighth = math.pi / 4
+    way = torch.round(torch.atan2(-moved[:, 1], moved[:, 0]) / eighth).long() % len(DIRECTIONS)
+    directed = specs.motion < len(DIRECTIONS)
+    right = (way == specs.motion) & (moved.norm(dim=1) > MOVES)
+    error = (moved / (frames - 1) - specs.velocity).norm(dim=1) * size
+    return {
+        "colour_direction": right[directed].float().mean().item(),
+        "velocity_error": error[directed].mean().item(),
+    }
+
+
+def flow_error(clips: Tensor, specs: ClipSpec) -> dict[str, float]:
+    """flow_epe: end-point error, where the true clip's shape is, in pixels per frame, of optical flow (DIS)."""
     from .flow import clip_flow
 
     frames, size = clips.shape[1], clips.shape[-1]
@@ -87,6 +125,5 @@ def flow_error(clips: Tensor, specs: ClipSpec) -> float:
     errors = []
     for clip, true, where in zip(clips, truth, on_shape, strict=True):
         pixels = (clip.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        seen, _ = clip_flow(pixels)
-        errors.append((torch.as_tensor(seen) - true).norm(dim=1)[where])
-    return torch.cat(errors).mean().item()
+        errors.append((torch.as_tensor(clip_flow(pixels)[0]) - true).norm(dim=1)[where])
+    return {"flow_epe": torch.cat(errors).mean().item()}

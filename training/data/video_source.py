@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from .flow import opencv
 from .picks import choose_frames
 from .records import LeftOut, nothing_usable, read_records
 from .report import dataset_rms
-from .source import Example
+from .source import Example, one_caption
 from .survey import Surveyed, survey
 
 __all__ = ["VideoSource", "dataset_rms", "encode_all"]
@@ -37,6 +38,7 @@ class VideoSource:
 
     validation: moving clips kept out of training, at most half of them; which ones depends on their names alone.
     downscale: of the codec, for flow. rate: what the network's frame rate embedding reads, "fps", "stride" or None.
+    joins: both captions become one, for a network without motion text.
     cache with `encoders`: batches are encoded, and what is not cached yet is encoded at once. `encode_all` does it all
     beforehand and lets go of the encoders. Without either batches are raw.
     """
@@ -54,6 +56,7 @@ class VideoSource:
         cache: Cache | None,
         encoders: Encoders | None = None,
         rate: str | None = None,
+        joins: bool = False,
     ) -> None:
         self.name, self.source, self.data, self.rate = name, source, data, rate
         self.with_flow, self.downscale, self.cache, self.encoders = with_flow, downscale, cache, encoders
@@ -65,6 +68,8 @@ class VideoSource:
             self.know(encoders.fingerprints)
         buckets = buckets_for(data)
         records, self.left_out = read_records(name, source)
+        if joins:
+            records = [replace(r, text=one_caption(r.text, r.motion)) for r in records]
         files, unreadable = survey(records, cache, data.workers, f"reading {name}")
         self.left_out += unreadable
         fitting = [(file, bucket) for file in files if (bucket := self._bucket(file, buckets))]
