@@ -10,6 +10,8 @@ import sys
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a .toml file, or the name of a preset such as demo")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
+    parser.add_argument("--plan", action="store_true", help="show the memory each stage needs, and stop")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="of the plan: how many share a batch")
     parser.add_argument(
         "--fresh", action="store_true", help="begin anew; a run found in the output folder is moved aside"
     )
@@ -19,9 +21,16 @@ def run(args: argparse.Namespace) -> None:
     # The same bits wherever memory lies: MKL's products may otherwise depend on it, and with them a resumed run.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     from .config import load_run
+
+    config = load_run(args.run, args.set)
+    if args.plan:
+        from .plan import show
+
+        print(show(config, max(1, args.gpus)))
+        return
     from .run import train
 
-    train(load_run(args.run, args.set), resume=not args.fresh)
+    train(config, resume=not args.fresh)
 
 
 def main() -> int:

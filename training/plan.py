@@ -1,0 +1,181 @@
+"""How much memory a stage needs, worked out before anything is bought or begun: `dreamfactory train RUN --plan`.
+
+Weights, gradients, optimizer and averages are counted from the network's shapes. Activations are counted by running one
+round's forward and backward pass on torch's meta device, where tensors have sizes and no numbers, and following every
+storage from its making to its end; layers compute in the run's precision and norms in float32, as under autocast, and
+attention counts as fused. What a GPU's kernels and its allocator take for themselves is not in it: leave a tenth free.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..model_patches import UNetConfig, VideoUNet, load_unet
+from . import lora, models
+from .config import RunConfig, StageConfig
+
+GIB = 2**30
+DOWNSCALE = 8  # of every codec here
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the storages that are alive; `peak` is the most there were at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self.known: weakref.WeakSet = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self.known.add(tensor.untyped_storage())  # weights and inputs: there before
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage) -> None:
+        if storage not in self.known:
+            self.known.add(storage)
+            self.bytes += storage.nbytes()
+            self.peak = max(self.peak, self.bytes)
+            weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, size: int) -> None:
+        self.bytes -= size
+
+
+class _Fused(torch.autograd.Function):
+    """What fused attention keeps: its inputs, its result and one number a query and head."""
+
+    @staticmethod
+    def forward(context, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        sums = torch.empty(*q.shape[:2], heads, device=q.device, dtype=torch.float32)
+        context.save_for_backward(q, k, v, out, sums)
+        return out
+
+    @staticmethod
+    def backward(context, grad: Tensor):
+        q, k, v, _, _ = context.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), None
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, transformer_options=None) -> Tensor:
+    return _Fused.apply(q, k, v, heads)
+
+
+class _Autocast:
+    """torch.nn as autocast runs it: products in the weights' precision, norms in float32."""
+
+    class Linear(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.to(self.weight.dtype))
+
+    class Conv2d(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.to(self.weight.dtype))
+
+    class GroupNorm(nn.GroupNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.native_group_norm(
+                x.float(), self.weight.float(), self.bias.float(), *_sizes(x), self.num_groups, self.eps
+            )[0]
+
+    class LayerNorm(nn.LayerNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.layer_norm(
+                x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps
+            )
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    return x.shape[0], x.shape[1], x[0, 0].numel()
+
+
+def activations(config: UNetConfig, stage: StageConfig, dtype: torch.dtype, clips: int) -> int:
+    """Peak bytes of one round's forward and backward pass, beside weights and their gradients."""
+    unet = VideoUNet(config, operations=_Autocast, attention=fused_attention, dtype=dtype, device="meta")
+    learns = models.trainable(unet, stage) if stage.model.lora is None else set()
+    if stage.model.lora is not None:
+        lora.inject(unet, stage.model.lora, 0)
+        learns = {n for n, _ in unet.named_parameters() if lora.is_lora(n)}
+    for name, weight in unet.named_parameters():
+        weight.requires_grad_(name in learns)
+    unet.checkpoint_gradients(stage.model.gradient_checkpointing)
+    unet.train()
+    data = stage.data
+    frames, height, width = data.frames, data.height // DOWNSCALE, data.width // DOWNSCALE
+
+    def meta(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    given: dict = {"num_frames": frames, "first_frame": meta(clips, config.in_channels, height, width)}
+    if config.motion_text != "off":
+        given["motion_text"] = meta(clips, 120, config.motion_dim)
+    if config.image_projector is not None:
+        projector = config.image_projector
+        shape = (projector.embedding_dim,) if projector.kind == "linear" else (257, projector.embedding_dim)
+        features = meta(clips, *shape)
+    with_flow = stage.loss.flow_weight > 0
+    gradients = sum(p.numel() * p.element_size() for p in unet.parameters() if p.requires_grad)
+    with Live() as live:
+        if config.image_projector is not None:
+            given["image_tokens"] = unet.project_image(features)
+        x, text = meta(clips * frames, config.in_channels, height, width), meta(clips, 77, config.context_dim)
+        t = torch.zeros(clips, dtype=torch.long, device="meta")
+        output = unet(x, t, text, return_flow=with_flow, **given)
+        output = output if with_flow else (output,)
+        sum(o.float().square().mean() for o in output).backward()
+    return max(0, live.peak - gradients)
+
+
+def plan(config: RunConfig, stage: StageConfig, network: UNetConfig, processes: int = 1) -> dict[str, float]:
+    """GiB of a stage by purpose, on each of so many GPUs (data-parallel: all but the batch is on every one)."""
+    unet = VideoUNet(network, device="meta")
+    if stage.model.lora is not None:
+        lora.inject(unet, stage.model.lora, 0)
+    learns = models.trainable(unet, stage)
+    trained = sum(p.numel() for n, p in unet.named_parameters() if n in learns)
+    frozen = sum(p.numel() for p in unet.parameters()) - trained
+    dtype = models.DTYPES[config.precision]
+    half = dtype.itemsize if config.precision != "fp32" else 0
+    clips = max(1, stage.optim.batch_size // (processes * stage.optim.accumulate))
+    sizes = {
+        "frozen weights": frozen * dtype.itemsize,
+        "trained weights, float32": trained * 4,
+        f"their copies in {config.precision}": trained * half,
+        "gradients, float32": trained * 4,
+        f"optimizer ({stage.optim.optimizer})": trained * (2 if stage.optim.optimizer == "adamw8bit" else 8),
+        "averaged weights, float32": trained * 4 if stage.optim.ema else 0,
+        f"activations, {clips} clip(s) a round": activations(network, stage, dtype, clips),
+    }
+    sizes["in all"] = sum(sizes.values())
+    return {"trained, M": trained / 1e6, "frozen, M": frozen / 1e6, **{k: v / GIB for k, v in sizes.items()}}
+
+
+def show(config: RunConfig, processes: int = 1) -> str:
+    """The plan of every stage, as a text."""
+    lines, source = [], None
+    if config.start.network is not None and any(s.model.preset == "start" for s in config.stages):
+        source = load_unet(config.start.network).config
+    for stage in config.stages:
+        source = stage.model.network(source)
+        data = stage.data
+        rows = plan(config, stage, source, processes)
+        lines.append(
+            f"{stage.name}: {data.frames} x {data.width}x{data.height}, batch {stage.optim.batch_size} on {processes} "
+            f"GPU(s), {stage.optim.accumulate} round(s)"
+        )
+        for name, value in rows.items():
+            unit = "M weights" if name.endswith(", M") else "GiB"
+            lines.append(f"    {name.removesuffix(', M'):<34}{value:10.2f} {unit}")
+    lines.append("Frozen encoders and the VAE are not in it: with data.cache they leave before training.")
+    return "\n".join(lines)
