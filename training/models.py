@@ -18,7 +18,7 @@ from ..pipelines.encoders import ImageEncoder, TextEncoder
 from . import lora
 from .config import RunConfig, StageConfig
 from .errors import TrainingError
-from .tiny_encoders import image_encoder, motion_encoder, text_encoder
+from .tiny_encoders import BOTH_LENGTH, image_encoder, motion_encoder, text_encoder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -119,7 +119,8 @@ def make_encoder(config: RunConfig, name: str, network: UNetConfig) -> nn.Module
     """A fresh one, which trains, or a frozen one from its folder."""
     where = getattr(config.encoders, name)
     if where == "fresh":
-        return FRESH[name](config.seed).train()
+        both = {"length": BOTH_LENGTH} if name == "text" and network.motion_text == "off" else {}
+        return FRESH[name](config.seed, **both).train()
     options = encoder_options(config, name, network)
     encoder = (ImageEncoder if name == "image" else TextEncoder).load(where, dtype=DTYPES[config.precision], **options)
     _check_width(name, encoder.width, network)

@@ -13,6 +13,7 @@ from .data.tiny_world import vocabulary
 
 WIDTH, LAYERS, HEADS = 64, 2, 4
 TEXT_LENGTH, MOTION_LENGTH = 16, 16
+BOTH_LENGTH = 32  # tokens of text and motion captions as one
 
 
 def _tokenizer(start: str | None, end: str, pad: str, length: int):
@@ -39,26 +40,26 @@ def _tokenizer(start: str | None, end: str, pad: str, length: int):
     )
 
 
-def text_encoder(seed: int) -> TextEncoder:
-    """CLIP text, width 64."""
+def text_encoder(seed: int, length: int = TEXT_LENGTH) -> TextEncoder:
+    """CLIP text, width 64, of so many tokens."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     start, end = "<|startoftext|>", "<|endoftext|>"
-    tokenizer = _tokenizer(start, end, end, TEXT_LENGTH)
+    tokenizer = _tokenizer(start, end, end, length)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
         intermediate_size=WIDTH * 2,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
-        max_position_embeddings=TEXT_LENGTH,
+        max_position_embeddings=length,
         projection_dim=WIDTH,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(seed)
-    return TextEncoder(CLIPTextModel(config), tokenizer, TEXT_LENGTH)
+    return TextEncoder(CLIPTextModel(config), tokenizer, length)
 
 
 def motion_encoder(seed: int) -> TextEncoder:

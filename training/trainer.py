@@ -150,7 +150,8 @@ class Trainer:
             say=self.say,
         )
         self.accelerator.wait_for_everyone()
-        if frozen is not None:
+        made_up = any(None in source.counts.values() for source in sources.values())
+        if frozen is not None and not made_up:
             encoders.clear()
         return sources
 
