@@ -22,6 +22,7 @@ CHOICES = {
     "frame_rate_embedding": ("off", "fps", "stride"),
     "image_adapter": ("off", "up", "all"),
     "image_scale": ("fixed", "learnable"),
+    "image_uncond": (None, "same", "grey", "zeros"),
 }
 
 
@@ -118,6 +119,10 @@ class UNetConfig:
     image_tokens_per_frame: int | None = None  # set: n * frames tokens are split frame by frame
     image_scale: str = "fixed"  # learnable: times tanh(alpha) + 1 (DynamiCrafter 256)
     image_projector: ProjectorConfig | None = None
+    # What stands for no picture in guidance: the "same" tokens as beside the prompt, those of a "grey" picture (LVDM),
+    # or of "zeros" for the pooled embedding, and for an encoder's normalised pixels where a resampler reads its patches
+    # (IP-Adapter). None is "grey" for tokens a frame (DynamiCrafter's files from before this field), else "same".
+    image_uncond: str | None = None
 
     frame_rate_embedding: str = "off"
     frame_rate_default: int = 8
@@ -140,7 +145,7 @@ class UNetConfig:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(allowed)}.")
+                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(filter(None, allowed))}.")
         levels = len(self.channel_mult)
         if levels < 1:
             raise ConfigError("channel_mult is empty; expected one positive number a level.")
@@ -218,6 +223,11 @@ class UNetConfig:
     def concat_channels(self) -> int:
         """Input channels of the first convolution."""
         return self.in_channels * (1 if self.first_frame_concat == "off" else 2)
+
+    @property
+    def uncond_image(self) -> str:
+        """What stands for no picture in guidance: "same", "grey" or "zeros"."""
+        return self.image_uncond or ("grey" if self.image_tokens_per_frame else "same")
 
     def heads(self, channels: int) -> int:
         """Spatial attention heads at a width."""

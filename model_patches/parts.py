@@ -49,7 +49,14 @@ PARTS: dict[str, Part] = {
     ),
     "image_adapter": Part(
         ("image_adapters", "image_projector"),
-        ("image_adapter", "image_token_dim", "image_tokens_per_frame", "image_scale", "image_projector"),
+        (
+            "image_adapter",
+            "image_token_dim",
+            "image_tokens_per_frame",
+            "image_scale",
+            "image_projector",
+            "image_uncond",
+        ),
     ),
     "paca": Part(("paca_attentions", "paca_pyramid"), ("paca", "paca_positions")),
     "frame_rate": Part(("frame_rate_embedding",), ("frame_rate_embedding", "frame_rate_default")),

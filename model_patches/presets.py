@@ -24,13 +24,16 @@ VIDEOFACTORY_BASE = replace(MODELSCOPE, fusion="conv", temporal_skips=True)
 VIDEOFACTORY = replace(VIDEOFACTORY_BASE, swap_attention="swapped")
 
 VIDEOCRAFTER2 = replace(MODELSCOPE, frame_rate_embedding="fps", frame_rate_default=16)
-VIDEOCRAFTER1_I2V = replace(VIDEOCRAFTER2, image_adapter="all", image_projector=ProjectorConfig(), frame_rate_default=8)
+VIDEOCRAFTER1_I2V = replace(
+    VIDEOCRAFTER2, image_adapter="all", image_projector=ProjectorConfig(), image_uncond="grey", frame_rate_default=8
+)
 DYNAMICRAFTER_512 = replace(
     VIDEOCRAFTER2,
     first_frame_concat="repeat",
     image_adapter="all",
     image_tokens_per_frame=16,
     image_projector=ProjectorConfig(frames=16),
+    image_uncond="grey",
     frame_rate_default=24,
 )
 

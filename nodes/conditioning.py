@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import comfy.model_management
 import comfy.utils
 import node_helpers
@@ -61,7 +63,8 @@ class ImageToVideo(io.ComfyNode):
                     "first_frame",
                     optional=True,
                     tooltip="The picture to animate. One picture for the clip; or one a frame, of which each context "
-                    "window takes the one at its start. Leave open for text-to-video networks.",
+                    "window takes the one at its start. Leave open for text-to-video networks; with an IP-Adapter on "
+                    "them it is the picture to look at, not the clip's first.",
                 ),
                 io.Image.Input(
                     "last_frame",
@@ -71,7 +74,8 @@ class ImageToVideo(io.ComfyNode):
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="The image encoder of networks with an image adapter (DynamiCrafter: OpenCLIP ViT-H).",
+                    tooltip="The image encoder of networks with an image adapter (DynamiCrafter and IP-Adapter: "
+                    "OpenCLIP ViT-H). It looks at the first frame.",
                 ),
                 io.Conditioning.Input(
                     "motion_positive",
@@ -139,7 +143,9 @@ class ImageToVideo(io.ComfyNode):
                 # All of the picture, squashed to the encoder's square: the adapter should see what the crop would cut.
                 seen = _rgb("first_frame", first_frame)[:1]
                 shared["image"] = clip_vision.encode_image(seen, crop=False)
-                shared["blank_image"] = clip_vision.encode_image(torch.full_like(seen, 0.5), crop=False)
+                # Which of the two stands for no picture is the network's affair (`UNetConfig.image_uncond`).
+                shared["grey_image"] = clip_vision.encode_image(torch.full_like(seen, 0.5), crop=False)
+                shared["zero_image"] = _without_mean(clip_vision).encode_image(torch.zeros_like(seen), crop=False)
         if last_frame is not None:
             shared["last_frame"] = vae.encode(_fit("last_frame", last_frame[-1:], width, height))
         if frame_rate:
@@ -185,6 +191,13 @@ def _fit(field: str, images: torch.Tensor, width: int, height: int) -> torch.Ten
         method = "bicubic" if images.shape[3] < width or images.shape[2] < height else "area"
         images = comfy.utils.common_upscale(images, width, height, method, "center")
     return images.movedim(1, -1).clamp(0, 1)
+
+
+def _without_mean(clip_vision):
+    """The same encoder, to which black is zeros: no colour is, once the host has rounded it to 8 bits."""
+    encoder = copy.copy(clip_vision)
+    encoder.image_mean = [0.0, 0.0, 0.0]
+    return encoder
 
 
 def _motion(field: str, conditioning) -> torch.Tensor:

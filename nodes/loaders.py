@@ -48,7 +48,8 @@ class LoadVideoUNet(io.ComfyNode):
             category="DreamFactory/loaders",
             description="Load a video network from models/diffusion_models: DreamFactory's own files, and public "
             "weights of ModelScope text-to-video, VideoCrafter1 (image-to-video), VideoCrafter2 and DynamiCrafter, "
-            "which are recognised by their contents and converted in memory.",
+            "which are recognised by their contents and converted in memory. AnimateDiff's motion modules go through "
+            "Put Motion on SD Model instead.",
             search_aliases=["dynamicrafter", "videocrafter", "modelscope", "tooncrafter", "unet loader", "i2v", "t2v"],
             inputs=[
                 io.Combo.Input(

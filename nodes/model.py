@@ -13,8 +13,9 @@ A conditioning's dictionary may hold, on the positive and the negative side alik
     dreamfactory_motion_text   (1, m, motion_dim) T5 tokens
     dreamfactory_first_frame   (1, c, h, w) latents as the VAE gives them, or one a frame: a context window then starts
     dreamfactory_last_frame    from the picture at its own start
-    dreamfactory_image         CLIP vision output of the first frame, and of a grey picture ("blank") for models that
-    dreamfactory_blank_image   were trained to see one without condition
+    dreamfactory_image         CLIP vision output of the first frame; and what some models were trained to see in its
+    dreamfactory_grey_image    place without condition: that of a grey picture, or of pixels that are zero once they are
+    dreamfactory_zero_image    normalised
     dreamfactory_frame_rate    one number
 """
 
@@ -48,6 +49,9 @@ from .errors import NodeError
 from .sampling import VideoSampling
 
 PREFIX = "dreamfactory_"
+# What a network sees of a picture -> where it lies in a conditioning; what it reads of that -> the host's name.
+SEEN = {"same": "image", "grey": "grey_image", "zeros": "zero_image"}
+FEATURES = {"pooled": "image_embeds", "penultimate": "penultimate_hidden_states", "last": "last_hidden_state"}
 SHAPE_WITHOUT_RECORD = (16, 256, 256)  # frames, height, width: for a shift by clip size that nobody told the size of
 
 
@@ -187,17 +191,18 @@ class VideoModel(comfy.model_base.BaseModel):
     def _image_tokens(self, side: str, kwargs: dict) -> Tensor:
         """Tokens of the image adapter; run once here, not in every step."""
         config = self.video_config
+        reads = config.image_projector.reads
         # The sides of the host's guiders that should see the picture; any other stands for no condition.
-        blank = side not in ("positive", "middle") and config.image_tokens_per_frame is not None
-        seen = kwargs.get(PREFIX + ("blank_image" if blank else "image"))
+        means = "same" if side in ("positive", "middle") else config.uncond_image
+        zeros = means == "zeros" and reads == "pooled"
+        seen = kwargs.get(PREFIX + ("image" if zeros else SEEN[means]))
         if seen is None:
             raise NodeError(
                 f"{side}: this video model looks at the first frame through CLIP vision and the conditioning has none; "
-                "wire a CLIP vision model into Image to Video (DreamFactory)."
+                "wire a first frame and a CLIP vision model into Image to Video (DreamFactory)."
             )
-        # A linear projector reads the pooled embedding, a resampler all patches of the last layer.
-        pooled = config.image_projector.kind == "linear"
-        features = seen["image_embeds"] if pooled else seen["last_hidden_state"]
+        features = seen[FEATURES[reads]]
+        features = torch.zeros_like(features) if zeros else features
         if features.shape[-1] != config.image_projector.embedding_dim:
             raise NodeError(
                 f"clip_vision: its features are {features.shape[-1]} wide, this video model reads "
@@ -220,10 +225,12 @@ class VideoModel(comfy.model_base.BaseModel):
         kwargs["strengths"] = self._strengths(t, options.get("dreamfactory", ()))
         if options.get("dreamfactory_swap_windows"):
             kwargs["swap_windows"] = options["dreamfactory_swap_windows"]
-        window = options.get("context_window")
-        if window is not None and self.video_config.first_frame_concat == "ends":
+        window, config = options.get("context_window"), self.video_config
+        if window is not None and config.first_frame_concat == "ends":
             raise NodeError("model: an interpolation network joins two pictures; sample it without context windows.")
-        if window is not None:
+        # From a first frame on it counts how far a frame is from it. Without one a window is a clip of its own, whose
+        # frames are counted from 0: beyond its training length (AnimateDiff: 24 or 32) a network never saw a number.
+        if window is not None and (config.first_frame_concat != "off" or config.paca):
             kwargs["frame_index"] = torch.tensor(_frame_numbers(window), device=x.device)
         return super()._apply_model(
             x, t, c_concat=c_concat, c_crossattn=c_crossattn, control=control, transformer_options=options, **kwargs

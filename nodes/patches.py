@@ -83,7 +83,10 @@ def video_model(model) -> VideoModel:
     return model.model
 
 
-def _strength_inputs(what: str) -> list:
+PATCH = "Weights from models/model_patches put on the model; none uses what the model has."
+
+
+def _strength_inputs(what: str, patch: str = PATCH) -> list:
     return [
         io.Model.Input("model", tooltip="A video MODEL of this pack."),
         io.Float.Input(
@@ -115,7 +118,7 @@ def _strength_inputs(what: str) -> list:
             options=[NONE, *names("model_patches")],
             default=NONE,
             optional=True,
-            tooltip="Weights from models/model_patches put on the model; none uses what the model has.",
+            tooltip=patch,
         ),
     ]
 
@@ -189,9 +192,14 @@ class ImageAdapter(_Branch):
             display_name="Image Adapter (DreamFactory)",
             category="DreamFactory/patches",
             description="How much the network looks at what the picture shows, through CLIP vision: decoupled "
-            "cross-attention (Factorized-Dreamer, Eq. 2; IP-Adapter's structure, DynamiCrafter's too).",
-            search_aliases=["ip-adapter", "image prompt", "clip vision strength"],
-            inputs=_strength_inputs("the picture's content"),
+            "cross-attention (Factorized-Dreamer, Eq. 2; IP-Adapter's structure, DynamiCrafter's too). Puts an "
+            "IP-Adapter on a network that has no image adapter.",
+            search_aliases=["ip-adapter", "ipadapter", "image prompt", "clip vision strength"],
+            inputs=_strength_inputs(
+                "the picture's content",
+                f"{PATCH} Takes IP-Adapter and IP-Adapter-plus (.safetensors) as they are: on Stable Diffusion 1.5 "
+                "with motion the files for 1.5, on 2.x and networks that grew out of it those for 2.x.",
+            ),
             outputs=[MODEL_OUTPUT],
         )
 
@@ -239,14 +247,15 @@ class MotionOnModel(io.ComfyNode):
             category="DreamFactory/patches",
             description="Makes a video MODEL of your Stable Diffusion model, LoRAs included: its pictures, another "
             "file's motion. Both must be of one generation (1.x or 2.x) and predict alike (eps or v).",
-            search_aliases=["animatediff", "motion module", "animate checkpoint", "temporal layers"],
+            search_aliases=["animatediff", "animatelcm", "motion module", "animate checkpoint", "temporal layers"],
             inputs=[
                 io.Model.Input("model", tooltip="A Stable Diffusion 1.x or 2.x MODEL from ComfyUI's loaders."),
                 io.Combo.Input(
                     "motion_name",
                     options=names("model_patches", "diffusion_models"),
-                    tooltip="A temporal patch in models/model_patches, or a video network in models/diffusion_models "
-                    "whose motion is taken (ModelScope and VideoCrafter2 fit Stable Diffusion 2.1 base).",
+                    tooltip="AnimateDiff motion modules (v1 to v3, .safetensors) or another temporal patch in "
+                    "models/model_patches; or a video network in models/diffusion_models whose motion is taken. "
+                    "AnimateDiff fits Stable Diffusion 1.x, ModelScope and VideoCrafter2 fit 2.1 base.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="A video MODEL for any sampler.")],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from .errors import InputError
 
 DEMO = Path(__file__).parent / "demo"
 INDEX = "bundle.json"
+UNCOND_IMAGES = (None, "same", "grey", "zeros")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Defaults:
     steps: int = 50
     guidance_scale: float = 7.5
     sampler: str = "ddim"
-    uncond_image: str = "same"  # what guidance's empty prompt sees: the "same" image tokens, or those of "grey"
+    uncond_image: str | None = None  # what guidance's empty prompt sees; None: as UNetConfig.image_uncond says
 
 
 @dataclass
@@ -136,12 +138,8 @@ def load_bundle(
     unet = unet.to(device)
     projector = unet.config.image_projector
     if image is not None and projector is not None and not _names_features(index):
-        # A linear projector reads the pooled embedding, a resampler all patches of the last layer (LVDM).
-        image.features = "pooled" if projector.kind == "linear" else "last"
-    stated = _defaults(index)
-    if unet.config.image_tokens_per_frame:
-        stated.setdefault("uncond_image", "grey")  # how DynamiCrafter was trained to do without a picture
-    defaults = Defaults(**stated)
+        image.features = projector.reads
+    defaults = Defaults(**_defaults(index))
     if unet.schedule is None:
         raise InputError(f"{where} does not say with which noise schedule it was trained; save it with its schedule.")
     schedule = ScheduleConfig.from_dict(unet.schedule)
@@ -150,24 +148,37 @@ def load_bundle(
     return bundle
 
 
-def save_bundle(bundle: Bundle, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Write every part and the index; the index comes last, so a folder with one is whole."""
+def save_bundle(
+    bundle: Bundle,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float16,
+    elsewhere: Mapping[str, str | dict] | None = None,
+) -> None:
+    """Write every part and the index; the index comes last, so a folder with one is whole.
+
+    elsewhere: entries of the index for parts that stay where they are (codec, text, motion, image), by path.
+    """
     from ..model_patches import save_unet
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
     index: dict = {"unet": "unet.safetensors", "codec": "codec.safetensors", "defaults": asdict(bundle.defaults)}
+    elsewhere = elsewhere or {}
     save_unet(bundle.unet, folder / index["unet"], schedule=bundle.schedule.to_dict(), dtype=dtype)
-    save_codec(bundle.codec, folder / index["codec"], dtype=dtype)
+    if "codec" not in elsewhere:
+        save_codec(bundle.codec, folder / index["codec"], dtype=dtype)
     for key, encoder in (("text", bundle.text), ("motion", bundle.motion), ("image", bundle.image)):
-        if encoder is not None:
-            copy.deepcopy(encoder).to(dtype).save(folder / f"{key}_encoder")
-            index[key] = {"path": f"{key}_encoder"}
-    if bundle.image is not None:
-        index["image"]["features"] = bundle.image.features
-    if bundle.text.layer != "last":
-        index["text"]["layer"] = bundle.text.layer
+        if encoder is None or key in elsewhere:
+            continue
+        copy.deepcopy(encoder).to(dtype).save(folder / f"{key}_encoder")
+        index[key] = {"path": f"{key}_encoder"}
+        if key == "image":
+            index[key]["features"] = encoder.features
+        elif key == "text" and encoder.layer != "last":
+            index[key]["layer"] = encoder.layer
+    index |= elsewhere
     temporary = folder / (INDEX + ".tmp")
     temporary.write_text(json.dumps(index, indent=2) + "\n")
     temporary.replace(folder / INDEX)
@@ -191,12 +202,17 @@ def _text(index: dict, key: str) -> str:
 def _defaults(index: dict) -> dict:
     """The stated defaults, each of its field's type."""
     stated = index.get("defaults", {})
-    types = {f.name: type(f.default) for f in fields(Defaults)}
+    types = {f.name: type(f.default) for f in fields(Defaults)} | {"uncond_image": str | None}
     for name, value in stated.items():
         if name not in types or not isinstance(value, types[name] if types[name] is not float else int | float):
             raise InputError(
                 f"{INDEX} says defaults.{name} = {value!r}; known: {', '.join(types)}, numbers as numbers."
             )
+    if stated.get("uncond_image") not in UNCOND_IMAGES:
+        raise InputError(
+            f"{INDEX} says defaults.uncond_image = {stated['uncond_image']!r}; expected one of "
+            f"{', '.join(filter(None, UNCOND_IMAGES))}."
+        )
     return dict(stated)
 
 

@@ -115,6 +115,7 @@ class ImageEncoder(nn.Module):
 
     The picture is squashed to the encoder's square, not cropped (DynamiCrafter's way): the adapter should see
     all of it. `features` is "pooled" (IP-Adapter), "penultimate" (IP-Adapter-plus) or "last" (DynamiCrafter).
+    `blank` gives the features that stand for no picture in guidance.
     """
 
     def __init__(self, model: nn.Module, features: str = "pooled") -> None:
@@ -148,7 +149,20 @@ class ImageEncoder(nn.Module):
         if x.shape[-2:] != (size, size):
             x = F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         mean, std = (torch.tensor(v).to(x)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
-        out = self.model((x - mean) / std, output_hidden_states=self.features == "penultimate")
+        return self._features((x - mean) / std)
+
+    def blank(self, kind: str, like: Tensor) -> Tensor:
+        """What stands for no picture, "grey" or "zeros" (`UNetConfig.image_uncond`), in the form of these features."""
+        if kind == "zeros" and self.features == "pooled":
+            return torch.zeros_like(like)
+        size = self.model.config.image_size
+        if kind == "zeros":
+            return self._features(like.new_zeros(len(like), 3, size, size))
+        return self(like.new_full((len(like), 3, size, size), 0.5))
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """Of pixels as the encoder was trained with, normalised."""
+        out = self.model(pixels, output_hidden_states=self.features == "penultimate")
         if self.features == "pooled":
             return out.image_embeds
         return out.hidden_states[-2] if self.features == "penultimate" else out.last_hidden_state

@@ -113,10 +113,12 @@ def encode(
     if bundle.motion is not None and config.motion_text != "off":
         prompt.motion, prompt.uncond_motion = bundle.motion(list(motion)), bundle.motion(empty)
     if bundle.image is not None and config.image_projector is not None:
-        prompt.image_tokens = bundle.unet.project_image(bundle.image(images))
-        if bundle.defaults.uncond_image == "grey":
-            grey = torch.full_like(images, 0.5)
-            prompt.uncond_image_tokens = bundle.unet.project_image(bundle.image(grey))
+        features = bundle.image(images)
+        prompt.image_tokens = bundle.unet.project_image(features)
+        means = bundle.defaults.uncond_image or config.uncond_image
+        if means != "same":
+            blank = bundle.image.blank(means, features)
+            prompt.uncond_image_tokens = bundle.unet.project_image(blank)
     return prompt
 
 

@@ -221,6 +221,7 @@ SCHEDULES: dict[str, ScheduleConfig] = {
     "factorized-dreamer-paper": ScheduleConfig(prediction="eps", rescale="printed"),
     "videofactory": ScheduleConfig(**_PLAIN),
     "stable-diffusion": ScheduleConfig(**_PLAIN),
+    "animatediff": ScheduleConfig(**_PLAIN, betas="linear"),
     "modelscope": ScheduleConfig(**_PLAIN),
     "videocrafter2": ScheduleConfig(**_PLAIN, signal_scale=0.7),
     "dynamicrafter-256": ScheduleConfig(**_PLAIN),

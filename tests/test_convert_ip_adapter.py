@@ -244,7 +244,8 @@ def test_released_sizes(context, name, millions, kind):
     assert schedule is None  # the base's
     assert sum(v.numel() for v in weights.values()) == sum(v.numel() for v in state.values())
     projector = config.image_projector
-    plain = replace(config, image_adapter="off", image_token_dim=1024, image_projector=None)
+    assert config.uncond_image == "zeros"
+    plain = replace(config, image_adapter="off", image_token_dim=1024, image_projector=None, image_uncond=None)
     assert plain == preset(name)
     if kind == "base":
         assert (projector.kind, projector.queries, projector.reads) == ("linear", 4, "pooled")

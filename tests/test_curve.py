@@ -20,6 +20,7 @@ CONFIGS = SCHEDULES | {
     "fixed": ScheduleConfig(shift=3.0, rescale="none"),
     "all": ScheduleConfig(shift_reference=512.0, rescale="printed", signal_scale=0.3, signal_scale_steps=250),
     "short": ScheduleConfig(num_train_timesteps=100, beta_end=0.02),
+    "linear, all": ScheduleConfig(betas="linear", rescale="printed", signal_scale=0.3, signal_scale_steps=250),
 }
 
 
@@ -110,4 +111,4 @@ def test_browser_draws_the_same_numbers(name):
 
 
 def base(config: ScheduleConfig) -> dict:
-    return {key: getattr(config, key) for key in ("num_train_timesteps", "beta_start", "beta_end")}
+    return {key: getattr(config, key) for key in ("num_train_timesteps", "beta_start", "beta_end", "betas")}

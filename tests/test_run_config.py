@@ -84,3 +84,32 @@ def test_a_stage_is_the_run_with_some_settings_changed(tmp_path):
         load_run(file, ["stage.middle.optim.steps=3"])
     with pytest.raises(TrainingError, match=r"unknown setting stage\.2\.dta\. Did you mean 'data'"):
         load_run(file, ["stage.2.dta.frames=3"])
+
+
+def test_paper_presets_hold_the_printed_numbers():
+    """FD 3.3, 3.4 and 4.1; VF 4, C.3 and D.1."""
+    fd = load_run("factorized-dreamer")
+    sizes = [(s.data.frames, s.data.height, s.data.width, s.optim.steps) for s in fd.stages]
+    assert sizes == [(32, 256, 256, 400_000), (16, 512, 512, 300_000), (16, 512, 512, 100_000)]
+    assert [s.loss.flow_weight for s in fd.stages] == [0.0, 0.0, 1.0]
+    assert [s.model.network().predict_net for s in fd.stages] == [False, False, True]
+    for stage in fd.stages:
+        assert (stage.optim.batch_size, stage.optim.lr, stage.optim.optimizer) == (40, 5e-5, "adamw")
+        assert stage.optim.cosine_from == 1.0
+        assert (stage.noise.prediction, stage.noise.rescale, stage.noise.shift_reference) == ("eps", "printed", 256.0)
+    shifts = [round(s.noise.shift_for(s.data.frames, s.data.height, s.data.width), 4) for s in fd.stages]
+    assert shifts == [0.1768, 0.125, 0.125]
+
+    vf = load_run("videofactory")
+    assert [s.optim.steps for s in vf.stages] == [18_000, 10_000, 12_500]
+    assert [set(s.data.mix) for s in vf.stages] == [{"webvid", "hdvg", "laion"}, {"hdvg", "laion"}, {"hdvg", "laion"}]
+    assert [s.model.network().swap_attention for s in vf.stages] == ["off", "off", "swapped"]
+    assert vf.sources["laion"].min_aspect == pytest.approx(4 / 3, abs=1e-3)
+    for stage in vf.stages:
+        optim = stage.optim
+        assert (stage.data.width, stage.data.height) == (344, 192)
+        assert (optim.batch_size, optim.lr, optim.betas, optim.weight_decay) == (128, 1e-5, (0.9, 0.9), 0.3)
+        assert stage.dropout.all == 0.2
+        assert (stage.noise.beta_start, stage.noise.beta_end, stage.noise.prediction) == (0.00085, 0.012, "eps")
+    assert vf.output.guidance_scale == 9.0
+    assert vf.output.validation_steps == 50

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..model_patches import VideoUNet
+from ..model_patches import UNetConfig, VideoUNet
 from ..schedulers import NoiseSchedule
 from . import checkpoint as disk, lora, models
 from .batch import Batch, Bucket
@@ -113,7 +113,7 @@ class Trainer:
         codec = models.make_codec(config, network.unet.config).to(device)
         encoders = {n: e.to(device) for n, e in encoders.items()}
         self.codec, self.empty = codec, {}
-        grey = self._grey(encoders)
+        grey = self._grey(encoders, network.unet.config)
         self.sources = self._open(stage, network.unet.config, codec, encoders)
         learner = Learner(network.unet, codec, encoders, stage.loss, stage.dropout, grey)
         self.saved |= {f"trained.{n}" for n, _ in learner.trained.named_parameters()}
@@ -156,13 +156,15 @@ class Trainer:
         return sources
 
     @torch.no_grad()
-    def _grey(self, encoders: dict[str, nn.Module]) -> Tensor | None:
+    def _grey(self, encoders: dict[str, nn.Module], network: UNetConfig) -> Tensor | None:
         """Features of a grey picture, where that is what a left-out image means."""
         encoder = encoders.get("image")
         if self.stage.dropout.image_means != "grey" or encoder is None:
             return None
         if any(p.requires_grad for p in encoder.parameters()):
             raise TrainingError("dropout.image_means 'grey' needs a frozen encoders.image; name its folder.")
+        if network.uncond_image != "grey":  # else sampling would do without the picture in another way
+            raise TrainingError("dropout.image_means 'grey' needs model.config.image_uncond = 'grey' beside it.")
         data = self.stage.data
         return encoder(torch.full((1, 3, data.height, data.width), 0.5, device=self.accelerator.device))
 

@@ -93,6 +93,7 @@ def _fields(adapters: Shapes, projector: Shapes, overrides: Mapping) -> dict:
         "image_adapter": "all",
         "image_token_dim": tokens,
         "image_projector": _projector(projector, overrides.get("image_projector") or {}),
+        "image_uncond": "zeros",
     }
 
 

@@ -96,6 +96,7 @@ def _adapter(shapes: Shapes, spatial: Mapping, projector: Shapes, overrides: Map
         "image_token_dim": shapes[keys[0]][1],
         "image_scale": "learnable" if any(k.endswith("attn2.alpha") for k in shapes) else "fixed",
         "image_projector": projector_fields(projector, overrides.get("image_projector")),
+        "image_uncond": "grey",  # a picture of zeros, in their range of -1 to 1
     }
     if fields["image_projector"] is None:
         report.notes.append("there is no image projector in the file; image tokens must come from elsewhere")

@@ -50,7 +50,7 @@ def headless(path, config: ScheduleConfig, inputs, sampler: str, rescale: float)
     unet = load_unet(path)
     tokens = {"image_tokens": unet.project_image(inputs["image"])}
     if unet.config.image_tokens_per_frame is not None:
-        tokens["uncond_image_tokens"] = unet.project_image(inputs["blank_image"])
+        tokens["uncond_image_tokens"] = unet.project_image(inputs["grey_image"])
     named = ("text", "uncond_text", "motion", "uncond_motion", "first_frame", "last_frame")
     prompt = Prompt(**{k: inputs[k] for k in named if k in inputs}, **tokens)
     return sample(

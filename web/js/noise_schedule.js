@@ -23,6 +23,7 @@ const RECOMMENDED = {
   num_train_timesteps: 1000,
   beta_start: 0.00085,
   beta_end: 0.012,
+  betas: "scaled_linear",
   shift_reference: 256,
   shift: null,
   rescale: "lin",

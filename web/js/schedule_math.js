@@ -3,8 +3,11 @@
  * timestep; alphasCumprod is in [0, 1], SNR = alphasCumprod / (1 - alphasCumprod).
  */
 
-/** Beta of Stable Diffusion: the square of a line from sqrt(start) to sqrt(end). */
-export function scaledLinearBetas(count, start, end) {
+/** Betas from start to end: a "linear" line (AnimateDiff), or the square of one between roots (Stable Diffusion). */
+export function makeBetas(form, count, start, end) {
+  if (form === "linear") {
+    return line(count, start, end);
+  }
   return line(count, Math.sqrt(start), Math.sqrt(end)).map((root) => root * root);
 }
 
@@ -60,11 +63,11 @@ export function shiftFor(config, frames, height, width) {
   return config.shift_reference === null ? 1 : shiftFactor(frames, height, width, config.shift_reference);
 }
 
-/** Log SNR of Stable Diffusion's schedule, of the shifted one, and of what the network meets in the end. */
+/** Log SNR of the schedule without any change, of the shifted one, and of what the network meets in the end. */
 export function curves(config, frames, height, width) {
   const count = config.num_train_timesteps;
   const shift = shiftFor(config, frames, height, width);
-  const original = alphasCumprod(scaledLinearBetas(count, config.beta_start, config.beta_end));
+  const original = alphasCumprod(makeBetas(config.betas, count, config.beta_start, config.beta_end));
   const shifted = shiftSnr(original, shift);
   const scale = signalScale(count, config.signal_scale, config.signal_scale_steps);
   const final = shiftSnr(rescaleZeroTerminal(shifted, config.rescale), scale);

@@ -1,8 +1,11 @@
 """What the scripts share, inside the host."""
 
+import comfy.model_detection
+import comfy.model_patcher
 import comfy.patcher_extension
 import torch
 from a_pack.nodes.model import PREFIX
+from safetensors.torch import load_file
 
 
 def conditioning(model, inputs, side):
@@ -15,7 +18,7 @@ def conditioning(model, inputs, side):
     for name in ("first_frame", "last_frame"):
         if name in inputs:
             values[name] = model.model.process_latent_out(inputs[name])
-    for name in ("image", "blank_image"):
+    for name in ("image", "grey_image"):
         if name in inputs:
             pooled = inputs[name].ndim == 2
             values[name] = {"image_embeds" if pooled else "last_hidden_state": inputs[name]}
@@ -26,6 +29,16 @@ def conditioning(model, inputs, side):
 
 def both(model, inputs):
     return conditioning(model, inputs, "positive"), conditioning(model, inputs, "negative")
+
+
+def image_model(path, family):
+    """A MODEL of the host's own classes, as its checkpoint loader makes one."""
+    state, cpu = load_file(path), torch.device("cpu")
+    config = family(comfy.model_detection.detect_unet_config(state, ""))
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model(state, "")
+    model.load_model_weights(dict(state), "")
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
 
 
 def listen(model):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import comfy.controlnet
 import comfy.lora
-import comfy.model_detection
 import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
@@ -23,7 +22,7 @@ from a_pack.nodes.errors import NodeError
 from a_pack.nodes.model import load_video_model, make_model
 from a_pack.nodes.patches import MotionOnModel, with_motion, with_patch, with_strength
 from a_pack.schedulers import ScheduleConfig
-from a_pack.tests.host.inside.common import both, conditioning, difference, listen, randn
+from a_pack.tests.host.inside.common import both, conditioning, difference, image_model, listen, randn
 from safetensors.torch import load_file
 
 torch.set_num_threads(1)
@@ -277,16 +276,6 @@ def answer_loaded(model, inputs):
 # -- motion on an image model -------------------------------------------------------------------------------------
 
 
-def image_model(name, family):
-    """A MODEL of the host's own classes, as its checkpoint loader makes one."""
-    state = load_file(path(name))
-    config = family(comfy.model_detection.detect_unet_config(state, ""))
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model(state, "")
-    model.load_model_weights(dict(state), "")
-    return comfy.model_patcher.ModelPatcher(model, CPU, CPU)
-
-
 class WithFourHeads(comfy.supported_models.SD15):
     """A fine-tune whose heads are no Stable Diffusion's: only the host knows."""
 
@@ -300,7 +289,7 @@ def motion():
     for name, family in families.items():
         stem = name.removesuffix("_4_heads")
         inputs = inputs_of(stem)
-        image = image_model(stem, family)
+        image = image_model(path(stem), family)
         still = frame_by_frame(image, inputs)
         moving = MotionOnModel.execute(image, f"{name}_still.safetensors").result[0]
         facts[name] = {
@@ -325,18 +314,20 @@ def motion():
             whole = MotionOnModel.execute(with_lora, f"{stem}_video.safetensors").result[0]
             facts[name]["of a whole network"] = difference(answer_loaded(whole, inputs), by_hand)
             facts[name]["image model as before"] = difference(frame_by_frame(image, inputs), still)
-    image = image_model("sd1", families["sd1"])
+    image = image_model(path("sd1"), families["sd1"])
     facts |= sharing(image, with_motion, path("sd1_motion"))
     facts["refused"] = {
         "sdxl": refusal(lambda: MotionOnModel.execute(sdxl(), "sd1_motion.safetensors")),
         "video": refusal(lambda: MotionOnModel.execute(load_video_model(path("full")), "sd1_motion.safetensors")),
         "other heads": refusal(
-            lambda: MotionOnModel.execute(image_model("sd1", WithFourHeads), "sd1_motion.safetensors")
+            lambda: MotionOnModel.execute(image_model(path("sd1"), WithFourHeads), "sd1_motion.safetensors")
         ),
         "no motion": refusal(
-            lambda: MotionOnModel.execute(image_model("sd1", families["sd1"]), "sd1_paca.safetensors")
+            lambda: MotionOnModel.execute(image_model(path("sd1"), families["sd1"]), "sd1_paca.safetensors")
         ),
-        "other": refusal(lambda: MotionOnModel.execute(image_model("sd2", families["sd2"]), "sd1_motion.safetensors")),
+        "other": refusal(
+            lambda: MotionOnModel.execute(image_model(path("sd2"), families["sd2"]), "sd1_motion.safetensors")
+        ),
     }
     return facts
 

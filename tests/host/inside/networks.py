@@ -39,7 +39,7 @@ FULL = replace(
     image_token_dim=28,
     image_projector=ProjectorConfig(kind="linear", embedding_dim=40, output_dim=28, queries=3),
 )
-# DynamiCrafter's: image tokens of each frame from the patches, a blank image in guidance, frame rate, two ends.
+# DynamiCrafter's: image tokens of each frame from the patches, a grey image in guidance, frame rate, two ends.
 CRAFTER = replace(
     VIDEO,
     first_frame_concat="ends",
@@ -109,5 +109,5 @@ def inputs_for(config: UNetConfig, frames: int, size: tuple[int, int], seed: int
     if config.image_projector is not None:
         width = config.image_projector.embedding_dim
         shape = (1, width) if config.image_projector.kind == "linear" else (1, 6, width)
-        found |= {"image": randn(*shape), "blank_image": randn(*shape)}
+        found |= {"image": randn(*shape), "grey_image": randn(*shape)}
     return found

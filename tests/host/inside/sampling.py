@@ -172,7 +172,7 @@ def helpers():
     inputs = {
         "noise": randn(8, 12, 8, 8), "text": randn(1, 16, 64, seed=1), "uncond_text": randn(1, 16, 64, seed=2),
         "motion": randn(1, 16, 64, seed=3), "uncond_motion": randn(1, 16, 64, seed=4),
-        "first_frame": randn(1, 12, 8, 8, seed=5), "image": randn(1, 64, seed=6), "blank_image": randn(1, 64, seed=7),
+        "first_frame": randn(1, 12, 8, 8, seed=5), "image": randn(1, 64, seed=6), "grey_image": randn(1, 64, seed=7),
     }  # fmt: skip
 
     def out(model):

@@ -1,0 +1,55 @@
+"""The memory plan: weights by the papers' counts, activations by storages whose sizes are known."""
+
+import pytest
+import torch
+
+from dreamfactory.training.config import load_run
+from dreamfactory.training.plan import GIB, Live, activations, plan, show
+
+TINY = ["model.config.model_channels=24", "model.config.head_dim=24", "data.frames=8"]
+
+
+def test_storages_are_followed_from_their_making_to_their_end():
+    x = torch.empty(1000, device="meta")  # 4000 bytes that were there before
+    with Live() as live:
+        a = x + 1
+        b = a * 2
+        del a
+        c = b.view(10, 100)  # no storage of its own
+        d = c + b.view(10, 100)
+        assert live.bytes == 8000
+    assert live.peak == 8000
+    assert d.numel() == 1000
+
+
+def test_videofactory_is_1_6_billion_weights_at_four_and_eight_bytes():
+    """VF Table 7: 1.601 G; float32 weights and gradients, two float32 moments."""
+    config = load_run("videofactory")
+    rows = plan(config, config.stages[2], config.stages[2].model.network(), processes=32)
+    assert rows["trained, M"] == pytest.approx(1601.86, abs=0.01)
+    assert rows["trained weights, float32"] == pytest.approx(1.60186e9 * 4 / GIB, rel=1e-4)
+    assert rows["optimizer (adamw)"] == pytest.approx(1.60186e9 * 8 / GIB, rel=1e-4)
+
+
+def test_what_is_recomputed_is_not_kept():
+    config = load_run("demo", TINY)
+    kept, recomputed = (
+        activations(stage.model.network(), stage, torch.float32, 2)
+        for stage in (load_run("demo", [*TINY, f"model.gradient_checkpointing={on}"]).stages[0] for on in (False, True))
+    )
+    assert recomputed < 0.6 * kept
+    stage = config.stages[0]
+    assert activations(stage.model.network(), stage, torch.float32, 4) == pytest.approx(2 * kept, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["factorized-dreamer-24gb", "videofactory-24gb"])
+def test_presets_for_24_gb_fit_with_a_tenth_to_spare(name):
+    config = load_run(name)
+    for stage in config.stages:
+        assert plan(config, stage, stage.model.network())["in all"] * 1.1 < 23.5
+
+
+def test_the_plan_is_shown_without_loading_anything():
+    text = show(load_run("tiny"))
+    assert "in all" in text
+    assert "train: 8 x 32x32" in text
