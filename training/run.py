@@ -18,6 +18,7 @@ from .config import RunConfig
 from .errors import TrainingError
 from .logs import METRICS, Log
 from .parallel import any_process, mean_over_processes
+from .results import export
 from .summary import write_summary
 from .trainer import Trainer
 
@@ -96,7 +97,7 @@ def _run_stage(trainer: Trainer, stop: Stop, log: Log | None, bar: tqdm) -> None
 
 def _save(trainer: Trainer) -> None:
     place = trainer.save()
-    if trainer.main and place is not None:
+    if trainer.main:
         tqdm.write(f"step {trainer.step}: saved {place}")
 
 
@@ -116,7 +117,7 @@ def finish(trainer: Trainer) -> None:
     learner = trainer.result()
     if trainer.main:
         folder = trainer.folder
-        trainer.export(learner, folder)
+        export(trainer, learner, folder)
         if trainer.stage.model.lora is None:
             save(bundle_of(trainer, learner), folder / "bundle", models.elsewhere(trainer.config, learner.unet.config))
         summary = write_summary(trainer)

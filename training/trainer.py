@@ -6,8 +6,6 @@ the next and coming back after a kill are the same thing, `Trainer.enter`.
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..model_patches import UNetConfig, VideoUNet
+from ..model_patches import UNetConfig
 from ..schedulers import NoiseSchedule
-from . import checkpoint as disk, lora, models
+from . import checkpoint as disk, models, results, state
 from .batch import Batch, Bucket
 from .config import RunConfig, StageConfig
 from .data.mix import Mix
@@ -28,7 +26,7 @@ from .data.open import open_sources
 from .encode import FrozenEncoders, fingerprint
 from .errors import TrainingError
 from .optimizer import Average, learning_rate, make_optimizer
-from .parallel import accelerator, prepare, spread_like, whole
+from .parallel import accelerator, prepare, whole
 from .step import Draws, Learner, draw, generator
 from .validation import Validation
 
@@ -85,7 +83,7 @@ class Trainer:
         """Go to where the newest whole checkpoint stands, or to the beginning; whether there was one."""
         found = disk.newest(self.folder / disk.FOLDER, self.say)
         if found is not None:
-            _same_recipe(found, self.config, self.origin)
+            state.same_recipe(found, self.config, self.origin)
         self.enter(found)
         return found is not None
 
@@ -99,7 +97,7 @@ class Trainer:
         encoders = {n: models.make_encoder(config, n, network.unet.config) for n in models.reads(network.unet.config)}
         self.stage_index, self.stage_step = (found.stage, found.facts["stage_step"]) if found else (0, 0)
         if found is not None:
-            _put(found.tensors("weights"), network.unet, encoders)
+            state.put(found.tensors("weights"), network.unet, encoders)
             if self.stage_done and not self.done:
                 self.stage_index, self.stage_step = self.stage_index + 1, 0
                 network = models.advance(network, config, self.stage_index)
@@ -121,7 +119,7 @@ class Trainer:
         self.wrapped, self.optimizer = prepare(self.accelerator, learner.to(device), optimizer)
         self.average = Average(self.learning(), stage.optim.ema) if stage.optim.ema else None
         if found is not None:
-            self._carry(found)
+            state.carry(self, found)
         self.mix = Mix(
             self.sources,
             stage.data.mix,
@@ -171,22 +169,6 @@ class Trainer:
     def _changed(self, network: models.Network) -> set[str]:
         """Weights that are no longer as the run's starting file has them, or never were in it."""
         return {n for n, _ in network.unet.named_parameters()} - network.untouched
-
-    def _carry(self, found: disk.Checkpoint) -> None:
-        """The averaged weights and the optimizer's moments of a checkpoint, where this stage has their weights."""
-        learning = self.learning()
-        if self.average is not None:
-            for name, weight in found.tensors("averaged").items():
-                if name in learning:
-                    self.average.weights[name] = spread_like(weight, learning[name])
-        for key, value in found.tensors("optimizer").items():
-            kind, name = key.split(".", 1)
-            if (
-                name in learning
-                and found.config["stages"][found.stage]["optim"]["optimizer"] == self.stage.optim.optimizer
-            ):
-                moment = int(value) if value.dtype == torch.int64 else spread_like(value, learning[name])
-                self.optimizer.state[learning[name]][kind] = moment
 
     def learning(self) -> dict[str, nn.Parameter]:
         """What trains, by name."""
@@ -281,30 +263,9 @@ class Trainer:
 
     # -- what comes out ---------------------------------------------------------------------------------------
 
-    def averaged(self) -> dict[str, Tensor]:
-        """What trained, averaged (or as it is, where no average is kept), whole. All processes ask together."""
-        return {n: whole(w) for n, w in (self.average.weights if self.average else self.learning()).items()}
-
-    def result(self) -> Learner:
-        """The network with averaged weights, and its encoders, for looking at. All processes ask together."""
-        averaged = self.averaged()
-        learner = self.learner
-        own = {n: averaged.get(f"unet.{n}") for n, _ in learner.unet.named_parameters()}
-        own = {n: whole(learner.unet.get_parameter(n)) if w is None else w for n, w in own.items()}
-        unet = VideoUNet(learner.unet.config, device="meta")
-        if self.stage.model.lora is not None:
-            lora.inject(unet, self.stage.model.lora, self.config.seed)
-        unet.load_state_dict(own, assign=True)  # what does not train is shared, not copied
-        encoders = {n: learner.encoder(n) for n in ("text", "motion", "image") if learner.encoder(n) is not None}
-        for name in learner.trained:
-            encoders[name] = models.make_encoder(self.config, name, unet.config).to(self.accelerator.device)
-            own = {
-                n.removeprefix(f"trained.{name}."): w for n, w in averaged.items() if n.startswith(f"trained.{name}.")
-            }
-            encoders[name].load_state_dict(own, strict=False)
-        unet.schedule = self.stage.noise.to_dict()
-        made = Learner(unet, self.codec, encoders, self.stage.loss, self.stage.dropout, learner.grey)
-        return made.requires_grad_(False).eval()
+    def result(self) -> Learner | None:
+        """The network with averaged weights, and its encoders, to look at; for the first process. All ask together."""
+        return results.result(self)
 
     def validate(self) -> tuple[dict[str, float], dict[str, float], Path | None]:
         """Losses at fixed timesteps, measures of clips of fixed noise, and their sheet; by the first process."""
@@ -319,17 +280,17 @@ class Trainer:
             self.accelerator.wait_for_everyone()
         return losses, scores, sheet
 
-    def save(self) -> Path | None:
-        """Write a checkpoint; where the disk is full, say so and leave everything as it was. Its place, or None."""
-        learner, folder = self.learner, self.folder / disk.FOLDER
-        weights = {n: whole(p).cpu() for n, p in learner.named_parameters() if n in self.saved}
-        averaged = {n: w.cpu() for n, w in self.averaged().items()} if self.average else {}
-        moments = self._moments()
-        result = self.result()
+    def save(self) -> Path:
+        """Write a checkpoint; returns its place. All processes ask together.
+
+        Raises TrainingError, on all of them, where the disk is full; everything then is as it was.
+        """
         problem = [None]
+        contents = state.gather(self)
+        result = self.result()
         if self.main:
             try:
-                self._write(folder, weights, averaged, moments, result)
+                state.write(self, contents, result)
             except TrainingError as error:
                 problem = [str(error)]
         if self.world > 1:
@@ -338,103 +299,4 @@ class Trainer:
             broadcast_object_list(problem)
         if problem[0]:
             raise TrainingError(problem[0])
-        return folder / f"step-{self.step:09d}"
-
-    def _moments(self) -> dict[str, Tensor]:
-        found = {}
-        for name, weight in self.learning().items():
-            for kind, value in self.optimizer.state.get(weight, {}).items():
-                value = whole(value).cpu() if isinstance(value, Tensor) else torch.tensor(int(value))
-                # 8-bit optimizers keep one table for all weights; a file has no place for shared memory.
-                found[f"{kind}.{name}"] = value.clone() if kind.startswith("qmap") else value
-        return found
-
-    def _write(self, folder: Path, weights, averaged, moments, result: Learner) -> None:
-        stage, output = self.stage, self.config.output
-        facts = {"stage_step": self.stage_step, "ends_stage": self.stage_done, "origin": self.origin}
-        if self.accelerator.scaler is not None:
-            facts["scaler"] = self.accelerator.scaler.state_dict()
-        size = sum(t.nbytes for table in (weights, averaged, moments) for t in table.values())
-        dtype = models.DTYPES[output.dtype]
-        whole_size = (
-            sum(p.numel() for p in result.unet.parameters()) * dtype.itemsize if stage.model.lora is None else 0
-        )
-        with disk.disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            disk.check_room(folder, size + whole_size)
-            with disk.Staged(folder, self.step, self.stage_index, facts) as staged:
-                staged.tensors("weights", weights)
-                staged.tensors("averaged", averaged)
-                staged.tensors("optimizer", moments)
-                self.export(result, staged.path)
-                (staged.path / "run.json").write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
-        disk.keep_newest(folder, output.keep)
-
-    def export(self, result: Learner, folder: Path) -> list[Path]:
-        """What the nodes load: the LoRA, or the network, and the trained parts alone as a patch where others froze."""
-        from ..model_patches.checkpoint import save_patch, save_unet
-        from ..model_patches.errors import CheckpointError
-
-        model, dtype = self.stage.model, models.DTYPES[self.config.output.dtype]
-        try:
-            if model.lora is not None:
-                named = dict(result.unet.named_parameters())
-                lora.save_lora(named, model.lora, folder / "lora.safetensors", dtype)
-                return [folder / "lora.safetensors"]
-            metadata = {"modelspec.title": f"{self.folder.name}, step {self.step}"}
-            save_unet(result.unet, folder / "unet.safetensors", dtype=dtype, metadata=metadata)
-            if "all" in model.train:
-                return [folder / "unet.safetensors"]
-            save_patch(result.unet, folder / "patch.safetensors", model.train, dtype=dtype)
-            return [folder / "unet.safetensors", folder / "patch.safetensors"]
-        except CheckpointError as error:
-            raise TrainingError(str(error)) from error
-
-
-def _put(weights: dict[str, Tensor], unet: nn.Module, encoders: dict[str, nn.Module]) -> None:
-    """A checkpoint's weights into the modules they were read from."""
-    own = {f"unet.{n}": p for n, p in unet.named_parameters()}
-    for name, encoder in encoders.items():
-        own |= {f"trained.{name}.{n}": p for n, p in encoder.named_parameters()}
-    with torch.no_grad():
-        for name, weight in weights.items():
-            own[name].copy_(weight)
-
-
-def _same_recipe(found: disk.Checkpoint, config: RunConfig, origin: dict[str, str]) -> None:
-    """Refuse to go on with another run's checkpoint."""
-    if found.facts["origin"] != origin:
-        raise TrainingError(
-            f"{found.path.parent.parent} was begun with other weights ({', '.join(found.facts['origin']) or 'none'}); "
-            f"restore start, or choose another output.folder."
-        )
-    saved, now = _recipe(found.config, found.stage), _recipe(config.to_dict(), found.stage)
-    for name in now:
-        if saved.get(name) != now[name]:
-            raise TrainingError(
-                f"{found.path.parent.parent} holds a run with another {name}; choose another output.folder, or "
-                "restore that setting."
-            )
-
-
-FREE = ("output", "threads", "device", "start")
-FREE_OPTIM = ("cosine_from", "lr", "lr_scale", "accumulate")
-
-
-def _recipe(values: dict, reached: int) -> dict[str, object]:
-    """What a run must have in common with one it continues: all but its pace, place and machine, and stages to come."""
-    values = copy.deepcopy(values)
-    for name in FREE:
-        values.pop(name)
-    for source in values["sources"].values():
-        source.pop("path")
-    stages = values.pop("stages")[: reached + 1]
-    stages[-1]["optim"].pop("steps")  # the present stage may go on for longer
-    for i, stage in enumerate(stages, start=1):
-        for name in FREE_OPTIM:
-            stage["optim"].pop(name)
-        for name in ("workers", "cache"):
-            stage["data"].pop(name)
-        stage["model"].pop("gradient_checkpointing")
-        values |= {f"stage {i} [{name}]" if len(stages) > 1 else f"[{name}]": v for name, v in stage.items()}
-    return values
+        return self.folder / disk.FOLDER / f"step-{self.step:09d}"

@@ -1,0 +1,89 @@
+"""Both papers' recipes at laptop size, stage by stage, and what PredictNet and Swap-CA are worth in them.
+
+    OMP_NUM_THREADS=1 python benchmarks/recipes.py --out benchmarks/recipes.json
+
+Trains the presets tiny-factorized-dreamer and tiny-videofactory where runs/ does not hold them yet (about forty minutes
+each), then their last stage again from the same checkpoint without the part that is new in it, for as many steps. Every
+stage is measured on the same held-out clips, at the stage's own size. Single seeds of short runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from dreamfactory.training import checkpoint as disk
+from dreamfactory.training.config import RunConfig, load_run
+from dreamfactory.training.run import train
+from dreamfactory.training.trainer import Trainer
+
+ARMS = {
+    "tiny-factorized-dreamer": (
+        "without PredictNet",
+        ["stage.predict-net.model.config.predict_net=false", "stage.predict-net.loss.flow_weight=0.0"],
+    ),
+    "tiny-videofactory": ("without Swap-CA", ["stage.swap-attention.model.config.swap_attention=off"]),
+}
+
+
+def stage_ends(folder: Path) -> list[disk.Checkpoint]:
+    return [c for c in disk.checkpoints(folder / disk.FOLDER) if c.facts["ends_stage"]]
+
+
+def measure(config: RunConfig, found: disk.Checkpoint, clips: int) -> dict[str, float]:
+    """The averaged weights of a checkpoint on held-out clips."""
+    stages = config.stages[: found.stage + 1]
+    output = replace(config.output, validation_clips=clips, loggers=())
+    trainer = Trainer(replace(config, stages=stages, output=output), say=lambda text: None)
+    trainer.enter(found)
+    learner, device = trainer.result(), trainer.accelerator.device
+    losses = trainer.validation.loss(learner, device)
+    scores, _ = trainer.validation.sample(learner, device, found.step, trainer.folder / "measured")
+    return {k: round(v, 4) for k, v in {"loss": losses["loss"], **scores}.items()}
+
+
+def run(preset: str, runs: Path, clips: int, steps: list[str]) -> dict:
+    folder = runs / preset
+    config = load_run(preset, [f"output.folder={folder}", *steps])
+    train(config)
+    name, changes = ARMS[preset]
+    other = runs / f"{preset}-{name.replace(' ', '-')}"
+    begin = stage_ends(folder)[-2]
+    if not (other / disk.FOLDER / begin.path.name).exists():
+        shutil.copytree(begin.path, other / disk.FOLDER / begin.path.name)
+    without = load_run(preset, [f"output.folder={other}", *steps, *changes])
+    train(without)
+    rows = {config.stages[c.stage].name: measure(config, c, clips) for c in stage_ends(folder)}
+    rows[f"{config.stages[-1].name}, {name}"] = measure(without, stage_ends(other)[-1], clips)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--clips", type=int, default=160)
+    parser.add_argument("--only", choices=ARMS, help="one of the two recipes")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change a setting of both")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/recipes.json"))
+    args = parser.parse_args()
+    result = json.loads(args.out.read_text()) if args.out.exists() else {"rows": {}}
+    for preset in [args.only] if args.only else ARMS:
+        result["rows"][preset] = run(preset, args.runs, args.clips, args.set)
+        print(json.dumps({preset: result["rows"][preset]}, indent=2), flush=True)
+        result |= {
+            "command": f"OMP_NUM_THREADS=1 python benchmarks/recipes.py --clips {args.clips}",
+            "machine": f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}",
+            "date": datetime.date.today().isoformat(),
+        }
+        args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

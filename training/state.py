@@ -1,0 +1,138 @@
+"""A run's state: gathered from the processes, written as a checkpoint, and put back.
+
+What is in a checkpoint: weights that train, and those that no longer are as the run's starting file has them; the
+averages; the optimizer's moments; and, in half precision (fp16), the scale of the loss.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint as disk, models, results
+from .config import RunConfig
+from .errors import TrainingError
+from .parallel import spread_like, whole
+from .step import Learner
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+Contents = dict[str, dict[str, Tensor]]
+
+
+def gather(trainer: Trainer) -> Contents:
+    """{file: tensors by name}, on the first process's CPU; the others hold nothing. All processes ask together."""
+    named = {n: p for n, p in trainer.learner.named_parameters() if n in trainer.saved}
+    contents = {"weights": gathered(named, trainer.main), "averaged": {}}
+    if trainer.average is not None:
+        contents["averaged"] = gathered(trainer.average.weights, trainer.main)
+    moments: dict[str, Tensor] = {}
+    for name, weight in trainer.learning().items():
+        for kind, value in trainer.optimizer.state.get(weight, {}).items():
+            value = value if isinstance(value, Tensor) else torch.tensor(int(value))
+            # 8-bit optimizers keep one table for all weights; a file has no place for shared memory.
+            moments[f"{kind}.{name}"] = value.clone() if kind.startswith("qmap") else value
+    contents["optimizer"] = gathered(moments, trainer.main)
+    return contents
+
+
+def gathered(named: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, one after the other: only one process keeps them."""
+    kept = {}
+    for name, tensor in named.items():
+        full = whole(tensor)
+        if keep:
+            kept[name] = full.cpu()
+    return kept
+
+
+def write(trainer: Trainer, contents: Contents, result: Learner) -> None:
+    """One checkpoint, whole or not at all. Raises TrainingError."""
+    folder, output = trainer.folder / disk.FOLDER, trainer.config.output
+    facts = {"stage_step": trainer.stage_step, "ends_stage": trainer.stage_done, "origin": trainer.origin}
+    if trainer.accelerator.scaler is not None:
+        facts["scaler"] = trainer.accelerator.scaler.state_dict()
+    size = sum(tensor.nbytes for table in contents.values() for tensor in table.values())
+    if trainer.stage.model.lora is None:
+        size += sum(p.numel() for p in result.unet.parameters()) * models.DTYPES[output.dtype].itemsize
+    with disk.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        disk.check_room(folder, size)
+        with disk.Staged(folder, trainer.step, trainer.stage_index, facts) as staged:
+            for name, tensors in contents.items():
+                staged.tensors(name, tensors)
+            results.export(trainer, result, staged.path)
+            (staged.path / "run.json").write_text(json.dumps(trainer.config.to_dict(), indent=2) + "\n", "utf-8")
+    disk.keep_newest(folder, output.keep)
+
+
+def put(weights: dict[str, Tensor], unet: nn.Module, encoders: dict[str, nn.Module]) -> None:
+    """A checkpoint's weights into the modules they were read from."""
+    own = {f"unet.{n}": p for n, p in unet.named_parameters()}
+    for name, encoder in encoders.items():
+        own |= {f"trained.{name}.{n}": p for n, p in encoder.named_parameters()}
+    with torch.no_grad():
+        for name, weight in weights.items():
+            own[name].copy_(weight)
+
+
+def carry(trainer: Trainer, found: disk.Checkpoint) -> None:
+    """The averages and moments of a checkpoint, where the present stage has their weights."""
+    learning = trainer.learning()
+    if trainer.average is not None:
+        for name, weight in found.tensors("averaged").items():
+            if name in learning:
+                trainer.average.weights[name] = spread_like(weight, learning[name])
+    of_same_kind = found.config["stages"][found.stage]["optim"]["optimizer"] == trainer.stage.optim.optimizer
+    for key, value in found.tensors("optimizer").items() if of_same_kind else ():
+        kind, name = key.split(".", 1)
+        if name in learning:
+            moment = int(value) if value.dtype == torch.int64 else spread_like(value, learning[name])
+            trainer.optimizer.state[learning[name]][kind] = moment
+    if trainer.accelerator.scaler is not None and "scaler" in found.facts:
+        trainer.accelerator.scaler.load_state_dict(found.facts["scaler"])
+
+
+def same_recipe(found: disk.Checkpoint, config: RunConfig, origin: dict[str, str]) -> None:
+    """Refuse to go on with another run's checkpoint."""
+    if found.facts["origin"] != origin:
+        raise TrainingError(
+            f"{found.path.parent.parent} was begun with other weights ({', '.join(found.facts['origin']) or 'none'}); "
+            f"restore start, or choose another output.folder."
+        )
+    saved, now = _recipe(found.config, found.stage), _recipe(config.to_dict(), found.stage)
+    for name in now:
+        if saved.get(name) != now[name]:
+            raise TrainingError(
+                f"{found.path.parent.parent} holds a run with another {name}; choose another output.folder, or "
+                "restore that setting."
+            )
+
+
+FREE = ("output", "threads", "device", "start")
+FREE_OPTIM = ("cosine_from", "lr", "lr_scale", "accumulate")
+
+
+def _recipe(values: dict, reached: int) -> dict[str, object]:
+    """What a run must have in common with one it continues: all but its pace, place and machine, and stages to come."""
+    values = copy.deepcopy(values)
+    for name in FREE:
+        values.pop(name)
+    for source in values["sources"].values():
+        source.pop("path")
+    stages = values.pop("stages")[: reached + 1]
+    stages[-1]["optim"].pop("steps")  # the present stage may go on for longer
+    for i, stage in enumerate(stages, start=1):
+        for name in FREE_OPTIM:
+            stage["optim"].pop(name)
+        for name in ("workers", "cache"):
+            stage["data"].pop(name)
+        stage["model"].pop("gradient_checkpointing")
+        values |= {f"stage {i} [{name}]" if len(stages) > 1 else f"[{name}]": v for name, v in stage.items()}
+    return values
