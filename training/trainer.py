@@ -90,6 +90,9 @@ class Trainer:
     def enter(self, found: disk.Checkpoint | None) -> None:
         """Build everything at a checkpoint, or at the beginning; at the end of a stage, the next one begins."""
         config = self.config
+        # The last stage's network makes room for the next one's.
+        self.wrapped = self.optimizer = self.average = self.validation = None
+        self.accelerator.free_memory()
         network = models.start(config, self.say if found is None else lambda text: None)
         if found is not None:
             for i in range(1, found.stage + 1):
