@@ -46,7 +46,7 @@ def extend(source: VideoUNet, config: UNetConfig) -> tuple[VideoUNet, Report]:
     Raises CheckpointError with a sentence if the spatial halves do not fit, or if the source has a branch that the
     config lacks or shapes otherwise, so that the two could not be equal.
     """
-    _check(source.config, config)
+    check_extends(source.config, config)
     like = next(source.parameters())
     unet = VideoUNet(config, dtype=like.dtype, device=like.device)
     report = Report("warm start")
@@ -92,7 +92,8 @@ def extend(source: VideoUNet, config: UNetConfig) -> tuple[VideoUNet, Report]:
     return unet, report
 
 
-def _check(source: UNetConfig, config: UNetConfig) -> None:
+def check_extends(source: UNetConfig, config: UNetConfig) -> None:
+    """Raise CheckpointError with a sentence unless a network of `config` can start equal to one of `source`."""
     differing = [name for name in SPATIAL_FIELDS if getattr(source, name) != getattr(config, name)]
     positions = layout(source).outputs
     if not differing and any(source.heads(p.channels) != config.heads(p.channels) for p in positions):

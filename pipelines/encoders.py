@@ -145,11 +145,12 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         size = self.model.config.image_size
         like = next(self.model.parameters())
-        x = images.to(like)
+        # In float32 whatever the encoder's numbers: a CPU cannot resize in half precision, and pixels have 8 bits.
+        x = images.to(like.device, torch.float32)
         if x.shape[-2:] != (size, size):
             x = F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         mean, std = (torch.tensor(v).to(x)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
-        return self._features((x - mean) / std)
+        return self._features(((x - mean) / std).to(like))
 
     def blank(self, kind: str, like: Tensor) -> Tensor:
         """What stands for no picture, "grey" or "zeros" (`UNetConfig.image_uncond`), in the form of these features."""

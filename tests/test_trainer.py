@@ -173,7 +173,7 @@ def test_a_checkpoint_is_what_the_nodes_load(tmp_path):
 
 def test_a_run_of_another_recipe_is_not_continued(tmp_path):
     train(run(tmp_path))
-    with pytest.raises(TrainingError, match=r"another \[optim\]"):
+    with pytest.raises(TrainingError, match=r"another optim.batch_size \(2, here 4\)"):
         begun(run(tmp_path, "optim.batch_size=4"))
     assert begun(run(tmp_path, "optim.steps=6")).step == 4, "a longer run goes on"
 

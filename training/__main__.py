@@ -1,4 +1,7 @@
-"""`python -m dreamfactory.training run.toml [--set a.b=value ...]`, the same as `dreamfactory train`."""
+"""`python -m dreamfactory.training run.toml [--set a.b=value ...]`, the same as `dreamfactory train`.
+
+`accelerate launch -m dreamfactory.training run.toml` starts it on several processes.
+"""
 
 from __future__ import annotations
 
@@ -30,24 +33,11 @@ def run(args: argparse.Namespace) -> None:
         return
     from .run import train
 
-    train(config, resume=not args.fresh)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m dreamfactory.training", description=__doc__)
-    add_arguments(parser)
-    from ..model_patches.errors import CheckpointError, ConfigError
-    from ..pipelines.errors import InputError
-    from ..schedulers import ScheduleError
-    from .errors import TrainingError
-
-    try:
-        run(parser.parse_args())
-    except (CheckpointError, ConfigError, InputError, ScheduleError, TrainingError) as error:
-        print(f"dreamfactory train: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if not train(config, resume=not args.fresh).done:
+        sys.exit(130)  # stopped by a signal
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from ..cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -13,6 +13,7 @@ and moved to its place in one rename. Killed at any moment, a run finds either t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -34,6 +35,7 @@ FOLDER, MANIFEST, LOCK = "checkpoints", "manifest.json", "run.lock"
 NAME = re.compile(r"step-(\d{9})")
 STAGED = ".staged-"
 FORMAT = 1
+NEEDED = {"step", "stage", "stage_step", "ends_stage", "origin", "data", "files"}
 
 
 @dataclass(frozen=True)
@@ -87,20 +89,22 @@ class Staged:
         manifest.write_text(json.dumps({**self.manifest, "files": sums}, indent=2) + "\n")
         _flush(manifest)
         _flush(self.path)
+        aside = self.path.with_name(f"{self.path.name}-replaced")
         if self.target.exists():  # one of this step that did not verify, or that a run from before it redoes
-            remove(self.target)
+            os.replace(self.target, aside)
         os.replace(self.path, self.target)
         _flush(self.target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
-def disk_errors(where: Path):
+def disk_errors(where: Path, what: str = "checkpoint"):
     """A full disk, or one that cannot be written, as one sentence."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise TrainingError(f"no checkpoint could be written to {where}: {reason}; make room there.") from error
+        raise TrainingError(f"no {what} could be written to {where}: {reason}; make room there.") from error
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -120,7 +124,7 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
         match = NAME.fullmatch(path.name)
         try:
             facts = json.loads((path / MANIFEST).read_text("utf-8"))
-            if match and facts["format"] == FORMAT:
+            if match and facts["format"] == FORMAT and facts.keys() >= NEEDED:
                 found.append(Checkpoint(path, int(facts["step"]), int(facts["stage"]), facts))
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -141,12 +145,19 @@ def damage(checkpoint: Checkpoint) -> str | None:
 
 
 def newest(folder: Path, say: Callable[[str], object] = print) -> Checkpoint | None:
-    """The newest whole checkpoint; damaged ones are told and passed over."""
-    for checkpoint in reversed(checkpoints(folder)):
-        wrong = damage(checkpoint)
+    """The newest whole checkpoint, None where there is none; damaged ones are told and passed over.
+
+    Raises TrainingError where there are checkpoints and none is whole: a run must not begin over them unasked.
+    """
+    readable = {c.path: c for c in checkpoints(folder)}
+    there = sorted((p for p in folder.glob("step-*") if p.is_dir()), reverse=True)
+    for path in there:
+        wrong = damage(readable[path]) if path in readable else f"its {MANIFEST} cannot be read"
         if wrong is None:
-            return checkpoint
-        say(f"{checkpoint.path.name} is damaged ({wrong}); going back to the one before")
+            return readable[path]
+        say(f"{path.name} is damaged ({wrong}); going back to the one before")
+    if there:
+        raise TrainingError(f"none of the {len(there)} checkpoints in {folder} is whole; begin anew with --fresh.")
     return None
 
 
@@ -173,7 +184,11 @@ def sweep(folder: Path) -> None:
 def only_run(folder: Path):
     """Hold a run's folder; raises TrainingError if another process holds it."""
     path = folder / LOCK
-    with path.open("a") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("a"))
+        except OSError as error:
+            raise TrainingError(f"output.folder {folder} cannot be written: {error.strerror}.") from error
         try:
             import fcntl
 

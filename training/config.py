@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,7 @@ CHOICES = {
     "encoders.text_layer": ("last", "penultimate"),
     "encoders.image_features": (None, "pooled", "penultimate", "last"),
 }
+NAME = re.compile(r"[\w][\w.-]*")
 KINDS = ("auto", "folder", "metadata", "webdataset", "tiny_world", "tiny_stills")
 
 
@@ -292,12 +294,24 @@ def check(config: RunConfig) -> None:
             raise TrainingError(f"sources.{name}.kind is {source.kind!r}; expected one of {', '.join(KINDS)}.")
         if not source.path and not source.kind.startswith("tiny"):
             raise TrainingError(f"sources.{name}.path is empty; give a folder, a metadata file or WebDataset shards.")
-    _ranges("", config, {"threads": 1})
+    _ranges("", config, {"threads": 1, "seed": 0})
+    if config.seed >= 2**62:
+        raise TrainingError(f"seed is {config.seed}; expected less than 2**62.")
+    if not config.output.folder.strip():
+        raise TrainingError("output.folder is empty; name a folder.")
+    for kind, named in (("source", config.sources), ("stage", names)):
+        for name in named:
+            if not NAME.fullmatch(name):
+                raise TrainingError(f"{kind} {name!r}: names are letters, digits, dots, dashes and underlines.")
+    if len({stage.model.lora for stage in config.stages}) > 1:
+        raise TrainingError("model.lora differs between stages; it must be the same in all of them.")
     _ranges(
         "output.",
         config.output,
         {"checkpoint_every": 1, "keep": 1, "validate_every": 1, "validation_clips": 0, "log_every": 1},
     )
+    if not 1 <= config.output.validation_steps <= 1000:
+        raise TrainingError(f"output.validation_steps is {config.output.validation_steps}; expected 1 to 1000.")
     for name in config.output.loggers:
         if name not in ("tensorboard", "wandb"):
             raise TrainingError(f"output.loggers has {name!r}; expected tensorboard or wandb.")
@@ -318,10 +332,18 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
     _ranges(where + "loss.", loss, {"flow_weight": 0, "flow_scale": 1e-6, "min_snr_gamma": 0})
     dropout = [f.name for f in fields(DropoutConfig) if f.name != "image_means"]
     shares = {f"dropout.{name}": getattr(stage.dropout, name) for name in dropout}
-    shares |= {"optim.betas": max(optim.betas), "optim.ema": optim.ema, "optim.cosine_from": optim.cosine_from}
+    _ranges(where + "optim.lr_scale.", _Named(optim.lr_scale), dict.fromkeys(optim.lr_scale, 0))
+    shares |= {
+        "optim.betas[0]": optim.betas[0],
+        "optim.betas[1]": optim.betas[1],
+        "optim.ema": optim.ema,
+        "optim.cosine_from": optim.cosine_from,
+    }
     for name, value in shares.items():
-        if not 0 <= value <= 1 or (name in ("optim.betas", "optim.ema") and value == 1):
+        if not 0 <= value <= 1 or (name.startswith(("optim.betas", "optim.ema")) and value == 1):
             raise TrainingError(f"{where}{name} is {value}; expected 0 to 1.")
+    if model.lora is None and model.train == ("predict_net",) and not loss.flow_weight:
+        raise TrainingError(f"{where}model.train is predict_net alone, which learns from loss.flow_weight above 0.")
     if data.height % 8 or data.width % 8:
         raise TrainingError(f"{where}data is {data.width}x{data.height}; both sides must be multiples of 8.")
     if optim.batch_size % optim.accumulate:
@@ -355,6 +377,13 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
         if value not in allowed:
             choices = ", ".join(str(a) for a in allowed if a is not None)
             raise TrainingError(f"{name} is {value!r}; expected one of {choices}.")
+
+
+class _Named:
+    """A table as an object, for `_ranges`."""
+
+    def __init__(self, values: dict[str, float]) -> None:
+        self.__dict__ = values
 
 
 def _ranges(where: str, table, least: dict[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ class Log:
     """Writes numbers by step. Lines of steps that a resumed run will do again are dropped first."""
 
     def __init__(self, folder: Path, step: int, loggers: Sequence[str], say: Callable[[str], object] = print) -> None:
-        self.path = folder / METRICS
+        self.path, self.say, self.told = folder / METRICS, say, False
         forget_after(self.path, step)
         self.file = self.path.open("a")
         self.board, self.wandb = None, None
@@ -33,8 +34,13 @@ class Log:
 
     def write(self, step: int, **groups: Mapping[str, float] | float) -> None:
         """groups: numbers, or tables of numbers, by name."""
-        self.file.write(json.dumps({"step": step, **groups}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"step": step, **groups}) + "\n")
+            self.file.flush()
+        except OSError as error:  # a full disk is no reason to stop learning
+            if not self.told:
+                self.say(f"{self.path} cannot be written: {error.strerror}; training goes on without it")
+            self.told = True
         flat = {}
         for name, value in groups.items():
             if isinstance(value, Mapping):
@@ -60,7 +66,8 @@ class Log:
             self.wandb.log({name: wandb.Image(str(path))}, step=step)
 
     def close(self) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # told already
+            self.file.close()
         if self.board is not None:
             self.board.close()
         if self.wandb is not None:
@@ -68,13 +75,15 @@ class Log:
 
 
 def read(path: Path) -> list[dict]:
-    """The lines of a metrics file; a last one that was cut short does not count."""
+    """The lines of a metrics file; damaged ones, as one that was cut short, do not count."""
     lines = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+    for text in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(line))
+            line = json.loads(text)
         except ValueError:
             continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
     return lines
 
 

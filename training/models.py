@@ -12,7 +12,7 @@ from torch import nn
 from ..model_patches import UNetConfig, VideoUNet, load_unet
 from ..model_patches.compose import apply_patch
 from ..model_patches.parts import part_of
-from ..model_patches.warm_start import extend
+from ..model_patches.warm_start import check_extends, extend
 from ..pipelines.bundle import DEMO, load_vae
 from ..pipelines.encoders import ImageEncoder, TextEncoder
 from . import lora
@@ -38,6 +38,8 @@ def start(config: RunConfig, say: Callable[[str], object] = print) -> Network:
     if given.network is None:
         if given.patches:
             raise TrainingError("start.patches need a network to be put on; name it as start.network.")
+        _rehearse(config, None)
+        torch.manual_seed(config.seed)
         unet = VideoUNet(stage.model.network())
         if unet.config.predict_net:
             unet.start_predict_net()
@@ -45,9 +47,26 @@ def start(config: RunConfig, say: Callable[[str], object] = print) -> Network:
     source = load_unet(given.network)
     for path in given.patches:
         source = apply_patch(source, path)
+    _rehearse(config, source.config)
+    torch.manual_seed(config.seed)
     unet, report = extend(source, stage.model.network(source.config))
     say(f"{given.network}: {report}")
     return _with_lora(Network(unet, set(report.loaded) - set(report.reshaped)), stage, config.seed)
+
+
+def _rehearse(config: RunConfig, source: UNetConfig | None) -> None:
+    """Every stage's network, without its weights: a mistake in the last stage is told before the first begins."""
+    before = None
+    for stage in config.stages:
+        source = stage.model.network(source)
+        if before is not None:
+            check_extends(before, source)
+        unet = VideoUNet(source, device="meta")
+        if stage.model.lora is not None:
+            lora.targets(unet, stage.model.lora)
+        else:
+            trainable(unet, stage)
+        before = source
 
 
 def advance(network: Network, config: RunConfig, stage: int) -> Network:
@@ -88,13 +107,27 @@ def trainable(unet: nn.Module, stage: StageConfig) -> set[str]:
     return chosen
 
 
-def set_trainable(unet: VideoUNet, stage: StageConfig, precision: str) -> None:
-    """Let a stage's weights learn, in float32; the others are frozen, in the computation's own precision."""
+# Parts that a still image does not pass (VF C.3); PredictNet has no flow to learn from one.
+MOVING = {"temporal", "motion_text", "fusion", "temporal_skips", "swap_attention", "predict_net"}
+
+
+def learns_from_stills(names: set[str]) -> bool:
+    """Whether any of these weights is passed by a single frame."""
+    return any(part_of(name) not in MOVING for name in names)
+
+
+def set_trainable(unet: VideoUNet, stage: StageConfig, precision: str, untouched: set[str]) -> None:
+    """Let a stage's weights learn, in float32. The others are frozen.
+
+    Frozen weights that are still as the starting file has them are kept in float16 where the run computes in half
+    precision, bf16 too: it holds more of their digits. What trained in an earlier stage stays as it is.
+    """
     names = trainable(unet, stage)
     for name, weight in unet.named_parameters():
         learns = name in names
         weight.requires_grad_(learns)
-        weight.data = weight.data.to(torch.float32 if learns else DTYPES[precision])
+        halved = precision != "fp32" and not learns and name in untouched
+        weight.data = weight.data.to(torch.float16 if halved else torch.float32)
         weight.grad = None
     unet.checkpoint_gradients(stage.model.gradient_checkpointing)
     unet.train()
@@ -120,7 +153,9 @@ def make_encoder(config: RunConfig, name: str, network: UNetConfig) -> nn.Module
     where = getattr(config.encoders, name)
     if where == "fresh":
         both = {"length": BOTH_LENGTH} if name == "text" and network.motion_text == "off" else {}
-        return FRESH[name](config.seed, **both).train()
+        encoder = FRESH[name](config.seed, **both).train()
+        _check_width(name, encoder.width, network)
+        return encoder
     options = encoder_options(config, name, network)
     encoder = (ImageEncoder if name == "image" else TextEncoder).load(where, dtype=DTYPES[config.precision], **options)
     _check_width(name, encoder.width, network)

@@ -51,12 +51,16 @@ def learning_rate(optim: OptimConfig, step: int) -> float:
 class Average:
     """Exponential moving average of named weights, in float32, quicker at first so that early weights are forgotten."""
 
-    def __init__(self, named: Mapping[str, Tensor], decay: float) -> None:
+    def __init__(self, named: Mapping[str, Tensor], decay: float, step: int) -> None:
+        """step: the run's; what a later stage adds has its own beginning to forget."""
         self.decay = decay
         self.weights = {name: weight.detach().clone() for name, weight in named.items()}
+        self.born = dict.fromkeys(self.weights, step)
 
     @torch.no_grad()
     def update(self, named: Mapping[str, Tensor], step: int) -> None:
-        """step: updates done so far, this one included, over the whole run."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.weights.values()), [named[n].detach() for n in self.weights], 1 - decay)
+        """step: of the run, this one included."""
+        for born in sorted(set(self.born.values())):
+            names, age = [n for n, b in self.born.items() if b == born], step - born
+            decay = min(self.decay, (1 + age) / (10 + age))
+            torch._foreach_lerp_([self.weights[n] for n in names], [named[n].detach() for n in names], 1 - decay)

@@ -66,10 +66,14 @@ def prepare(made, module: nn.Module, optimizer: torch.optim.Optimizer):
     """Both as Accelerate spreads them over the processes."""
     plugin = getattr(made.state, "fsdp_plugin", None)
     if plugin is not None:
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
         present = {type(m).__name__ for m in module.modules()}
         plugin.transformer_cls_names_to_wrap = [name for name in SHARDED if name in present]
         plugin.set_auto_wrap_policy(module)
         plugin.cpu_ram_efficient_loading = False  # every process has read the weights itself
+        # Autocast decides what computes in half precision, as without FSDP: weights are gathered as they are.
+        plugin.mixed_precision_policy = MixedPrecisionPolicy()
     return made.prepare(module, optimizer)
 
 

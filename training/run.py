@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,6 +23,9 @@ from .results import export
 from .summary import write_summary
 from .trainer import Trainer
 
+# What a run leaves in its folder.
+MADE = (disk.FOLDER, METRICS, "tensorboard", "wandb", "validation", "data", "bundle", "summary.md", "curves.png")
+MADE += ("unet.safetensors", "patch.safetensors", "lora.safetensors")
 PACE = 50  # steps that the shown speed is a mean of
 
 
@@ -46,25 +50,29 @@ def train(config: RunConfig, *, resume: bool = True) -> Trainer:
         trainer.accelerator.wait_for_everyone()
         if trainer.resume():
             trainer.say(f"resuming {folder} at step {trainer.step}")
-        log = Log(folder, trainer.step, config.output.loggers, trainer.say) if trainer.main else None
+        saved = trainer.step
+        with disk.disk_errors(folder, METRICS):
+            log = Log(folder, trainer.step, config.output.loggers, trainer.say) if trainer.main else None
         if log is not None:
             stack.callback(log.close)
         stop = stack.enter_context(Stop())
         bar = stack.enter_context(tqdm(total=config.steps, initial=trainer.step, disable=not trainer.main, unit="step"))
         while not trainer.done and not stop.asked:
-            _run_stage(trainer, stop, log, bar)
-            if trainer.stage_done and not trainer.done:
-                trainer.enter(disk.newest(folder / disk.FOLDER))
+            saved = _run_stage(trainer, stop, log, bar, saved)
+            if trainer.stage_done and not trainer.done and not stop.asked:
+                with stop.suspended():  # nothing is lost while files are read and encoded
+                    trainer.enter(disk.newest(folder / disk.FOLDER))
         if trainer.done:
             finish(trainer)
         else:
-            _save(trainer)
+            if saved != trainer.step:
+                _save(trainer)
             trainer.say(f"stopped at step {trainer.step}; run the same command to go on")
     return trainer
 
 
-def _run_stage(trainer: Trainer, stop: Stop, log: Log | None, bar: tqdm) -> None:
-    """The rest of the present stage; a checkpoint at its end."""
+def _run_stage(trainer: Trainer, stop: Stop, log: Log | None, bar: tqdm, saved: int) -> int:
+    """The rest of the present stage; a checkpoint at its end. saved: step of the last one; returns the newest's."""
     output, stage = trainer.config.output, trainer.stage
     bar.set_description(stage.name)
     marks = [(time.perf_counter(), trainer.step)]
@@ -82,17 +90,20 @@ def _run_stage(trainer: Trainer, stop: Stop, log: Log | None, bar: tqdm) -> None
             if log is not None:
                 memory = _memory(trainer.accelerator.device)
                 log.write(step, stage=stage.name, **numbers, clips_per_s=round(clips, 3), **memory)
-        if (step % output.validate_every == 0 or ends) and trainer.validation:
-            _validate(trainer, log)
         if ends:
             _save(trainer)
-        elif stop.asked:
-            return
+            saved = step
         elif step % output.checkpoint_every == 0:
             try:
                 _save(trainer)
+                saved = step
             except TrainingError as error:  # a full disk is no reason to lose what is in memory
                 trainer.say(f"{error} Training goes on; the next attempt is at step {step + output.checkpoint_every}.")
+        if (step % output.validate_every == 0 or ends) and trainer.validation:
+            _validate(trainer, log)
+        if stop.asked:
+            break
+    return saved
 
 
 def _save(trainer: Trainer) -> None:
@@ -102,8 +113,11 @@ def _save(trainer: Trainer) -> None:
 
 
 def _validate(trainer: Trainer, log: Log | None) -> None:
-    losses, scores, sheet = trainer.validate()
+    losses, scores, sheet, problem = trainer.validate()
     if log is None:
+        return
+    if problem is not None:
+        tqdm.write(f"step {trainer.step}: validation failed, training goes on: {problem}")
         return
     shown = {"loss": losses["loss"], **({"flow": losses["flow"]} if "flow" in losses else {}), **scores}
     tqdm.write(f"step {trainer.step}: validation " + ", ".join(f"{k} {v:.3f}" for k, v in shown.items()))
@@ -120,7 +134,8 @@ def finish(trainer: Trainer) -> None:
         export(trainer, learner, folder)
         if trainer.stage.model.lora is None:
             save(bundle_of(trainer, learner), folder / "bundle", models.elsewhere(trainer.config, learner.unet.config))
-        summary = write_summary(trainer)
+        with disk.disk_errors(folder, "summary"):
+            summary = write_summary(trainer)
         trainer.say(f"done: {summary}; the bundle for `dreamfactory generate` is in {folder / 'bundle'}")
     trainer.accelerator.wait_for_everyone()
 
@@ -153,10 +168,10 @@ def save(bundle: Bundle, folder: Path, elsewhere: dict) -> None:
 
 def _set_aside(folder: Path) -> None:
     """What an earlier run left keeps its bytes under another name."""
-    if (folder / disk.FOLDER).exists():
+    if (folder / disk.FOLDER).exists() or (folder / METRICS).exists():
         number = next(i for i in range(1, 10**6) if not (folder / f"before-{i}").exists())
         (folder / f"before-{number}").mkdir()
-        for name in (disk.FOLDER, METRICS):
+        for name in MADE:
             if (folder / name).exists():
                 os.replace(folder / name, folder / f"before-{number}" / name)
 
@@ -181,6 +196,16 @@ class Stop:
         for name, handler in self.before.items():
             signal.signal(name, handler)
 
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Signals act at once, as outside."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
+
     def _ask(self, number, frame) -> None:
         self.asked = True
+        tqdm.write("stopping after this step; again to stop now")
         signal.signal(number, self.before[number])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,7 +55,14 @@ def gathered(named: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
 def write(trainer: Trainer, contents: Contents, result: Learner) -> None:
     """One checkpoint, whole or not at all. Raises TrainingError."""
     folder, output = trainer.folder / disk.FOLDER, trainer.config.output
-    facts = {"stage_step": trainer.stage_step, "ends_stage": trainer.stage_done, "origin": trainer.origin}
+    facts = {
+        "stage_step": trainer.stage_step,
+        "ends_stage": trainer.stage_done,
+        "origin": trainer.origin,
+        "data": trainer.data_marks,
+    }
+    if trainer.average is not None:
+        facts["born"] = {n: step for n, step in trainer.average.born.items() if step}
     if trainer.accelerator.scaler is not None:
         facts["scaler"] = trainer.accelerator.scaler.state_dict()
     size = sum(tensor.nbytes for table in contents.values() for tensor in table.values())
@@ -82,6 +89,15 @@ def put(weights: dict[str, Tensor], unet: nn.Module, encoders: dict[str, nn.Modu
             own[name].copy_(weight)
 
 
+def settle(found: disk.Checkpoint, unet: nn.Module, learns: set[str]) -> None:
+    """Weights that stop learning stay as they were averaged: as the stage that ended showed and saved them."""
+    averaged = {n.removeprefix("unet."): w for n, w in found.tensors("averaged").items() if n.startswith("unet.")}
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if name in averaged and name not in learns:
+                weight.copy_(averaged[name])
+
+
 def carry(trainer: Trainer, found: disk.Checkpoint) -> None:
     """The averages and moments of a checkpoint, where the present stage has their weights."""
     learning = trainer.learning()
@@ -89,6 +105,7 @@ def carry(trainer: Trainer, found: disk.Checkpoint) -> None:
         for name, weight in found.tensors("averaged").items():
             if name in learning:
                 trainer.average.weights[name] = spread_like(weight, learning[name])
+                trainer.average.born[name] = found.facts["born"].get(name, 0)
     of_same_kind = found.config["stages"][found.stage]["optim"]["optimizer"] == trainer.stage.optim.optimizer
     for key, value in found.tensors("optimizer").items() if of_same_kind else ():
         kind, name = key.split(".", 1)
@@ -107,12 +124,18 @@ def same_recipe(found: disk.Checkpoint, config: RunConfig, origin: dict[str, str
             f"restore start, or choose another output.folder."
         )
     saved, now = _recipe(found.config, found.stage), _recipe(config.to_dict(), found.stage)
-    for name in now:
-        if saved.get(name) != now[name]:
+    for name in {**saved, **now}:
+        if saved.get(name) != now.get(name):
             raise TrainingError(
-                f"{found.path.parent.parent} holds a run with another {name}; choose another output.folder, or "
-                "restore that setting."
+                f"{found.path.parent.parent} holds a run with another {name} ({saved.get(name)}, here "
+                f"{now.get(name)}); choose another output.folder, or restore that setting."
             )
+    stage = config.stages[found.stage]
+    if found.facts["stage_step"] > stage.optim.steps:
+        raise TrainingError(
+            f"{found.path.parent.parent} has done {found.facts['stage_step']} steps of stage {stage.name!r} already; "
+            f"optim.steps {stage.optim.steps} must be at least that."
+        )
 
 
 FREE = ("output", "threads", "device", "start")
@@ -134,5 +157,13 @@ def _recipe(values: dict, reached: int) -> dict[str, object]:
         for name in ("workers", "cache"):
             stage["data"].pop(name)
         stage["model"].pop("gradient_checkpointing")
-        values |= {f"stage {i} [{name}]" if len(stages) > 1 else f"[{name}]": v for name, v in stage.items()}
-    return values
+        values |= {f"stage.{i}.{name}" if len(stages) > 1 else name: v for name, v in stage.items()}
+    return dict(_leaves(values))
+
+
+def _leaves(values: dict, where: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{where}{name}.")
+        else:
+            yield where + name, value

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model_patches import UNetConfig
+from ..pipelines.errors import InputError
 from ..schedulers import NoiseSchedule
 from . import checkpoint as disk, models, results, state
 from .batch import Batch, Bucket
@@ -31,6 +32,7 @@ from .step import Draws, Learner, draw, generator
 from .validation import Validation
 
 Load = list[tuple[Batch, Draws]]
+PATIENCE = 50  # steps in a row that fp16 may skip
 
 
 class Trainer:
@@ -45,7 +47,7 @@ class Trainer:
         self.main = self.accelerator.is_main_process
         self.say = say if self.main else lambda text: None
         self.folder = Path(config.output.folder)
-        self.stage_index, self.stage_step = 0, 0
+        self.stage_index, self.stage_step, self.skipped = 0, 0, 0
         for i, stage in enumerate(config.stages, start=1):
             if stage.optim.batch_size % (self.world * stage.optim.accumulate):
                 raise TrainingError(
@@ -85,6 +87,8 @@ class Trainer:
         if found is not None:
             state.same_recipe(found, self.config, self.origin)
         self.enter(found)
+        if found is not None and found.stage == self.stage_index and found.facts["data"] != self.data_marks:
+            self.say("the clips are not those this run was begun with; it goes on with what is there")
         return found is not None
 
     def enter(self, found: disk.Checkpoint | None) -> None:
@@ -104,12 +108,13 @@ class Trainer:
             if self.stage_done and not self.done:
                 self.stage_index, self.stage_step = self.stage_index + 1, 0
                 network = models.advance(network, config, self.stage_index)
+                state.settle(found, network.unet, models.trainable(network.unet, self.stage))
         self._build(network, encoders, found)
 
     def _build(self, network: models.Network, encoders: dict[str, nn.Module], found: disk.Checkpoint | None) -> None:
         stage, config, device = self.stage, self.config, self.accelerator.device
         learns = models.trainable(network.unet, stage)
-        models.set_trainable(network.unet, stage, config.precision)
+        models.set_trainable(network.unet, stage, config.precision, network.untouched)
         self.saved = {f"unet.{n}" for n, _ in network.unet.named_parameters() if n in learns | self._changed(network)}
         codec = models.make_codec(config, network.unet.config).to(device)
         encoders = {n: e.to(device) for n, e in encoders.items()}
@@ -120,7 +125,7 @@ class Trainer:
         self.saved |= {f"trained.{n}" for n, _ in learner.trained.named_parameters()}
         optimizer = make_optimizer({n: p for n, p in learner.named_parameters() if p.requires_grad}, stage.optim)
         self.wrapped, self.optimizer = prepare(self.accelerator, learner.to(device), optimizer)
-        self.average = Average(self.learning(), stage.optim.ema) if stage.optim.ema else None
+        self.average = Average(self.learning(), stage.optim.ema, self.step) if stage.optim.ema else None
         if found is not None:
             state.carry(self, found)
         self.mix = Mix(
@@ -129,9 +134,18 @@ class Trainer:
             stage.optim.steps,
             self.rows,
             int(generator(config.seed, "mix", self.stage_index).initial_seed()),
+            stills=self._takes_stills(learns, encoders),
         )
         self.schedule = lru_cache(maxsize=64)(self._schedule)
         self.validation = Validation(self.sources, stage, config.output, self.empty, config.seed)
+
+    def _takes_stills(self, learns: set[str], encoders: dict[str, nn.Module]) -> bool:
+        """Whether a still image teaches anything in this stage; if not and there are some, says so."""
+        trained = any(p.requires_grad for e in encoders.values() for p in e.parameters())
+        takes = trained or models.learns_from_stills(learns)
+        if not takes and any(bucket.frames == 1 for s in self.sources.values() for bucket in s.counts):
+            self.say(f"{self.stage.name}: still images are left out, they do not pass the parts that train")
+        return takes
 
     def _open(self, stage: StageConfig, network, codec: nn.Module, encoders: dict[str, nn.Module]):
         """The stage's sources; with a cache the frozen encoders are let go of when it is full."""
@@ -150,6 +164,7 @@ class Trainer:
             first=self.accelerator.main_process_first,
             say=self.say,
         )
+        self.data_marks = {name: getattr(source, "mark", "") for name, source in sources.items()}
         self.accelerator.wait_for_everyone()
         made_up = any(None in source.counts.values() for source in sources.values())
         if frozen is not None and not made_up:
@@ -246,13 +261,16 @@ class Trainer:
             torch.manual_seed(generator(self.config.seed, self.step, "modules", self.rank, i).initial_seed())
             last = i == len(load) - 1
             with self.accelerator.no_sync(self.wrapped) if not last else nullcontext():
-                loss, parts = self.wrapped(batch.to(device), draws, self.schedule(bucket))
+                with self.accelerator.autocast():  # FSDP's forward is not in it by itself
+                    loss, parts = self.wrapped(batch.to(device), draws, self.schedule(bucket))
                 self.accelerator.backward(loss / len(load))
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value / len(load)
         weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = whole(self.accelerator.clip_grad_norm_(weights, optim.clip or math.inf)).item()
-        if not math.isfinite(norm) and self.accelerator.scaler is None:
+        self.skipped = 0 if math.isfinite(norm) else self.skipped + 1
+        # In fp16 the scale of the loss is searched for: a step or a few without numbers are part of that.
+        if self.skipped > (0 if self.accelerator.scaler is None else PATIENCE):
             raise TrainingError(f"a gradient became {norm} at step {self.step}; lower optim.lr and resume.")
         rate = learning_rate(optim, self.stage_step)
         for group in self.optimizer.param_groups:
@@ -270,18 +288,24 @@ class Trainer:
         """The network with averaged weights, and its encoders, to look at; for the first process. All ask together."""
         return results.result(self)
 
-    def validate(self) -> tuple[dict[str, float], dict[str, float], Path | None]:
-        """Losses at fixed timesteps, measures of clips of fixed noise, and their sheet; by the first process."""
-        losses, scores, sheet = {}, {}, None
+    def validate(self) -> tuple[dict[str, float], dict[str, float], Path | None, str | None]:
+        """Losses at fixed timesteps, measures of clips of fixed noise, and their sheet; by the first process.
+
+        The last is what went wrong with it, a full disk or clips that are no pictures, in a sentence.
+        """
+        losses, scores, sheet, problem = {}, {}, None, None
         if self.validation:
             learner = self.result()
             if self.main:
                 with self.accelerator.autocast():
                     device = self.accelerator.device
-                    losses = self.validation.loss(learner, device)
-                    scores, sheet = self.validation.sample(learner, device, self.step, self.folder / "validation")
+                    try:
+                        losses = self.validation.loss(learner, device)
+                        scores, sheet = self.validation.sample(learner, device, self.step, self.folder / "validation")
+                    except (InputError, OSError) as error:
+                        problem = str(error)
             self.accelerator.wait_for_everyone()
-        return losses, scores, sheet
+        return losses, scores, sheet, problem
 
     def save(self) -> Path:
         """Write a checkpoint; returns its place. All processes ask together.

@@ -35,17 +35,21 @@ class Mix:
         steps: int,
         rows: Callable[[Bucket], int],
         seed: int,
+        stills: bool = True,
     ) -> None:
         """shares: of the steps by source; {} by number of clips (endless sources: alike). rows: batch size of a bucket.
+        stills: whether single frames are taken.
 
         Raises TrainingError if a named source has no clip.
         """
         self.seed, self.rows = seed, rows
-        self.entries = [(s, bucket, n) for s in sources.values() for bucket, n in sorted(s.counts.items())]
+        every = [(s, bucket, n) for s in sources.values() for bucket, n in sorted(s.counts.items())]
+        self.entries = [(s, bucket, n) for s, bucket, n in every if stills or bucket.frames > 1]
         endless = any(n is None for _, _, n in self.entries)
         weights = []
         for source, _, count in self.entries:
-            total = len(source.counts) if endless else sum(source.counts.values())
+            own = [n for s, _, n in self.entries if s is source]
+            total = len(own) if endless else sum(own)
             by_size = 1.0 if endless else float(total)
             share = shares.get(source.name, 0.0) if shares else by_size
             weights.append(share * (1 if count is None or endless else count) / total)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ...model_patches import UNetConfig
+from ..checkpoint import disk_errors
 from ..config import RunConfig, SourceConfig, StageConfig
 from ..encode import FrozenEncoders
 from ..errors import TrainingError
@@ -72,7 +73,8 @@ def open_sources(
         if rank == 0:
             more = {"flow_rms": dataset_rms(source)} if with_flow else {}
             folder = Path(config.output.folder) / "data" / stage.name
-            source.write_report(folder, **more)
+            with disk_errors(folder, "data report"):
+                source.write_report(folder, **more)
             counts = ", ".join(f"{n} of {bucket}" for bucket, n in sorted(source.counts.items()))
             left = f"; {len(source.left_out)} left out, see {folder}/left_out_{name}.csv" if source.left_out else ""
             say(f"{name}: {counts or 'nothing to train on'}{left}")

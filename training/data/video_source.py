@@ -113,6 +113,11 @@ class VideoSource:
         chosen = [choose_frames(file.probe, bucket.frames, fps, stride, w, windows) for w in range(windows)]
         return [Item(file, bucket, picks) for picks in dict.fromkeys(tuple(c) for c in chosen if c)]
 
+    @property
+    def mark(self) -> str:
+        """Of the clips that train and those kept out: another one says that the data changed."""
+        return key_of(*([i.file.record.name, str(i.bucket)] for i in self.items()))
+
     def items(self) -> list[Item]:
         """Every clip, of training and validation."""
         return [item for _, items in sorted(self.train.items()) for item in items] + self.validation
