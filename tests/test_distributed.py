@@ -92,6 +92,16 @@ def test_two_processes_make_the_weights_of_one(one, tmp_path, environment):
     assert all(torch.equal(made[n], again[n]) for n in made)
 
 
+def test_shards_compute_in_half_precision_too(one, tmp_path):
+    """bf16 rounds to 8 bits: after two steps the weights are those of one process in bf16, not of one in float32."""
+    file, _ = one
+    changes = ["precision=bf16", "optim.steps=2"]
+    train(load_run(file, [f"output.folder={tmp_path / 'one'}", *changes]))
+    code, output = launch(file, tmp_path / "two", *changes, **FSDP)
+    assert code == 0, output[-3000:]
+    assert distance(final(tmp_path / "one"), final(tmp_path / "two")) < 1e-3
+
+
 def test_a_batch_that_does_not_divide_is_told(one, tmp_path):
     code, output = launch(one[0], tmp_path, "optim.batch_size=3")
     assert code

@@ -32,6 +32,16 @@ from dreamfactory.training.errors import TrainingError
         ("precision=fp8", "expected one of fp32, bf16, fp16"),
         ("schedule.preset=sd", "no schedule.preset 'sd'"),
         ("output.loggers=['mlflow']", "expected tensorboard or wandb"),
+        ("optim.betas=(-0.5, 0.9)", "optim.betas[0] is -0.5"),
+        ("optim.lr_scale={'spatial':-1.0}", "optim.lr_scale.spatial is -1.0"),
+        ("seed=-1", "expected at least 0"),
+        (f"seed={2**70}", "expected less than 2**62"),
+        ("output.folder=", "output.folder is empty"),
+        ("output.validation_steps=0", "expected 1 to 1000"),
+        ("sources={'a/b':{'kind':'tiny_world'}}", "source 'a/b': names are"),
+        ("stage=[{'name':'../x'}]", "stage '../x': names are"),
+        ("model.train=['predict_net']", "learns from loss.flow_weight"),
+        ("stage=[{'model':{'lora':{'rank':2}}},{}]", "model.lora differs between stages"),
     ],
 )
 def test_settings_are_strict(change, sentence):

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from dreamfactory.pipelines.bundle import DEMO, load_bundle
 from dreamfactory.pipelines.video_files import write_video
@@ -154,6 +156,20 @@ def test_mistakes_are_told_in_a_sentence(videos, tmp_path, changes, sentence):
     with pytest.raises((TrainingError, CheckpointError, InputError), match=sentence) as error:
         train(run(videos, tmp_path, *changes))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("what", ["model.train=['temporal']", "model.lora={'rank':2}"])
+def test_stills_are_left_out_where_only_motion_trains(videos, tmp_path, capsys, what):
+    """A picture among the clips ends no run that it cannot teach anything."""
+    if "lora" in what:
+        pytest.importorskip("peft", reason="LoRA training needs peft")
+    folder = tmp_path / "mixed"
+    shutil.copytree(videos, folder)
+    for i in range(6):
+        Image.new("RGB", (64, 64), (i * 40, 0, 0)).save(folder / f"picture{i}.png")
+        (folder / f"picture{i}.txt").write_text("a red picture")
+    train(run(folder, tmp_path / "run", what, "optim.steps=8", "output.validation_clips=0"))
+    assert "still images are left out" in capsys.readouterr().out
 
 
 def test_an_empty_folder_is_told(tmp_path):

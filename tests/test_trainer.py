@@ -1,7 +1,9 @@
 """The trainer's promises: exact resume, stages that follow one another, checkpoints that are whole or not there."""
 
 import json
+import os
 import re
+import signal
 
 import pytest
 import torch
@@ -360,3 +362,109 @@ def test_validation_loss_is_the_same_every_time(tmp_path):
     first = trainer.validation.loss(trainer.result(), device)
     torch.rand(3)
     assert trainer.validation.loss(trainer.result(), device) == first
+
+
+# -- stages that train less, or stop -----------------------------------------------------------------------------
+
+FREEZING = """
+device = "cpu"
+[model]
+config = { model_channels = 24, head_dim = 24 }
+[sources.clips]
+kind = "tiny_world"
+[data]
+frames = 2
+height = 32
+width = 32
+[optim]
+steps = 3
+batch_size = 2
+warmup = 1
+ema = 0.9
+[output]
+validation_clips = 0
+checkpoint_every = 100
+dtype = "fp32"
+loggers = []
+[[stage]]
+name = "all"
+[[stage]]
+name = "motion"
+model = { train = ["temporal"], config = { motion_text = "added" } }
+"""
+
+
+def test_weights_that_stop_learning_stay_as_they_were_averaged(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(FREEZING)
+    train(load_run(file, [f"output.folder={tmp_path}"]))
+    first, last = disk.checkpoints(tmp_path / disk.FOLDER)
+    averaged, made = first.tensors("averaged"), load_unet(last.path / "unet.safetensors").state_dict()
+    frozen = [n for n in made if not n.startswith(("temporal_convs", "temporal_attentions"))]
+    assert all(torch.equal(made[n], averaged[f"unet.{n}"]) for n in frozen)
+
+
+def test_what_a_stage_adds_is_averaged_by_its_own_age(tmp_path):
+    """The first update forgets the start quickly, however old the run: decay (1 + 1) / (10 + 1) at age 1."""
+    from dreamfactory.training.optimizer import Average
+
+    old, new = torch.zeros(1), torch.zeros(1)
+    average = Average({"old": old, "new": new}, 0.9999, 5000)
+    average.born["old"] = 0
+    average.update({"old": torch.ones(1), "new": torch.ones(1)}, 5001)
+    assert average.weights["new"].item() == pytest.approx(1 - 2 / 11)
+    assert average.weights["old"].item() == pytest.approx(1 - 5002 / 5011)
+
+
+def test_fewer_steps_than_are_done_are_refused(tmp_path):
+    train(run(tmp_path))
+    with pytest.raises(TrainingError, match="has done 4 steps of stage 'train' already"):
+        begun(run(tmp_path, "optim.steps=3"))
+
+
+def test_a_failed_look_is_no_failed_run(tmp_path, monkeypatch, capsys):
+    from dreamfactory.pipelines.errors import InputError
+    from dreamfactory.training.validation import Validation
+
+    def fails(*args):
+        raise InputError("sampling ended in numbers that are no picture")
+
+    monkeypatch.setattr(Validation, "sample", fails)
+    trainer = train(run(tmp_path, "output.validation_clips=2", "output.validate_every=2"))
+    assert trainer.done
+    assert "validation failed, training goes on: sampling ended" in capsys.readouterr().out
+
+
+def test_stopping_at_the_end_of_a_stage_keeps_it(tmp_path, monkeypatch):
+    file = tmp_path / "run.toml"
+    file.write_text(FREEZING)
+    config = load_run(file, [f"output.folder={tmp_path}"])
+    real = Trainer.advance
+
+    def stops(self, load=None):
+        if self.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, load)
+
+    monkeypatch.setattr(Trainer, "advance", stops)
+    assert not train(config).done
+    monkeypatch.undo()
+    ends = disk.checkpoints(tmp_path / disk.FOLDER)[0]
+    assert (ends.step, ends.facts["ends_stage"]) == (3, True)
+    train(config)
+    assert [c.step for c in disk.checkpoints(tmp_path / disk.FOLDER)] == [3, 6]
+
+
+def test_checkpoints_without_one_whole_are_not_begun_over(tmp_path, capsys):
+    train(run(tmp_path))
+    for c in disk.checkpoints(tmp_path / disk.FOLDER):
+        (c.path / "manifest.json").write_text("[]")
+    with pytest.raises(TrainingError, match=r"none of the .* is whole; begin anew with --fresh"):
+        train(run(tmp_path))
+    assert "cannot be read" in capsys.readouterr().out
+
+
+def test_a_metrics_file_with_rubbish_in_it_is_read(tmp_path):
+    (tmp_path / METRICS).write_bytes(b'{"step": 1}\n[]\n{"x": 2}\n\xff\xfe\n{"step": "a"}\n')
+    forget_after(tmp_path / METRICS, 5)
+    assert read(tmp_path / METRICS) == [{"step": 1}]
