@@ -13,7 +13,8 @@ def write_summary(trainer) -> Path:
     folder: Path = trainer.folder
     lines = read(folder / METRICS)
     pictures = sorted((folder / "validation").glob("step-*.png"))
-    curves = _curves(lines, folder / "curves.png")
+    ends = [trainer.config.first_step(i) for i in range(1, len(trainer.config.stages))]
+    curves = _curves(lines, ends, folder / "curves.png")
     page = [
         f"# {folder.name}",
         "",
@@ -42,8 +43,8 @@ def write_summary(trainer) -> Path:
     return path
 
 
-def _curves(lines: list[dict], path: Path) -> Path | None:
-    """Loss by step, smoothed, and the validation loss at its timesteps."""
+def _curves(lines: list[dict], ends: list[int], path: Path) -> Path | None:
+    """Loss by step, smoothed, and the validation loss at its timesteps; dotted lines where a stage ends."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -64,6 +65,8 @@ def _curves(lines: list[dict], path: Path) -> Path | None:
         shade = {"color": "black", "linewidth": 2} if name == "loss" else {"color": plt.cm.viridis(i / len(names))}
         points = [(x["step"], x["validation_loss"][name]) for x in checked if name in x["validation_loss"]]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"validation {name}", **shade)
+    for step in ends:
+        axes.axvline(step, color="0.5", linestyle=":", linewidth=1)
     axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, ncols=2)
@@ -75,8 +78,8 @@ def _curves(lines: list[dict], path: Path) -> Path | None:
 
 
 def _smooth(values, share: float = 0.05) -> list[float]:
-    out, mean = [], values[0]
-    for value in values:
-        mean += share * (value - mean)
+    out, mean = [], 0.0
+    for i, value in enumerate(values, start=1):
+        mean += max(share, 1 / i) * (value - mean)
         out.append(mean)
     return out
