@@ -44,9 +44,9 @@ def test_what_is_recomputed_is_not_kept():
 
 @pytest.mark.parametrize("name", ["factorized-dreamer-24gb", "videofactory-24gb"])
 def test_presets_for_24_gb_fit_with_a_tenth_to_spare(name):
-    config = load_run(name)
-    for stage in config.stages:
-        assert plan(config, stage, stage.model.network())["in all"] * 1.1 < 23.5
+    sums = [float(line.split()[2]) for line in show(load_run(name)).splitlines() if "in all" in line]
+    assert len(sums) == len(load_run(name).stages)
+    assert max(sums) * 1.1 < 23.5
 
 
 def test_the_plan_is_shown_without_loading_anything():

@@ -137,19 +137,29 @@ def activations(config: UNetConfig, stage: StageConfig, dtype: torch.dtype, clip
     return max(0, live.peak - gradients)
 
 
-def plan(config: RunConfig, stage: StageConfig, network: UNetConfig, processes: int = 1) -> dict[str, float]:
-    """GiB of a stage by purpose, on each of so many GPUs (data-parallel: all but the batch is on every one)."""
+def plan(
+    config: RunConfig,
+    stage: StageConfig,
+    network: UNetConfig,
+    processes: int = 1,
+    changed: frozenset[str] = frozenset(),
+) -> dict[str, float]:
+    """GiB of a stage by purpose, on each of so many GPUs (data-parallel: all but the batch is on every one).
+
+    changed: weights that an earlier stage trained; frozen ones among them stay in float32.
+    """
     unet = VideoUNet(network, device="meta")
     if stage.model.lora is not None:
         lora.inject(unet, stage.model.lora, 0)
     learns = models.trainable(unet, stage)
     trained = sum(p.numel() for n, p in unet.named_parameters() if n in learns)
     frozen = sum(p.numel() for p in unet.parameters()) - trained
+    kept = sum(p.numel() for n, p in unet.named_parameters() if n in changed and n not in learns)
     dtype = models.DTYPES[config.precision]
     half = dtype.itemsize if config.precision != "fp32" else 0
     clips = max(1, stage.optim.batch_size // (processes * stage.optim.accumulate))
     sizes = {
-        "frozen weights": frozen * dtype.itemsize,
+        "frozen weights": (frozen - kept) * dtype.itemsize + kept * 4,
         "trained weights, float32": trained * 4,
         f"their copies in {config.precision}": trained * half,
         "gradients, float32": trained * 4,
@@ -163,13 +173,15 @@ def plan(config: RunConfig, stage: StageConfig, network: UNetConfig, processes: 
 
 def show(config: RunConfig, processes: int = 1) -> str:
     """The plan of every stage, as a text."""
-    lines, source = [], None
+    lines, source, changed = [], None, frozenset()
     if config.start.network is not None and any(s.model.preset == "start" for s in config.stages):
         source = load_unet(config.start.network).config
     for stage in config.stages:
         source = stage.model.network(source)
         data = stage.data
-        rows = plan(config, stage, source, processes)
+        rows = plan(config, stage, source, processes, changed)
+        if stage.model.lora is None:
+            changed |= models.trainable(VideoUNet(source, device="meta"), stage)
         lines.append(
             f"{stage.name}: {data.frames} x {data.width}x{data.height}, batch {stage.optim.batch_size} on {processes} "
             f"GPU(s), {stage.optim.accumulate} round(s)"
