@@ -17,50 +17,16 @@ import importlib.util
 import json
 import platform
 import sys
-import weakref
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ("videocrafter2", "dynamicrafter-512", "videofactory", "factorized-dreamer", "dreamfactory")
 SIZES = ((16, 40, 64), (16, 64, 64), (32, 40, 64))  # frames, height, width of the latents
 CLIPS = 2  # with and without the prompt
 DTYPE = torch.float16
-
-
-class Live(TorchDispatchMode):
-    """Bytes of the storages that are alive; `peak` is the most there were at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self.peak = 0
-        self.known: weakref.WeakSet = weakref.WeakSet()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor):
-                self.known.add(tensor.untyped_storage())  # weights and inputs: there before
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
-        return result
-
-    def _count(self, storage) -> None:
-        if storage in self.known:
-            return
-        self.known.add(storage)
-        size = storage.nbytes()
-        self.bytes += size
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._free, size)
-
-    def _free(self, size: int) -> None:
-        self.bytes -= size
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kwargs) -> Tensor:
@@ -79,6 +45,8 @@ def meta(*shape: int) -> Tensor:
 
 @torch.no_grad()
 def peak_of(forward) -> int:
+    from dreamfactory.training.live import Live
+
     with Live() as live:
         forward()
     return live.peak

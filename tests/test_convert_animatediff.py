@@ -41,6 +41,8 @@ from dreamfactory.model_patches.converters.export import FORMS, export_file, exp
 from dreamfactory.model_patches.converters.infer import betas_from_buffers
 from dreamfactory.schedulers import ScheduleConfig, linear_betas
 
+from .random_weights import randomise
+
 TOLERANCE = 1e-5
 GROUPS = 8  # of 32 on 32 channels a norm over one frame would leave nothing
 WIDTHS = (32, 64, 64, 64)
@@ -48,15 +50,6 @@ FRAMES = 3
 
 logging.getLogger("diffusers").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-
-
-@torch.no_grad()
-def randomise(module: torch.nn.Module) -> torch.nn.Module:
-    """Every weight random, of a size that keeps activations near 1."""
-    for name, weight in module.named_parameters():
-        scale = 0.2 if weight.ndim == 1 else weight[0].numel() ** -0.5
-        weight.copy_(torch.randn_like(weight) * scale + (weight.ndim == 1 and name.endswith("weight")))
-    return module.eval()
 
 
 def image_peer(widths=WIDTHS, layers=1, **config) -> UNet2DConditionModel:

@@ -17,21 +17,14 @@ from dreamfactory.model_patches.checkpoint import build
 from dreamfactory.model_patches.compose import merge_motion
 from dreamfactory.model_patches.converters import convert_file, ip_adapter, modelscope, sd
 
+from .random_weights import randomise
+
 TOLERANCE = 1e-5
 EMBEDDING = 24  # of the vision encoder
 SMALL = {"norm_groups": 8}
 
 logging.getLogger("diffusers").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-
-
-@torch.no_grad()
-def randomise(module: torch.nn.Module) -> torch.nn.Module:
-    """Every weight random, of a size that keeps activations near 1."""
-    for name, weight in module.named_parameters():
-        scale = 0.2 if weight.ndim == 1 else weight[0].numel() ** -0.5
-        weight.copy_(torch.randn_like(weight) * scale + (weight.ndim == 1 and name.endswith("weight")))
-    return module.eval()
 
 
 def image_peer(context=768) -> UNet2DConditionModel:

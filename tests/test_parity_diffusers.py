@@ -20,6 +20,8 @@ from dreamfactory.model_patches.checkpoint import build
 from dreamfactory.model_patches.converters import convert_file, convert_file_in_memory, lvdm, modelscope, sd
 from dreamfactory.schedulers.schedule import SCHEDULES, ScheduleConfig
 
+from .random_weights import randomise
+
 TOLERANCE = 1e-5
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8, "use_linear_projection": False}
 SD21 = {"cross_attention_dim": 1024, "use_linear_projection": True}
@@ -32,15 +34,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 def _setup():
     torch.manual_seed(0)
     torch.set_num_threads(1)  # threads only wait for each other at these sizes
-
-
-@torch.no_grad()
-def randomise(module: torch.nn.Module) -> torch.nn.Module:
-    """Every weight random, of a size that keeps activations near 1."""
-    for name, weight in module.named_parameters():
-        scale = 0.2 if weight.ndim == 1 else weight[0].numel() ** -0.5
-        weight.copy_(torch.randn_like(weight) * scale + (weight.ndim == 1 and name.endswith("weight")))
-    return module.eval()
 
 
 def relative_error(ours: torch.Tensor, peer: torch.Tensor) -> float:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dreamfactory.training.config import load_run
-from dreamfactory.training.plan import GIB, Live, activations, plan, show
+from dreamfactory.training.live import Live
+from dreamfactory.training.plan import GIB, activations, plan, show
 
 TINY = ["model.config.model_channels=24", "model.config.head_dim=24", "data.frames=8"]
 

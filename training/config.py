@@ -332,7 +332,9 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
     _ranges(where + "loss.", loss, {"flow_weight": 0, "flow_scale": 1e-6, "min_snr_gamma": 0})
     dropout = [f.name for f in fields(DropoutConfig) if f.name != "image_means"]
     shares = {f"dropout.{name}": getattr(stage.dropout, name) for name in dropout}
-    _ranges(where + "optim.lr_scale.", _Named(optim.lr_scale), dict.fromkeys(optim.lr_scale, 0))
+    for name, factor in optim.lr_scale.items():
+        if not factor >= 0:
+            raise TrainingError(f"{where}optim.lr_scale.{name} is {factor}; expected at least 0.")
     shares |= {
         "optim.betas[0]": optim.betas[0],
         "optim.betas[1]": optim.betas[1],
@@ -377,13 +379,6 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
         if value not in allowed:
             choices = ", ".join(str(a) for a in allowed if a is not None)
             raise TrainingError(f"{name} is {value!r}; expected one of {choices}.")
-
-
-class _Named:
-    """A table as an object, for `_ranges`."""
-
-    def __init__(self, values: dict[str, float]) -> None:
-        self.__dict__ = values
 
 
 def _ranges(where: str, table, least: dict[str, float]) -> None:

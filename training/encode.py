@@ -45,7 +45,9 @@ class FrozenEncoders:
         where = DEMO / "codec.safetensors" if given.codec == "demo" else Path(given.codec)
         self.fingerprints: dict[str, str | None] = {"codec": fingerprint(where)}
         for name in ("text", "motion", "image"):
-            options = (getattr(encoders.get(name), "layer", None), getattr(encoders.get(name), "features", None))
+            encoder = encoders.get(name)
+            # What it computes depends on the layer that is read, and on the precision.
+            options = (getattr(encoder, "layer", None), getattr(encoder, "features", None), config.precision)
             self.fingerprints[name] = fingerprint(getattr(given, name), *options) if name in encoders else None
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..model_patches.converters.lora import TARGET
 from ..model_patches.files import write
 from ..model_patches.parts import PARTS
 from .config import LoraConfig
@@ -17,7 +18,6 @@ from .errors import TrainingError
 ADAPTER = "default"  # PEFT's name of the one adapter here
 ATTENTION = r"to_q|to_k|to_v|to_out\.0"
 FEED_FORWARD = r"ff\.net\.0\.proj|ff\.net\.2"
-PREFIX = "diffusion_model."
 
 
 def is_lora(name: str) -> bool:
@@ -55,8 +55,8 @@ def lora_weights(named: Mapping[str, Tensor], config: LoraConfig) -> dict[str, T
     for name, weight in named.items():
         if is_lora(name):
             module, side = re.fullmatch(rf"(.+)\.lora_([AB])\.{ADAPTER}\.weight", name).groups()
-            out[f"{PREFIX}{module}.lora_{side}.weight"] = weight
-            out[f"{PREFIX}{module}.alpha"] = torch.tensor(float(config.alpha))
+            out[f"{TARGET}{module}.lora_{side}.weight"] = weight
+            out[f"{TARGET}{module}.alpha"] = torch.tensor(float(config.alpha))
     return out
 
 

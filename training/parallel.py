@@ -35,6 +35,8 @@ def accelerator(config: RunConfig):
             raise TrainingError(f"device {device!r} is not there: {str(error).splitlines()[0]}") from error
         if device.startswith("cuda:"):
             torch.cuda.set_device(device)
+    if config.precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
+        raise TrainingError("precision fp16 needs a GPU, whose small gradients are scaled; choose bf16 or fp32.")
     precision = {"fp32": "no"}.get(config.precision, config.precision)
     handlers = [
         # A step may leave branches unused: still images the temporal half, an absent first frame the adapter.

@@ -8,48 +8,16 @@ attention counts as fused. What a GPU's kernels and its allocator take for thems
 
 from __future__ import annotations
 
-import weakref
-
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..model_patches import UNetConfig, VideoUNet, load_unet
 from . import lora, models
 from .config import RunConfig, StageConfig
+from .live import Live
 
 GIB = 2**30
 DOWNSCALE = 8  # of every codec here
-
-
-class Live(TorchDispatchMode):
-    """Bytes of the storages that are alive; `peak` is the most there were at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self.peak = 0
-        self.known: weakref.WeakSet = weakref.WeakSet()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor):
-                self.known.add(tensor.untyped_storage())  # weights and inputs: there before
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
-        return result
-
-    def _count(self, storage) -> None:
-        if storage not in self.known:
-            self.known.add(storage)
-            self.bytes += storage.nbytes()
-            self.peak = max(self.peak, self.bytes)
-            weakref.finalize(storage, self._free, storage.nbytes())
-
-    def _free(self, size: int) -> None:
-        self.bytes -= size
 
 
 class _Fused(torch.autograd.Function):
@@ -103,10 +71,9 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
 def activations(config: UNetConfig, stage: StageConfig, dtype: torch.dtype, clips: int) -> int:
     """Peak bytes of one round's forward and backward pass, beside weights and their gradients."""
     unet = VideoUNet(config, operations=_Autocast, attention=fused_attention, dtype=dtype, device="meta")
-    learns = models.trainable(unet, stage) if stage.model.lora is None else set()
     if stage.model.lora is not None:
         lora.inject(unet, stage.model.lora, 0)
-        learns = {n for n, _ in unet.named_parameters() if lora.is_lora(n)}
+    learns = models.trainable(unet, stage)
     for name, weight in unet.named_parameters():
         weight.requires_grad_(name in learns)
     unet.checkpoint_gradients(stage.model.gradient_checkpointing)

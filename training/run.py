@@ -61,7 +61,7 @@ def train(config: RunConfig, *, resume: bool = True) -> Trainer:
             saved = _run_stage(trainer, stop, log, bar, saved)
             if trainer.stage_done and not trainer.done and not stop.asked:
                 with stop.suspended():  # nothing is lost while files are read and encoded
-                    trainer.enter(disk.newest(folder / disk.FOLDER))
+                    trainer.enter(disk.checkpoints(folder / disk.FOLDER)[-1])  # written and hashed just now
         if trainer.done:
             finish(trainer)
         else:
@@ -132,11 +132,13 @@ def finish(trainer: Trainer) -> None:
     if trainer.main:
         folder = trainer.folder
         export(trainer, learner, folder)
+        out = f"the LoRA is {folder / 'lora.safetensors'}"
         if trainer.stage.model.lora is None:
             save(bundle_of(trainer, learner), folder / "bundle", models.elsewhere(trainer.config, learner.unet.config))
+            out = f"the bundle for `dreamfactory generate` is in {folder / 'bundle'}"
         with disk.disk_errors(folder, "summary"):
             summary = write_summary(trainer)
-        trainer.say(f"done: {summary}; the bundle for `dreamfactory generate` is in {folder / 'bundle'}")
+        trainer.say(f"done: {summary}; {out}")
     trainer.accelerator.wait_for_everyone()
 
 
