@@ -32,17 +32,17 @@ def clip_sheet(
     scale = max(1, round(tile / h)) if h <= tile else tile / h
     th, tw = round(h * scale), round(w * scale)
     gap, margin, label, head = 4, 16, 20, 34 if title else 0
-    texts = max(_font(13).getlength(c) for c in captions), _font(18).getlength(title)
+    texts = max(font(13).getlength(c) for c in captions), font(18).getlength(title)
     width = margin * 2 + max(len(picks) * (tw + gap) - gap, *(round(t) + 1 for t in texts))
     height = margin * 2 + head + b * (th + label + gap * 2)
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     if title:
-        draw.text((margin, margin - 2), title, INK, font=_font(18))
+        draw.text((margin, margin - 2), title, INK, font=font(18))
     resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
     for row in range(b):
         y = margin + head + row * (th + label + gap * 2)
-        draw.text((margin, y), captions[row], INK, font=_font(13))
+        draw.text((margin, y), captions[row], INK, font=font(13))
         for column, frame in enumerate(picks):
             image = Image.fromarray(to_uint8(clips[row, frame])).resize((tw, th), resample)
             sheet.paste(image, (margin + column * (tw + gap), y + label))
@@ -66,5 +66,5 @@ def save_image(image: Image.Image, path: str | Path, **options) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _font(size: int):
+def font(size: int):
     return ImageFont.load_default(size)

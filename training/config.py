@@ -1,8 +1,9 @@
 """A run as data: what a run file may say, every field typed and explained.
 
 A run has one stage or several; a stage is the run with some settings changed. `[model]`, `[schedule]`, `[data]`,
-`[optim]`, `[loss]` and `[dropout]` hold for every stage; a `[[stage]]` says what is different in it. Stage changes
-are checkpoints. The resolved config is saved in every checkpoint, so a checkpoint says how it was made.
+`[optim]`, `[loss]` and `[dropout]`, for super-resolution `[upscaler]` and `[degradation]`, hold for every stage; a
+`[[stage]]` says what is different in it. Stage changes are checkpoints. The resolved config is saved in every
+checkpoint, so a checkpoint says how it was made.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..model_patches.presets import preset
 from ..schedulers import SCHEDULES, ScheduleConfig
 from .errors import TrainingError
 from .settings import build, merged, override
+from .super_resolution.config import DegradationConfig, check as check_degradation
 
 try:
     import tomllib
@@ -40,6 +42,7 @@ class SourceConfig:
     motion_column: str = "motion"  # where there is none, the text serves for both
     min_aspect: float | None = None  # width / height; VideoFactory App. C.3 takes images of 4/3 and wider
     min_height: int | None = None  # pixels of the source
+    uncaptioned: bool = False  # take files without a caption too; super-resolution always does
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,9 @@ class LossConfig:
     flow_weight: float = 0.0  # gamma of FD Eq. 4; needs predict_net
     flow_scale: float = 1.0  # latent pixels per frame that count as 1: the typical motion of the data
     min_snr_gamma: float | None = None
+    # Of super-resolution, beside the absolute error, which weighs 1:
+    gan_weight: float = 0.0  # vanilla GAN (VF 4); 0: no discriminator
+    temporal_weight: float = 0.0  # the error's change along the motion
 
 
 @dataclass(frozen=True)
@@ -163,11 +169,25 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
+class UpscalerConfig:
+    """Super-resolution instead of a video network: RCAN x4 by its sizes (VF 4)."""
+
+    groups: int = 10
+    blocks: int = 8  # in each group
+    features: int = 64
+    reduction: int = 16
+    patch: int = 256  # side of the square cut from a clip's frames, pixels of the large picture
+    discriminator: int = 64  # its features, where loss.gan_weight is above 0
+
+
+@dataclass(frozen=True)
 class StageConfig:
-    """A stage with every setting resolved."""
+    """A stage with every setting resolved. With `upscaler`, model, schedule and dropout do not count."""
 
     name: str = "train"
     model: ModelConfig = field(default_factory=ModelConfig)
+    upscaler: UpscalerConfig | None = None
+    degradation: DegradationConfig = field(default_factory=DegradationConfig)
     schedule: dict[str, Any] = field(default_factory=dict)  # fields of ScheduleConfig, on those of `preset` if given
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -303,6 +323,8 @@ def check(config: RunConfig) -> None:
         for name in named:
             if not NAME.fullmatch(name):
                 raise TrainingError(f"{kind} {name!r}: names are letters, digits, dots, dashes and underlines.")
+    if len({stage.upscaler and replace(stage.upscaler, patch=0, discriminator=0) for stage in config.stages}) > 1:
+        raise TrainingError("upscaler differs between stages; all must train the same network, or none an upscaler.")
     if len({stage.model.lora for stage in config.stages}) > 1:
         raise TrainingError("model.lora differs between stages; it must be the same in all of them.")
     _ranges(
@@ -330,6 +352,11 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
         {"steps": 1, "batch_size": 1, "accumulate": 1, "lr": 0, "warmup": 0, "clip": 0, "weight_decay": 0},
     )
     _ranges(where + "loss.", loss, {"flow_weight": 0, "flow_scale": 1e-6, "min_snr_gamma": 0})
+    _ranges(where + "loss.", loss, {"gan_weight": 0, "temporal_weight": 0})
+    if stage.upscaler is not None:
+        _check_upscaler(stage, where)
+    elif loss.gan_weight or loss.temporal_weight:
+        raise TrainingError(f"{where}loss.gan_weight and temporal_weight are of super-resolution; add [upscaler].")
     dropout = [f.name for f in fields(DropoutConfig) if f.name != "image_means"]
     shares = {f"dropout.{name}": getattr(stage.dropout, name) for name in dropout}
     for name, factor in optim.lr_scale.items():
@@ -364,7 +391,11 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
         raise TrainingError(
             f"{where}loss.flow_weight needs the network's predict_net; set {where}model.config.predict_net = true."
         )
-    for name in (*model.train, *(model.lora.parts if model.lora else ()), *optim.lr_scale):
+    rates = ("network", "discriminator") if stage.upscaler is not None else PARTS
+    for name in optim.lr_scale:
+        if name not in rates:
+            raise TrainingError(f"{where}optim.lr_scale: there is no part {name!r}; choose from {', '.join(rates)}.")
+    for name in (*model.train, *(model.lora.parts if model.lora else ())):
         if name not in PARTS and not (name == "all" and name in model.train):
             raise TrainingError(f"{where}model: there is no part {name!r}; choose from all, {', '.join(PARTS)}.")
     if model.lora and model.train != ("all",):
@@ -379,6 +410,28 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
         if value not in allowed:
             choices = ", ".join(str(a) for a in allowed if a is not None)
             raise TrainingError(f"{name} is {value!r}; expected one of {choices}.")
+
+
+def _check_upscaler(stage: StageConfig, where: str) -> None:
+    sizes, data, loss = stage.upscaler, stage.data, stage.loss
+    least = {"groups": 1, "blocks": 1, "features": 1, "reduction": 1, "patch": 32, "discriminator": 1}
+    _ranges(where + "upscaler.", sizes, least)
+    if sizes.features < sizes.reduction:
+        raise TrainingError(
+            f"{where}upscaler.reduction is {sizes.reduction}; expected at most {sizes.features} features."
+        )
+    if sizes.patch % 8 or sizes.patch > min(data.height, data.width):
+        raise TrainingError(
+            f"{where}upscaler.patch is {sizes.patch}; expected a multiple of 8 that fits into data's "
+            f"{data.width}x{data.height}."
+        )
+    if data.cache:
+        raise TrainingError(f"{where}data.cache keeps what a video network reads; leave it out for super-resolution.")
+    if loss.flow_weight:
+        raise TrainingError(f"{where}loss.flow_weight is of video networks; super-resolution has loss.temporal_weight.")
+    if stage.model.lora or stage.model.train != ("all",):
+        raise TrainingError(f"{where}model.train and model.lora are of video networks; leave them out.")
+    check_degradation(stage.degradation, where + "degradation.")
 
 
 def _ranges(where: str, table, least: dict[str, float]) -> None:

@@ -20,7 +20,8 @@ def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> tor
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in named.items():
-        scale = optim.lr_scale.get(part_of(name.removeprefix("unet.")), 1.0) if name.startswith("unet.") else 1.0
+        part = part_of(name.removeprefix("unet.")) if name.startswith("unet.") else name.split(".")[0]
+        scale = optim.lr_scale.get(part, 1.0)
         decay = optim.weight_decay if weight.ndim > 1 else 0.0
         groups.setdefault((scale, decay), []).append(weight)
     tables = [

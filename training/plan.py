@@ -15,6 +15,7 @@ from ..model_patches import UNetConfig, VideoUNet, load_unet
 from . import lora, models
 from .config import RunConfig, StageConfig
 from .live import Live
+from .super_resolution import activations as upscaler
 
 GIB = 2**30
 DOWNSCALE = 8  # of every codec here
@@ -122,9 +123,28 @@ def plan(
     trained = sum(p.numel() for n, p in unet.named_parameters() if n in learns)
     frozen = sum(p.numel() for p in unet.parameters()) - trained
     kept = sum(p.numel() for n, p in unet.named_parameters() if n in changed and n not in learns)
+    clips = _clips(stage, processes)
+    active = activations(network, stage, models.DTYPES[config.precision], clips)
+    return _table(config, stage, trained, frozen, kept, clips, active)
+
+
+def plan_upscaler(config: RunConfig, stage: StageConfig, processes: int = 1) -> dict[str, float]:
+    """The same of a super-resolution stage."""
+    clips = _clips(stage, processes)
+    count = sum(p.numel() for p in upscaler.trained(stage).parameters())
+    active = upscaler.activations(stage, models.DTYPES[config.precision], clips)
+    return _table(config, stage, count, 0, 0, clips, active)
+
+
+def _clips(stage: StageConfig, processes: int) -> int:
+    return max(1, stage.optim.batch_size // (processes * stage.optim.accumulate))
+
+
+def _table(
+    config: RunConfig, stage: StageConfig, trained: int, frozen: int, kept: int, clips: int, active: int
+) -> dict[str, float]:
     dtype = models.DTYPES[config.precision]
     half = dtype.itemsize if config.precision != "fp32" else 0
-    clips = max(1, stage.optim.batch_size // (processes * stage.optim.accumulate))
     sizes = {
         "frozen weights": (frozen - kept) * dtype.itemsize + kept * 4,
         "trained weights, float32": trained * 4,
@@ -132,7 +152,7 @@ def plan(
         "gradients, float32": trained * 4,
         f"optimizer ({stage.optim.optimizer})": trained * (2 if stage.optim.optimizer == "adamw8bit" else 8),
         "averaged weights, float32": trained * 4 if stage.optim.ema else 0,
-        f"activations, {clips} clip(s) a round": activations(network, stage, dtype, clips),
+        f"activations, {clips} clip(s) a round": active,
     }
     sizes["in all"] = sum(sizes.values())
     return {"trained, M": trained / 1e6, "frozen, M": frozen / 1e6, **{k: v / GIB for k, v in sizes.items()}}
@@ -144,10 +164,13 @@ def show(config: RunConfig, processes: int = 1) -> str:
     if config.start.network is not None and any(s.model.preset == "start" for s in config.stages):
         source = load_unet(config.start.network).config
     for stage in config.stages:
-        source = stage.model.network(source)
         data = stage.data
-        rows = plan(config, stage, source, processes, changed)
-        if stage.model.lora is None:
+        if stage.upscaler is not None:
+            rows = plan_upscaler(config, stage, processes)
+        else:
+            source = stage.model.network(source)
+            rows = plan(config, stage, source, processes, changed)
+        if stage.upscaler is None and stage.model.lora is None:
             changed |= models.trainable(VideoUNet(source, device="meta"), stage)
         lines.append(
             f"{stage.name}: {data.frames} x {data.width}x{data.height}, batch {stage.optim.batch_size} on {processes} "

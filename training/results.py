@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..model_patches import VideoUNet
 from ..model_patches.checkpoint import save_patch, save_unet
 from ..model_patches.errors import CheckpointError
-from . import lora, models
+from ..pipelines.bundle import Bundle, Defaults, save_bundle
+from . import checkpoint as disk, lora, models
 from .errors import TrainingError
 from .parallel import whole
 from .step import Learner
@@ -58,3 +60,38 @@ def export(trainer: Trainer, made: Learner, folder: Path) -> None:
             save_patch(made.unet, folder / "patch.safetensors", model.train, dtype=dtype)
     except CheckpointError as error:
         raise TrainingError(str(error)) from error
+
+
+def deliver(trainer: Trainer, made: Learner) -> str:
+    """A bundle for the headless pipeline, but of a LoRA, which needs its base; says where."""
+    folder = trainer.folder
+    if trainer.stage.model.lora is not None:
+        return f"the LoRA is {folder / 'lora.safetensors'}"
+    _save(bundle_of(trainer, made), folder / "bundle", models.elsewhere(trainer.config, made.unet.config))
+    return f"the bundle for `dreamfactory generate` is in {folder / 'bundle'}"
+
+
+def bundle_of(trainer: Trainer, learner) -> Bundle:
+    """A result as a bundle that pipelines can run."""
+    stage, output = trainer.stage, trainer.config.output
+    data = stage.data
+    defaults = Defaults(
+        frames=data.frames,
+        height=data.height,
+        width=data.width,
+        fps=round(data.fps or 8),
+        steps=output.validation_steps,
+        guidance_scale=output.guidance_scale,
+    )
+    text, motion, image = (learner.encoder(name) for name in ("text", "motion", "image"))
+    return Bundle(learner.unet, trainer.codec, text, motion, image, stage.noise, defaults, "run")
+
+
+def _save(bundle: Bundle, folder: Path, elsewhere: dict) -> None:
+    """A bundle on disk: staged, then one rename. elsewhere: parts that stay where they are."""
+    staged = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    with disk.disk_errors(folder):
+        save_bundle(bundle, staged, elsewhere=elsewhere)
+        shutil.rmtree(folder, ignore_errors=True)
+        staged.rename(folder)

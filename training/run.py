@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -13,19 +12,18 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..pipelines.bundle import Bundle, Defaults, save_bundle
-from . import checkpoint as disk, models
+from . import checkpoint as disk
 from .config import RunConfig
 from .errors import TrainingError
 from .logs import METRICS, Log
 from .parallel import any_process, mean_over_processes
-from .results import export
 from .summary import write_summary
+from .super_resolution.trainer import UpscalerTrainer
 from .trainer import Trainer
 
 # What a run leaves in its folder.
 MADE = (disk.FOLDER, METRICS, "tensorboard", "wandb", "validation", "data", "bundle", "summary.md", "curves.png")
-MADE += ("unet.safetensors", "patch.safetensors", "lora.safetensors")
+MADE += ("unet.safetensors", "patch.safetensors", "lora.safetensors", "upscaler.safetensors")
 PACE = 50  # steps that the shown speed is a mean of
 
 
@@ -35,7 +33,7 @@ def train(config: RunConfig, *, resume: bool = True) -> Trainer:
     resume: go on from the newest whole checkpoint of `output.folder`; False moves what is there aside.
     Raises TrainingError with one sentence.
     """
-    trainer = Trainer(config)
+    trainer = UpscalerTrainer(config) if config.stages[0].upscaler else Trainer(config)
     folder = trainer.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +84,7 @@ def _run_stage(trainer: Trainer, stop: Stop, log: Log | None, bar: tqdm, saved: 
             marks = [*marks[-(PACE // output.log_every + 1) :], (time.perf_counter(), step)]
             pace = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
             clips = pace * stage.optim.batch_size
-            bar.set_postfix(loss=f"{numbers['diffusion']:.4f}", clips_per_s=f"{clips:.3g}")
+            bar.set_postfix(loss=f"{numbers[trainer.headline]:.4f}", clips_per_s=f"{clips:.3g}")
             if log is not None:
                 memory = _memory(trainer.accelerator.device)
                 log.write(step, stage=stage.name, **numbers, clips_per_s=round(clips, 3), **memory)
@@ -127,45 +125,15 @@ def _validate(trainer: Trainer, log: Log | None) -> None:
 
 
 def finish(trainer: Trainer) -> None:
-    """The result in the run's folder: a bundle for the headless pipeline, the nodes' files, a summary to look at."""
-    learner = trainer.result()
+    """The result in the run's folder, and a summary to look at."""
+    made = trainer.result()
     if trainer.main:
-        folder = trainer.folder
-        export(trainer, learner, folder)
-        out = f"the LoRA is {folder / 'lora.safetensors'}"
-        if trainer.stage.model.lora is None:
-            save(bundle_of(trainer, learner), folder / "bundle", models.elsewhere(trainer.config, learner.unet.config))
-            out = f"the bundle for `dreamfactory generate` is in {folder / 'bundle'}"
-        with disk.disk_errors(folder, "summary"):
+        trainer.export(made, trainer.folder)
+        out = trainer.deliver(made)
+        with disk.disk_errors(trainer.folder, "summary"):
             summary = write_summary(trainer)
         trainer.say(f"done: {summary}; {out}")
     trainer.accelerator.wait_for_everyone()
-
-
-def bundle_of(trainer: Trainer, learner) -> Bundle:
-    """A result as a bundle that pipelines can run."""
-    stage, output = trainer.stage, trainer.config.output
-    data = stage.data
-    defaults = Defaults(
-        frames=data.frames,
-        height=data.height,
-        width=data.width,
-        fps=round(data.fps or 8),
-        steps=output.validation_steps,
-        guidance_scale=output.guidance_scale,
-    )
-    text, motion, image = (learner.encoder(name) for name in ("text", "motion", "image"))
-    return Bundle(learner.unet, trainer.codec, text, motion, image, stage.noise, defaults, "run")
-
-
-def save(bundle: Bundle, folder: Path, elsewhere: dict) -> None:
-    """A bundle on disk: staged, then one rename. elsewhere: parts that stay where they are."""
-    staged = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(staged, ignore_errors=True)
-    with disk.disk_errors(folder):
-        save_bundle(bundle, staged, elsewhere=elsewhere)
-        shutil.rmtree(folder, ignore_errors=True)
-        staged.rename(folder)
 
 
 def _set_aside(folder: Path) -> None:

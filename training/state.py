@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint as disk, models, results
+from . import checkpoint as disk, models
 from .config import RunConfig
 from .errors import TrainingError
 from .parallel import spread_like, whole
-from .step import Learner
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -28,7 +27,8 @@ Contents = dict[str, dict[str, Tensor]]
 
 def gather(trainer: Trainer) -> Contents:
     """{file: tensors by name}, on the first process's CPU; the others hold nothing. All processes ask together."""
-    named = {n: p for n, p in trainer.learner.named_parameters() if n in trainer.saved}
+    learner = trainer.learner
+    named = {n: t for n, t in [*learner.named_parameters(), *learner.named_buffers()] if n in trainer.saved}
     contents = {"weights": gathered(named, trainer.main), "averaged": {}}
     if trainer.average is not None:
         contents["averaged"] = gathered(trainer.average.weights, trainer.main)
@@ -52,7 +52,7 @@ def gathered(named: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     return kept
 
 
-def write(trainer: Trainer, contents: Contents, result: Learner) -> None:
+def write(trainer: Trainer, contents: Contents, result: nn.Module) -> None:
     """One checkpoint, whole or not at all. Raises TrainingError."""
     folder, output = trainer.folder / disk.FOLDER, trainer.config.output
     facts = {
@@ -67,26 +67,24 @@ def write(trainer: Trainer, contents: Contents, result: Learner) -> None:
         facts["scaler"] = trainer.accelerator.scaler.state_dict()
     size = sum(tensor.nbytes for table in contents.values() for tensor in table.values())
     if trainer.stage.model.lora is None:
-        size += sum(p.numel() for p in result.unet.parameters()) * models.DTYPES[output.dtype].itemsize
+        size += sum(p.numel() for p in result.parameters()) * models.DTYPES[output.dtype].itemsize
     with disk.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         disk.check_room(folder, size)
         with disk.Staged(folder, trainer.step, trainer.stage_index, facts) as staged:
             for name, tensors in contents.items():
                 staged.tensors(name, tensors)
-            results.export(trainer, result, staged.path)
+            trainer.export(result, staged.path)
             (staged.path / "run.json").write_text(json.dumps(trainer.config.to_dict(), indent=2) + "\n", "utf-8")
     disk.keep_newest(folder, output.keep)
 
 
-def put(weights: dict[str, Tensor], unet: nn.Module, encoders: dict[str, nn.Module]) -> None:
-    """A checkpoint's weights into the modules they were read from."""
-    own = {f"unet.{n}": p for n, p in unet.named_parameters()}
-    for name, encoder in encoders.items():
-        own |= {f"trained.{name}.{n}": p for n, p in encoder.named_parameters()}
+def put(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """A checkpoint's weights into those of a module, by name; what the module no longer has is let go of."""
     with torch.no_grad():
         for name, weight in weights.items():
-            own[name].copy_(weight)
+            if name in own:
+                own[name].copy_(weight)
 
 
 def settle(found: disk.Checkpoint, unet: nn.Module, learns: set[str]) -> None:
@@ -123,7 +121,8 @@ def same_recipe(found: disk.Checkpoint, config: RunConfig, origin: dict[str, str
             f"{found.path.parent.parent} was begun with other weights ({', '.join(found.facts['origin']) or 'none'}); "
             f"restore start, or choose another output.folder."
         )
-    saved, now = _recipe(found.config, found.stage), _recipe(config.to_dict(), found.stage)
+    begun = RunConfig.from_dict(found.config).to_dict()  # an older one lacks settings that came later
+    saved, now = _recipe(begun, found.stage), _recipe(config.to_dict(), found.stage)
     for name in {**saved, **now}:
         if saved.get(name) != now.get(name):
             raise TrainingError(

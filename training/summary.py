@@ -14,7 +14,7 @@ def write_summary(trainer) -> Path:
     lines = read(folder / METRICS)
     pictures = sorted((folder / "validation").glob("step-*.png"))
     ends = [trainer.config.first_step(i) for i in range(1, len(trainer.config.stages))]
-    curves = _curves(lines, ends, folder / "curves.png")
+    curves = _curves(lines, ends, trainer.headline, folder / "curves.png")
     page = [
         f"# {folder.name}",
         "",
@@ -24,10 +24,10 @@ def write_summary(trainer) -> Path:
     config, last = trainer.config, 0
     for i, stage in enumerate(config.stages):
         last = config.first_step(i) + stage.optim.steps
-        training = [x for x in lines if "diffusion" in x and x["step"] <= last]
+        training = [x for x in lines if trainer.headline in x and x["step"] <= last]
         checked = [x for x in lines if "validation_loss" in x and x["step"] <= last]
         data = stage.data
-        loss = f"{training[-1]['diffusion']:.4f}" if training else ""
+        loss = f"{training[-1][trainer.headline]:.4f}" if training else ""
         held = f"{checked[-1]['validation_loss']['loss']:.4f}" if checked and checked[-1]["validation_loss"] else ""
         scores = ", ".join(f"{k} {v:.3f}" for k, v in checked[-1]["validation"].items()) if checked else ""
         size = f"{data.frames}x{data.height}x{data.width}"
@@ -43,14 +43,14 @@ def write_summary(trainer) -> Path:
     return path
 
 
-def _curves(lines: list[dict], ends: list[int], path: Path) -> Path | None:
+def _curves(lines: list[dict], ends: list[int], headline: str, path: Path) -> Path | None:
     """Loss by step, smoothed, and the validation loss at its timesteps; dotted lines where a stage ends."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    training = [(x["step"], x["diffusion"]) for x in lines if "diffusion" in x]
+    training = [(x["step"], x[headline]) for x in lines if headline in x]
     checked = [x for x in lines if x.get("validation_loss")]
     if not training:
         return None
@@ -58,16 +58,14 @@ def _curves(lines: list[dict], ends: list[int], path: Path) -> Path | None:
     steps, losses = zip(*training, strict=True)
     axes.plot(steps, losses, color="0.8", linewidth=0.8)
     axes.plot(steps, _smooth(losses), color="tab:blue", label="training, smoothed")
-    names = sorted(
-        n for n in (checked[-1]["validation_loss"] if checked else {}) if n == "loss" or n.startswith("loss@")
-    )
+    names = sorted(n for n in (checked[-1]["validation_loss"] if checked else {}) if n.startswith("loss"))
     for i, name in enumerate(names):
         shade = {"color": "black", "linewidth": 2} if name == "loss" else {"color": plt.cm.viridis(i / len(names))}
         points = [(x["step"], x["validation_loss"][name]) for x in checked if name in x["validation_loss"]]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"validation {name}", **shade)
     for step in ends:
         axes.axvline(step, color="0.5", linestyle=":", linewidth=1)
-    axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
+    axes.set(xlabel="step", ylabel={"l1": "mean absolute error"}.get(headline, "mean squared error"), yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, ncols=2)
     temporary = path.with_name(f".{path.name}.tmp")

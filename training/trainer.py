@@ -22,7 +22,7 @@ from ..schedulers import NoiseSchedule
 from . import checkpoint as disk, models, results, state
 from .batch import Batch, Bucket
 from .config import RunConfig, StageConfig
-from .data.mix import Mix
+from .data.mix import Mix, Take
 from .data.open import open_sources
 from .encode import FrozenEncoders, fingerprint
 from .errors import TrainingError
@@ -36,7 +36,13 @@ PATIENCE = 50  # steps in a row that fp16 may skip
 
 
 class Trainer:
-    """A run in memory, at some step of some stage."""
+    """A run in memory, at some step of some stage.
+
+    What is particular to video networks, and to super-resolution otherwise (`super_resolution.trainer`): `enter`,
+    `share`, `compute`, `result`, `export` and `deliver`.
+    """
+
+    headline = "diffusion"  # the loss to show, of those a step has
 
     def __init__(self, config: RunConfig, say: Callable[[str], object] = print) -> None:
         self.config = config
@@ -94,9 +100,7 @@ class Trainer:
     def enter(self, found: disk.Checkpoint | None) -> None:
         """Build everything at a checkpoint, or at the beginning; at the end of a stage, the next one begins."""
         config = self.config
-        # The last stage's network makes room for the next one's.
-        self.wrapped = self.optimizer = self.average = self.validation = None
-        self.accelerator.free_memory()
+        self._let_go()
         network = models.start(config, self.say if found is None else lambda text: None)
         if found is not None:
             for i in range(1, found.stage + 1):
@@ -104,12 +108,20 @@ class Trainer:
         encoders = {n: models.make_encoder(config, n, network.unet.config) for n in models.reads(network.unet.config)}
         self.stage_index, self.stage_step = (found.stage, found.facts["stage_step"]) if found else (0, 0)
         if found is not None:
-            state.put(found.tensors("weights"), network.unet, encoders)
+            own = {f"unet.{n}": p for n, p in network.unet.named_parameters()}
+            for name, encoder in encoders.items():
+                own |= {f"trained.{name}.{n}": p for n, p in encoder.named_parameters()}
+            state.put(found.tensors("weights"), own)
             if self.stage_done and not self.done:
                 self.stage_index, self.stage_step = self.stage_index + 1, 0
                 network = models.advance(network, config, self.stage_index)
                 state.settle(found, network.unet, models.trainable(network.unet, self.stage))
         self._build(network, encoders, found)
+
+    def _let_go(self) -> None:
+        """The last stage's network makes room for the next one's."""
+        self.wrapped = self.optimizer = self.average = self.validation = None
+        self.accelerator.free_memory()
 
     def _build(self, network: models.Network, encoders: dict[str, nn.Module], found: disk.Checkpoint | None) -> None:
         stage, config, device = self.stage, self.config, self.accelerator.device
@@ -123,21 +135,20 @@ class Trainer:
         self.sources = self._open(stage, network.unet.config, codec, encoders)
         learner = Learner(network.unet, codec, encoders, stage.loss, stage.dropout, grey)
         self.saved |= {f"trained.{n}" for n, _ in learner.trained.named_parameters()}
-        optimizer = make_optimizer({n: p for n, p in learner.named_parameters() if p.requires_grad}, stage.optim)
-        self.wrapped, self.optimizer = prepare(self.accelerator, learner.to(device), optimizer)
-        self.average = Average(self.learning(), stage.optim.ema, self.step) if stage.optim.ema else None
-        if found is not None:
-            state.carry(self, found)
-        self.mix = Mix(
-            self.sources,
-            stage.data.mix,
-            stage.optim.steps,
-            self.rows,
-            int(generator(config.seed, "mix", self.stage_index).initial_seed()),
-            stills=self._takes_stills(learns, encoders),
-        )
+        self._begin(learner, found, self._takes_stills(learns, encoders))
         self.schedule = lru_cache(maxsize=64)(self._schedule)
         self.validation = Validation(self.sources, stage, config.output, self.empty, config.seed)
+
+    def _begin(self, learner: nn.Module, found: disk.Checkpoint | None, stills: bool) -> None:
+        """What learns, over the processes; with its optimizer, averages and order of clips."""
+        stage = self.stage
+        optimizer = make_optimizer({n: p for n, p in learner.named_parameters() if p.requires_grad}, stage.optim)
+        self.wrapped, self.optimizer = prepare(self.accelerator, learner.to(self.accelerator.device), optimizer)
+        self.average = Average(self.averaged(), stage.optim.ema, self.step) if stage.optim.ema else None
+        if found is not None:
+            state.carry(self, found)
+        seed = int(generator(self.config.seed, "mix", self.stage_index).initial_seed())
+        self.mix = Mix(self.sources, stage.data.mix, stage.optim.steps, self.rows, seed, stills=stills)
 
     def _takes_stills(self, learns: set[str], encoders: dict[str, nn.Module]) -> bool:
         """Whether a still image teaches anything in this stage; if not and there are some, says so."""
@@ -192,6 +203,10 @@ class Trainer:
         """What trains, by name."""
         return {n: p for n, p in self.learner.named_parameters() if p.requires_grad}
 
+    def averaged(self) -> dict[str, nn.Parameter]:
+        """What is averaged of it: all."""
+        return self.learning()
+
     @cached_property
     def origin(self) -> dict[str, str]:
         """The files the run starts from, by what they hold: another file under the same name would be another run."""
@@ -212,25 +227,29 @@ class Trainer:
 
     def load(self, stage_step: int) -> Load:
         """This process's share of a step's batch, by rounds; a pure function of the step."""
-        config, stage = self.config, self.stage
         take = self.mix.at(stage_step)
         share = len(take.indices) // self.world
-        size = share // stage.optim.accumulate
+        size = share // self.stage.optim.accumulate
         step = self.config.first_step(self.stage_index) + stage_step
+        firsts = range(self.rank * share, (self.rank + 1) * share, size)
+        return [self.share(take, range(first, first + size), step) for first in firsts]
+
+    def share(self, take: Take, rows: range, step: int) -> tuple[Batch, Draws]:
+        """These rows of a step's batch, and their random numbers."""
         codec, bucket = self.codec, take.bucket
         latents = (
             bucket.frames, codec.latent_channels, bucket.height // codec.downscale, bucket.width // codec.downscale,
         )  # fmt: skip
         steps = len(self.schedule(bucket).alphas_cumprod)
-        rounds = []
-        for first in range(self.rank * share, (self.rank + 1) * share, size):
-            rows = range(first, first + size)
-            draws = draw(config.seed, step, rows, latents, steps, stage.dropout)
-            clips = take.source.batch(
-                bucket, [take.indices[r] for r in rows], draws.drop_text.tolist(), draws.drop_motion.tolist()
-            )
-            rounds.append((clips, draws))
-        return rounds
+        draws = draw(self.config.seed, step, rows, latents, steps, self.stage.dropout)
+        clips = take.source.batch(
+            bucket, [take.indices[r] for r in rows], draws.drop_text.tolist(), draws.drop_motion.tolist()
+        )
+        return clips, draws
+
+    def compute(self, batch: Batch, draws: Draws, bucket: Bucket) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a round and its parts."""
+        return self.wrapped(batch, draws, self.schedule(bucket))
 
     def loads(self) -> Iterator[Load]:
         """The batches from here to the end of the stage, read ahead by threads."""
@@ -262,7 +281,7 @@ class Trainer:
             last = i == len(load) - 1
             with self.accelerator.no_sync(self.wrapped) if not last else nullcontext():
                 with self.accelerator.autocast():  # FSDP's forward is not in it by itself
-                    loss, parts = self.wrapped(batch.to(device), draws, self.schedule(bucket))
+                    loss, parts = self.compute(batch.to(device), draws, bucket)
                 self.accelerator.backward(loss / len(load))
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value / len(load)
@@ -279,7 +298,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.stage_step += 1
         if self.average is not None:
-            self.average.update(self.learning(), self.step)
+            self.average.update(self.averaged(), self.step)
         return {**sums, "grad_norm": norm, "lr": rate}
 
     # -- what comes out ---------------------------------------------------------------------------------------
@@ -287,6 +306,14 @@ class Trainer:
     def result(self) -> Learner | None:
         """The network with averaged weights, and its encoders, to look at; for the first process. All ask together."""
         return results.result(self)
+
+    def export(self, made: Learner, folder: Path) -> None:
+        """The files that ComfyUI's nodes load."""
+        results.export(self, made, folder)
+
+    def deliver(self, made: Learner) -> str:
+        """What a finished run leaves in its folder besides; says where."""
+        return results.deliver(self, made)
 
     def validate(self) -> tuple[dict[str, float], dict[str, float], Path | None, str | None]:
         """Losses at fixed timesteps, measures of clips of fixed noise, and their sheet; by the first process.

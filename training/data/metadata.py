@@ -51,7 +51,7 @@ def _row(path: Path, number: int, row: object, source: SourceConfig) -> Record |
     if not file.is_file():
         return LeftOut(label, f"missing file: {file} does not exist")
     text = tidy(row.get(source.text_column)) or tidy(row.get("caption"))
-    if not text:
+    if not text and not source.uncaptioned:
         return LeftOut(label, f"no caption: {where} has no {source.text_column!r}")
     return Record(label, file, 0, None, media, text, tidy(row.get(source.motion_column)) or text, suffix)
 

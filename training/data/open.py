@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from ...model_patches import UNetConfig
@@ -18,7 +19,7 @@ from .tiny_source import TinySource
 def open_sources(
     config: RunConfig,
     stage: StageConfig,
-    network: UNetConfig,
+    network: UNetConfig | None,
     downscale: int,
     encoders: FrozenEncoders | None,
     *,
@@ -29,14 +30,17 @@ def open_sources(
 ) -> dict[str, Source]:
     """The sources of a stage by name, encoded into the cache where it has one. Reports go to the output folder.
 
+    network: None for super-resolution, which reads no captions and takes what has none.
     first: a context that the first of several processes passes before the others.
     """
     with_flow = stage.loss.flow_weight > 0
-    rate = None if network.frame_rate_embedding == "off" else network.frame_rate_embedding
-    joins = network.motion_text == "off"
+    rate = None if network is None or network.frame_rate_embedding == "off" else network.frame_rate_embedding
+    joins = network is not None and network.motion_text == "off"
     sources: dict[str, Source] = {}
     for name in list(stage.data.mix) or list(config.sources):
         given = config.sources[name]
+        if network is None:
+            given = replace(given, uncaptioned=True)
         if given.kind.startswith("tiny"):
             sources[name] = TinySource(
                 name,

@@ -56,11 +56,11 @@ def read_records(name: str, source: SourceConfig) -> tuple[list[Record], list[Le
     path = Path(source.path).expanduser()
     kind = _kind(name, source, path)
     if kind == "folder":
-        records, left_out = _folder(name, path)
+        records, left_out = _folder(path, source.uncaptioned)
     elif kind == "metadata":
         records, left_out = read_metadata(name, path, source)
     else:
-        records, left_out = read_shards(name, str(path))
+        records, left_out = read_shards(name, str(path), source.uncaptioned)
     if not records:
         raise nothing_usable(name, path, left_out)
     return records, left_out
@@ -140,7 +140,7 @@ def sidecar_captions(stem: str, read: Callable[[str], bytes | None]) -> tuple[st
 # -- folders -------------------------------------------------------------------------------------------------------
 
 
-def _folder(name: str, root: Path) -> tuple[list[Record], list[LeftOut]]:
+def _folder(root: Path, uncaptioned: bool) -> tuple[list[Record], list[LeftOut]]:
     records, left_out = [], []
     files = list(_files(root))
     videos = {file.with_suffix("") for file in files if file.suffix.lower() in VIDEOS}
@@ -155,8 +155,10 @@ def _folder(name: str, root: Path) -> tuple[list[Record], list[LeftOut]]:
         try:
             text, motion = sidecar_captions(file.stem, lambda ending, file=file: _bytes(file, ending))
         except NoCaption as error:
-            left_out.append(LeftOut(label, str(error)))
-            continue
+            if not uncaptioned:
+                left_out.append(LeftOut(label, str(error)))
+                continue
+            text = motion = ""
         records.append(Record(label, file, 0, None, media, text, motion, suffix))
     return records, left_out
 

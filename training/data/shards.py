@@ -39,7 +39,7 @@ def _braces(pattern: str) -> list[str]:
     return [path for choice in choices for path in _braces(pattern[: match.start()] + choice + pattern[match.end() :])]
 
 
-def read_shards(name: str, pattern: str) -> tuple[list[Record], list[LeftOut]]:
+def read_shards(name: str, pattern: str, uncaptioned: bool = False) -> tuple[list[Record], list[LeftOut]]:
     shards = expand(pattern)
     if not shards:
         raise TrainingError(f"sources.{name}.path {pattern} matches no .tar shard; check the pattern.")
@@ -49,7 +49,7 @@ def read_shards(name: str, pattern: str) -> tuple[list[Record], list[LeftOut]]:
         label = shard.relative_to(root).as_posix()
         try:
             samples, whole = _samples(shard)
-            records_, left_out_ = _records(shard, label, samples)
+            records_, left_out_ = _records(shard, label, samples, uncaptioned)
         except FileNotFoundError:
             left_out.append(LeftOut(label, f"missing file: {shard} does not exist"))
             continue
@@ -96,7 +96,7 @@ def _samples(shard: Path) -> tuple[dict[str, dict[str, tarfile.TarInfo]], bool]:
 
 
 def _records(
-    shard: Path, label: str, samples: dict[str, dict[str, tarfile.TarInfo]]
+    shard: Path, label: str, samples: dict[str, dict[str, tarfile.TarInfo]], uncaptioned: bool
 ) -> tuple[list[Record], list[LeftOut]]:
     records, left_out = [], []
     with shard.open("rb") as file:
@@ -119,8 +119,10 @@ def _records(
             try:
                 text, motion = sidecar_captions(key, lambda wanted, members=members: content(members.get(wanted)))
             except NoCaption as error:
-                left_out.append(LeftOut(name, str(error)))
-                continue
+                if not uncaptioned:
+                    left_out.append(LeftOut(name, str(error)))
+                    continue
+                text = motion = ""
             suffix = Path(member.name).suffix.lower()
             records.append(Record(name, shard, member.offset_data, member.size, kinds[ending], text, motion, suffix))
     return records, left_out

@@ -1,0 +1,46 @@
+"""How good an enlargement is, against the truth: PSNR, SSIM and what shimmers; and what needs no learning."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ...pipelines.sheets import to_uint8
+from ..data.tiny_measure import psnr
+from .losses import changes
+from .patches import with_flow
+
+
+def bicubic(frames: Tensor, scale: int) -> Tensor:
+    """(t, 3, h, w) -> (t, 3, s*h, s*w) in [0, 1], Keys' cubic (a = -0.75, as torch has it)."""
+    return F.interpolate(frames, scale_factor=scale, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def lanczos(frames: Tensor, scale: int) -> Tensor:
+    """Pillow's Lanczos filter of three lobes, by 8-bit pictures."""
+    size = (frames.shape[-1] * scale, frames.shape[-2] * scale)
+    images = [Image.fromarray(to_uint8(f)).resize(size, Image.Resampling.LANCZOS) for f in frames]
+    data = [torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8).view(size[1], size[0], 3) for i in images]
+    return torch.stack(data).permute(0, 3, 1, 2).float() / 255
+
+
+def measure(made: Tensor, truth: Tensor) -> dict[str, float]:
+    """Of a clip (t, 3, h, w) in [0, 1] beside its truth.
+
+    psnr in dB and ssim (Wang et al. 2004): means over frames. warp_error: the mean change along the true motion, in
+    levels of 255; what does not move along has it, and so has the truth. shimmer: the part of it that the truth has
+    not, the change of the error.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    scores = {
+        "psnr": psnr(made, truth).mean().item(),
+        "ssim": ssim(made, truth, data_range=1.0).item(),
+    }
+    if len(truth) > 1:
+        batch = with_flow(truth[None], True)
+        for name, clip in (("warp_error", made), ("shimmer", made - truth)):
+            scores[name] = 255 * changes(clip[None], batch.flow, batch.flow_weight).item()
+    return scores

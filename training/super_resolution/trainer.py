@@ -1,0 +1,132 @@
+"""A run of super-resolution: the same stages, steps, checkpoints and resuming as a video network's, another learner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...model_patches.errors import CheckpointError
+from ...model_patches.files import read_header, read_weights
+from ...model_patches.rcan import RCAN, RCANConfig, rcan_of, save_rcan, start_bilinear
+from ...pipelines.bundle import DEMO, load_vae
+from .. import checkpoint as disk, models, state
+from ..batch import Batch, Bucket
+from ..data.flow import opencv
+from ..data.mix import Take
+from ..data.open import open_sources
+from ..errors import TrainingError
+from ..parallel import whole
+from ..trainer import Trainer
+from .discriminator import Discriminator
+from .learner import SuperResolution
+from .patches import cut, with_flow
+from .validation import Validation
+
+Seeds = list[tuple]
+
+
+class UpscalerTrainer(Trainer):
+    """A run of `[upscaler]` stages in memory."""
+
+    headline = "l1"
+
+    def enter(self, found: disk.Checkpoint | None) -> None:
+        config = self.config
+        if getattr(self.accelerator.state, "fsdp_plugin", None) is not None:
+            raise TrainingError("super-resolution networks are small: launch without FSDP, each GPU holds all of it.")
+        self._let_go()
+        self.stage_index, self.stage_step = (found.stage, found.facts["stage_step"]) if found else (0, 0)
+        if found is not None and self.stage_done and not self.done:
+            self.stage_index, self.stage_step = self.stage_index + 1, 0
+        stage = self.stage
+        where = config.encoders.codec
+        self.codec = load_vae(DEMO / "codec.safetensors" if where == "demo" else Path(where)).eval()
+        self.codec.requires_grad_(False).to(self.accelerator.device)
+        if stage.loss.temporal_weight:
+            opencv()
+        learner = self._learner(start_network(config, self.say if found is None else lambda text: None))
+        own = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+        self.saved = set(own)
+        if found is not None:
+            state.put(found.tensors("weights"), own)
+        self.sources = open_sources(
+            config,
+            stage,
+            None,
+            self.codec.downscale,
+            None,
+            rank=self.rank,
+            world=self.world,
+            first=self.accelerator.main_process_first,
+            say=self.say,
+        )
+        self.data_marks = {name: getattr(source, "mark", "") for name, source in self.sources.items()}
+        self.accelerator.wait_for_everyone()
+        self._begin(learner.train(), found, stills=True)
+        self.validation = Validation(self.sources, stage, config.output, config.seed)
+
+    def _learner(self, network: RCAN) -> SuperResolution:
+        stage, judge = self.stage, None
+        if stage.loss.gan_weight:
+            torch.manual_seed(self.config.seed + 1)
+            judge = Discriminator(stage.upscaler.discriminator)
+        return SuperResolution(network, judge, self.codec, stage.degradation, stage.loss)
+
+    def averaged(self) -> dict[str, nn.Parameter]:
+        """The network; a discriminator is used as it is."""
+        return {n: p for n, p in self.learning().items() if n.startswith("network.")}
+
+    def share(self, take: Take, rows: range, step: int) -> tuple[Batch, Seeds]:
+        """Squares cut from these rows' clips, one place a clip; with their flow, where it counts."""
+        keep = [False] * len(rows)
+        batch = take.source.batch(take.bucket, [take.indices[r] for r in rows], keep, keep)
+        side = self.stage.upscaler.patch
+        clips = [cut(clip, side, self.config.seed, step, row) for clip, row in zip(batch.frames, rows, strict=True)]
+        patches = with_flow(torch.stack(clips), self.stage.loss.temporal_weight > 0)
+        return patches, [(self.config.seed, step, row, "damage") for row in rows]
+
+    def compute(self, batch: Batch, draws: Seeds, bucket: Bucket) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.wrapped(batch, draws)
+
+    def result(self) -> SuperResolution | None:
+        averages = self.average.weights if self.average else {}
+        if not self.main:
+            return None
+        weights = {n: whole(averages.get(n, p)) for n, p in self.learner.named_parameters() if n.startswith("network.")}
+        network = rcan_of({n.removeprefix("network."): w.clone() for n, w in weights.items()})
+        made = SuperResolution(network, None, self.codec, self.stage.degradation, self.stage.loss)
+        return made.requires_grad_(False).eval()
+
+    def export(self, made: SuperResolution, folder: Path) -> None:
+        dtype = models.DTYPES[self.config.output.dtype]
+        title = f"{self.folder.name}, step {self.step}, x{made.network.scale}"
+        try:
+            save_rcan(made.network, folder / "upscaler.safetensors", dtype, {"modelspec.title": title})
+        except CheckpointError as error:
+            raise TrainingError(str(error)) from error
+
+    def deliver(self, made: SuperResolution) -> str:
+        return f"the upscaler for `dreamfactory upscale` and ComfyUI is {self.folder / 'upscaler.safetensors'}"
+
+
+def start_network(config, say) -> RCAN:
+    """Fresh, beginning as bilinear interpolation; or the file the run names."""
+    sizes, given = config.stages[0].upscaler, config.start
+    if given.patches:
+        raise TrainingError("start.patches are of video networks; leave them out for super-resolution.")
+    if given.network is None:
+        torch.manual_seed(config.seed)
+        network = RCAN(RCANConfig(sizes.groups, sizes.blocks, sizes.features, sizes.reduction))
+        start_bilinear(network)
+        return network
+    read_header(given.network)
+    network = rcan_of({n: w.float() for n, w in read_weights(given.network).items()}, given.network)
+    if network is None:
+        raise TrainingError(f"start.network {given.network} is no RCAN; give a file of ours, or leave it out.")
+    wanted = RCANConfig(sizes.groups, sizes.blocks, sizes.features, sizes.reduction)
+    if network.config != wanted:
+        raise TrainingError(f"start.network {given.network} is {network.config}; set [upscaler] to its sizes.")
+    say(f"{given.network}: {sizes.groups} x {sizes.blocks} blocks of {sizes.features}")
+    return network.requires_grad_(True)
