@@ -1,0 +1,28 @@
+"""Training on two processes of one machine, and what came of it."""
+
+import os
+import subprocess
+import sys
+
+from dreamfactory.training import checkpoint as disk
+
+
+def launch(file, folder, *changes, **environment):
+    """Two processes; returns what they wrote."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "dreamfactory.training", str(file)]
+    command += [x for c in (f"output.folder={folder}", *changes) for x in ("--set", c)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def final(folder):
+    last = disk.newest(folder / disk.FOLDER)
+    return {f"{k}.{n}": t for k in ("weights", "averaged") for n, t in last.tensors(k).items()}
+
+
+def distance(a, b):
+    assert a.keys() == b.keys()
+    squares = [((a[n] - b[n]).double().square().sum(), a[n].double().square().sum()) for n in a]
+    return float((sum(d for d, _ in squares) / sum(s for _, s in squares)) ** 0.5)
