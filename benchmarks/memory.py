@@ -88,13 +88,14 @@ def image_network(rows: int, height: int, width: int) -> int:
     return peak_of(lambda: unet(x, t, context=text))
 
 
-def import_package(host: str) -> None:
-    """This repository as `dreamfactory`, where it is not installed, and ComfyUI."""
-    sys.path.insert(0, host)
-    import comfy.cli_args
+def import_package(host: str | None = None) -> None:
+    """This repository as `dreamfactory`, where it is not installed, and ComfyUI if asked for."""
+    if host is not None:
+        sys.path.insert(0, host)
+        import comfy.cli_args
 
-    comfy.cli_args.args.cpu = True
-    comfy.cli_args.args.use_pytorch_cross_attention = True  # as on a GPU; a CPU's default saves memory for time
+        comfy.cli_args.args.cpu = True
+        comfy.cli_args.args.use_pytorch_cross_attention = True  # as on a GPU; a CPU's default saves memory for time
     if importlib.util.find_spec("dreamfactory") is None:
         spec = importlib.util.spec_from_file_location(
             "dreamfactory", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from ..model_patches import UNetConfig, VideoUNet, preset, read_header
 from ..model_patches.parts import count_parameters
+from ..model_patches.rcan import rcan_config
 
 
 def describe(config: UNetConfig, schedule: dict | None = None) -> dict:
@@ -44,6 +46,15 @@ def describe_file(path: str | Path) -> dict:
             "schedule": header.schedule,
             "patch": True,
         }
+    upscaler = rcan_config(header.shapes)
+    if upscaler is not None:
+        weights = sum(_size(shape) for shape in header.shapes.values())
+        return {
+            "name": str(path),
+            "parameters": weights,
+            "parts": {f"RCAN x{upscaler.scale}": weights},
+            "upscaler": asdict(upscaler),
+        }
     from ..model_patches.converters import convert_file_in_memory
 
     config, schedule, _, report = convert_file_in_memory(path, header)
@@ -56,6 +67,8 @@ def readable(facts: dict) -> str:
     lines += [f"{count:>15,}    {name}" for name, count in facts["parts"].items()]
     if facts.get("image_projector"):
         lines.append(f"{facts['image_projector']:>15,}  image projector (runs once a clip, not counted above)")
+    if "upscaler" in facts:
+        return "\n".join([*lines, *(f"    {k} = {v}" for k, v in facts["upscaler"].items())])
     defaults = UNetConfig().to_dict()
     changed = {k: v for k, v in facts["config"].items() if v != defaults[k]}
     lines.append("config, where it differs from Stable Diffusion 2.1's spatial half:")

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
+from ...model_patches.upscaling import Enlarger
 from ...pipelines.bundle import load_bundle
 from ...pipelines.image_to_video import Settings, animate
 from ...pipelines.sheets import clip_sheet
+from ...pipelines.upscale import open_upscaler
 from ...pipelines.video_files import check_output, write_gif, write_video
+from ..super_resolution.validation import comparison
 from .held_out import held_out
 
 # A shape, and two things it is asked to do.
@@ -23,7 +27,7 @@ WISHES = (
 
 
 def show(folder: str | Path, seed: int = 7) -> str:
-    """Write `sheet.png`, one mp4 a caption and `demo.gif` into the folder; returns a sentence saying where."""
+    """Write `sheet.png`, one upscaled mp4 a caption, `upscaled.png` and `demo.gif` into the folder; says where."""
     folder = Path(folder)
     sheet = check_output(folder / "sheet.png", ".png")
     bundle = load_bundle("demo")
@@ -42,13 +46,17 @@ def show(folder: str | Path, seed: int = 7) -> str:
         clips = animate(
             bundle, torch.stack(images), text, motion, Settings(seed=seed), on_step=lambda done, total: bar.update()
         )
-    for i, clip in enumerate(clips):
+    enlarge = Enlarger(open_upscaler("demo"), "cpu")
+    large = torch.stack([enlarge(clip) for clip in tqdm(clips, desc="upscaling")])
+    for i, clip in enumerate(large):
         name = motion[i].replace(" ", "_")
-        write_video(folder / f"{i + 1}_{name}.mp4", clip, 8, settings={"text": text[i], "motion": motion[i]}, scale=4)
+        write_video(folder / f"{i + 1}_{name}.mp4", clip, 8, settings={"text": text[i], "motion": motion[i]})
     title = "A still picture (left column) comes alive as its caption says"
     clip_sheet(sheet, clips, motion, title=title, tile=96)
-    write_gif(folder / "demo.gif", wall(clips), 8, scale=2)
-    return f"look at {sheet} (and the clips beside it)"
+    closer = [(clips[i, -1], large[i, -1]) for i in range(0, len(clips), 2)]
+    comparison(folder / "upscaled.png", closer, 4, "Last frames, four times as large")
+    write_gif(folder / "demo.gif", wall(F.avg_pool2d(large.flatten(0, 1), 2).unflatten(0, large.shape[:2])), 8)
+    return f"look at {sheet} and upscaled.png (and the clips beside them)"
 
 
 def wall(clips: torch.Tensor, columns: int = 4) -> torch.Tensor:

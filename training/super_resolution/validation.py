@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ class Validation:
             if self.examples:
                 self.source = source
                 break
-        self.seen: tuple[dict, Path] | None = None
+        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def __bool__(self) -> bool:
         return bool(self.examples)
@@ -74,19 +75,21 @@ def middle(clip: Tensor, side: int) -> Tensor:
     return clip[..., top : top + height, left : left + width]
 
 
-def comparison(path: Path, rows: list[tuple[Tensor, Tensor, Tensor]], scale: int, title: str, tile: int = 256) -> None:
-    """Rows of (input (3, h, w), ours, truth (3, s*h, s*w)) as a PNG: input, bicubic, ours, truth, pixel for pixel."""
-    names = ("input", "bicubic", "ours", "truth")
+def comparison(path: Path, rows: Sequence[tuple[Tensor, ...]], scale: int, title: str, tile: int = 256) -> None:
+    """Middle squares, pixel for pixel, as a PNG: input (3, h, w), bicubic, ours (3, s*h, s*w), truth if there is one.
+
+    rows: of (input, ours) or (input, ours, truth).
+    """
+    names = ("input", "bicubic", "ours", "truth")[: len(rows[0]) + 1]
     gap, head = 6, 44
-    sheet = Image.new("RGB", (4 * (tile + gap) + gap, head + len(rows) * (tile + gap)), PAPER)
+    sheet = Image.new("RGB", (len(names) * (tile + gap) + gap, head + len(rows) * (tile + gap)), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((gap, 4), title, INK, font=font(15))
     for i, name in enumerate(names):
         draw.text((gap + i * (tile + gap), 24), name, INK, font=font(13))
-    for row, (small, made, truth) in enumerate(rows):
+    for row, (small, *large) in enumerate(rows):
         pixels = small.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-        for i, image in enumerate((pixels, bicubic(small[None], scale)[0], made, truth)):
-            cropped = middle(image[None], tile)[0]
+        for i, image in enumerate((pixels, bicubic(small[None], scale)[0], *large)):
             place = (gap + i * (tile + gap), head + row * (tile + gap))
-            sheet.paste(Image.fromarray(to_uint8(cropped)), place)
+            sheet.paste(Image.fromarray(to_uint8(middle(image[None], tile)[0])), place)
     save_image(sheet, path)

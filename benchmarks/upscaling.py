@@ -1,0 +1,190 @@
+"""Super-resolution: how good, how fast, how much memory. Each part prints JSON.
+
+    python benchmarks/upscaling.py quality [--model demo|FILE] [--clips 64]      the tiny world, after the demo's codec
+    python benchmarks/upscaling.py pictures A.png B.jpg … [--model demo|FILE]    moves over pictures of yours
+    OMP_NUM_THREADS=1 <ComfyUI's python> benchmarks/upscaling.py cost [--rounds 3]
+    python benchmarks/upscaling.py length [--frames 30 300]               memory of the command by a clip's length
+
+`cost` needs spandrel, and so the torchvision that goes with torch: ComfyUI has both. Every network enlarges one frame
+of 344x192 in float32, whole; runs taken in turn, processor time, ratios of medians. Peak memory is that of a process
+that does nothing else, less what it holds before the frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from memory import import_package
+from torch import Tensor
+
+SMALL = (192, 344)
+NETWORKS = ("RCAN 10x8", "RCAN 10x8, spandrel", "RCAN 1x8", "RCAN 1x8, spandrel", "RRDBNet 23", "SRVGG 32", "SRVGG 16")
+
+
+def network(name: str):
+    """A function of frames (n, 3, h, w), and the number of its weights; random weights."""
+    from dreamfactory.model_patches.rcan import RCAN, RCANConfig
+    from dreamfactory.model_patches.upscaling import Enlarger, Upscaler
+
+    torch.manual_seed(0)
+    kind, size, *whose = name.replace(",", "").split()
+    if kind == "RCAN":
+        groups, blocks = map(int, size.split("x"))
+        ours = RCAN(RCANConfig(groups, blocks)).eval().requires_grad_(False)
+        count = sum(p.numel() for p in ours.parameters())
+        if not whose:
+            return Enlarger(Upscaler(ours, 4, name, False, True), "cpu"), count
+        from spandrel import ModelLoader
+
+        return ModelLoader().load_from_state_dict(ours.state_dict()), count
+    if kind == "RRDBNet":
+        from spandrel.architectures.ESRGAN import RRDBNet
+
+        made = RRDBNet(num_blocks=int(size))
+    else:
+        from spandrel.architectures.Compact import SRVGGNetCompact
+
+        made = SRVGGNetCompact(num_conv=int(size), upscale=4)
+    made.eval().requires_grad_(False)
+    count = sum(p.numel() for p in made.parameters())
+    return torch.inference_mode()(made), count
+
+
+def cost(rounds: int) -> dict:
+    networks = {name: network(name) for name in NETWORKS}
+    frame, times = torch.rand(1, 3, *SMALL), {name: [] for name in NETWORKS}
+    for _ in range(rounds):
+        for name, (enlarge, _) in networks.items():
+            began = time.process_time()
+            enlarge(frame)
+            times[name].append(time.process_time() - began)
+    base = statistics.median(times["RRDBNet 23"])
+    table = {}
+    for name, (_, count) in networks.items():
+        seconds = statistics.median(times[name])
+        peak = _own([sys.executable, __file__, "peak", name])
+        table[name] = {
+            "weights": count,
+            "seconds": round(seconds, 2),
+            "time of RRDBNet": round(seconds / base, 4),
+            "times as fast": round(base / seconds, 2),
+            "peak MiB": peak,
+        }
+    return {"frame": "344x192 -> 1376x768, float32", "rounds": rounds, **table}
+
+
+def peak(name: str) -> int:
+    """MiB that one frame adds to the process."""
+    enlarge, _ = network(name)
+    enlarge(torch.rand(1, 3, 32, 32))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    enlarge(torch.rand(1, 3, *SMALL))
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+
+
+def length(counts: list[int], model: str) -> dict:
+    """Peak memory of `dreamfactory upscale` for clips of these lengths."""
+    from dreamfactory.pipelines.video_files import write_video
+
+    table = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for count in counts:
+            source = Path(folder, f"{count}.mp4")
+            write_video(source, torch.rand(count, 3, 1, 1).expand(-1, -1, 96, 172), 24)
+            command = [sys.executable, "-m", "dreamfactory", "upscale", str(source), str(Path(folder, "out.mp4"))]
+            code = (
+                "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+                "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
+            )
+            table[f"{count} frames"] = _own([sys.executable, "-c", code, *command, "--model", model, "--quiet"])
+    return {"frames of": "172x96 -> 688x384", "peak MiB of the process": table}
+
+
+def _own(command: list[str]) -> int:
+    """The number that a process of its own prints last."""
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def pan(picture: Tensor, frames: int = 8, side: int = 256) -> Tensor:
+    """A camera that moves over a picture (3, h, w) and zooms in a little: (frames, 3, side, side)."""
+    height, width = picture.shape[-2:]
+    grid = []
+    for i in torch.linspace(-1, 1, frames).tolist():
+        zoom = side / min(height, width) * (1 - 0.05 * i) * 1.1
+        offset = torch.tensor([0.03 * i, 0.02 * i])
+        y, x = torch.meshgrid(*2 * [torch.linspace(-1, 1, side) * zoom], indexing="ij")
+        grid.append(torch.stack([x * height / max(height, width), y * width / max(height, width)], -1) + offset)
+    return torch.nn.functional.grid_sample(
+        picture.expand(frames, -1, -1, -1), torch.stack(grid), mode="bicubic", align_corners=False
+    ).clamp(0, 1)
+
+
+def quality(model: str, count: int) -> dict:
+    from dreamfactory.pipelines.bundle import DEMO, load_vae
+    from dreamfactory.pipelines.upscale import open_upscaler
+    from dreamfactory.training.evaluation.held_out import held_out
+    from dreamfactory.training.evaluation.upscaling import compare
+
+    clips, codec = held_out(count, size=256).clips, load_vae(DEMO / "codec.safetensors")
+    upscaler = open_upscaler(model)
+    return {
+        "clips": count,
+        "after the demo's codec": compare(upscaler, clips, codec),
+        "made smaller, nothing else": compare(upscaler, clips, None),
+    }
+
+
+def pictures(model: str, paths: list[str]) -> dict:
+    from dreamfactory.pipelines.bundle import DEMO, load_vae
+    from dreamfactory.pipelines.upscale import open_upscaler
+    from dreamfactory.pipelines.video_files import read_image
+    from dreamfactory.training.evaluation.upscaling import compare
+
+    clips, codec = [pan(read_image(path, 512, 512)[0]) for path in paths], load_vae(DEMO / "codec.safetensors")
+    upscaler = open_upscaler(model)
+    return {
+        "pictures": [Path(path).name for path in paths],
+        "after the demo's codec": compare(upscaler, clips, codec),
+        "made smaller, nothing else": compare(upscaler, clips, None),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = parser.add_subparsers(dest="part", required=True)
+    for name in ("quality", "pictures", "length"):
+        parts.add_parser(name).add_argument("--model", default="demo")
+    parts.choices["quality"].add_argument("--clips", type=int, default=64)
+    parts.choices["pictures"].add_argument("paths", nargs="+")
+    parts.choices["length"].add_argument("--frames", type=int, nargs="+", default=[30, 300])
+    parts.add_parser("cost").add_argument("--rounds", type=int, default=3)
+    parts.add_parser("peak").add_argument("name", choices=NETWORKS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    import_package()
+    if args.part == "peak":
+        print(peak(args.name))
+        return
+    result = {
+        "quality": lambda: quality(args.model, args.clips),
+        "pictures": lambda: pictures(args.model, args.paths),
+        "length": lambda: length(args.frames, args.model),
+        "cost": lambda: cost(args.rounds),
+    }[args.part]()
+    where = {"date": str(datetime.date.today()), "machine": platform.machine(), "torch": torch.__version__}
+    print(json.dumps({**where, **result}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
