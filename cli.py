@@ -97,6 +97,25 @@ def generate(args: argparse.Namespace) -> None:
     print(out)
 
 
+def upscale(args: argparse.Namespace) -> None:
+    from .pipelines.upscale import parse_size, upscale_video
+
+    out = upscale_video(
+        args.source,
+        args.target,
+        args.model,
+        size=None if args.size is None else parse_size(args.size),
+        scale=args.scale,
+        tile=args.tile,
+        chunk=args.frames_at_once,
+        crf=args.crf,
+        quiet=args.quiet,
+        # Upscalers were mostly trained, and some only compute right, in fp32.
+        **_placement(args.device, "fp32" if args.dtype == "auto" else args.dtype),
+    )
+    print(out)
+
+
 def train(args: argparse.Namespace) -> None:
     from .training.__main__ import run
 
@@ -157,6 +176,19 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     sub.add_argument("--dtype", default="auto", choices=("auto", "fp32", "fp16", "bf16"), help="auto: fp32 on a CPU")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    sub = command("upscale", upscale, "enlarge a video's frames, or a picture, by an image upscaler")
+    sub.add_argument("source", help="a video; or a picture: .png, .jpg, .webp")
+    sub.add_argument("target", help="the .mp4 to write; .png for a picture")
+    sub.add_argument("--model", required=True, help="'demo', or a .safetensors; what is no RCAN needs spandrel")
+    sub.add_argument("--size", metavar="WxH", help="of the target, at most what the model makes; cropped to fit")
+    sub.add_argument("--scale", type=int, help="what the model has to be: refuse another")
+    sub.add_argument("--tile", type=int, metavar="PIXELS", help="side of a tile, 64 up; default as memory allows")
+    sub.add_argument("--frames-at-once", type=int, default=4, metavar="N", help="in memory; more need more of it")
+    sub.add_argument("--crf", type=int, default=16, help="quality of the H.264: 0 lossless, 51 smallest")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    sub.add_argument("--dtype", default="auto", choices=("auto", "fp32", "fp16", "bf16"), help="auto: fp32")
+    sub.add_argument("--quiet", action="store_true", help="no progress bar, no sizes")
 
     sub = command("info", info, "parameters by part, config and schedule of a file or a preset")
     sub.add_argument("file", nargs="?")

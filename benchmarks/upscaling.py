@@ -16,7 +16,6 @@ import argparse
 import datetime
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -49,13 +48,13 @@ def network(name: str):
 
         return ModelLoader().load_from_state_dict(ours.state_dict()), count
     if kind == "RRDBNet":
-        from spandrel.architectures.ESRGAN import RRDBNet
+        from spandrel.architectures.ESRGAN import ESRGAN
 
-        made = RRDBNet(num_blocks=int(size))
+        made = ESRGAN(num_blocks=int(size))
     else:
-        from spandrel.architectures.Compact import SRVGGNetCompact
+        from spandrel.architectures.Compact import Compact
 
-        made = SRVGGNetCompact(num_conv=int(size), upscale=4)
+        made = Compact(num_conv=int(size), upscale=4)
     made.eval().requires_grad_(False)
     count = sum(p.numel() for p in made.parameters())
     return torch.inference_mode()(made), count
@@ -85,12 +84,18 @@ def cost(rounds: int) -> dict:
 
 
 def peak(name: str) -> int:
-    """MiB that one frame adds to the process."""
+    """MiB that one frame adds to the process. Linux's own count: getrusage's begins with the parent's."""
     enlarge, _ = network(name)
     enlarge(torch.rand(1, 3, 32, 32))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _most_so_far()
     enlarge(torch.rand(1, 3, *SMALL))
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    return (_most_so_far() - before) // 1024
+
+
+def _most_so_far() -> int:
+    """KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def length(counts: list[int], model: str) -> dict:

@@ -15,6 +15,7 @@ strips give what the undivided image gives, as tiles would not.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import check_weights
-from .errors import CheckpointError
 from .files import FORMAT, write
 
 SCALES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
@@ -179,17 +179,17 @@ def rcan_config(shapes: Mapping[str, tuple[int, ...]]) -> RCANConfig | None:
     """The sizes of an RCAN by the shapes of its weights, names as spandrel's; None: no RCAN that runs here."""
     if any(name not in shapes for name in MARKS):
         return None
-    features, colours, kernel, _ = shapes["head.0.weight"]
-    if (colours, kernel) != (3, 3):
+    if len(shapes["head.0.weight"]) != 4 or shapes["head.0.weight"][1:] != (3, 3, 3):
         return None
+    features = shapes["head.0.weight"][0]
     groups = _count(shapes, "body.") - 1
     blocks = _count(shapes, "body.0.body.") - 1
-    shuffles = [shapes[f"tail.0.{2 * i}.weight"][0] for i in range(_count(shapes, "tail.0."))]
+    shuffles = [shapes.get(f"tail.0.{2 * i}.weight", (0,))[0] for i in range(_count(shapes, "tail.0."))]
     steps = tuple(round((n / features) ** 0.5) for n in shuffles)
     scale = next((scale for scale, s in SCALES.items() if s == steps), None)
     if scale is None:
         return None
-    reduction = features // shapes["body.0.body.0.body.3.conv_du.0.weight"][0]
+    reduction = features // max(1, shapes["body.0.body.0.body.3.conv_du.0.weight"][0])
     return RCANConfig(groups, blocks, features, reduction, scale, "sub_mean.weight" in shapes)
 
 
@@ -222,7 +222,7 @@ def save_rcan(
     """One safetensors file, whole or not at all, that ComfyUI's own upscale loader and spandrel open."""
     fields = {
         FORMAT: "upscaler/1",
-        "dreamfactory.rcan": repr(asdict(network.config)),
+        "dreamfactory.rcan": json.dumps(asdict(network.config)),
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "rcan",
         "modelspec.implementation": "comfyui-dreamfactory",
@@ -230,9 +230,3 @@ def save_rcan(
         **(metadata or {}),
     }
     write(path, network.state_dict(), fields, dtype)
-
-
-def not_an_upscaler(name: str) -> CheckpointError:
-    return CheckpointError(
-        f"{name} is no upscaler: it holds no RCAN; give one of ours, or a file that spandrel opens where it is installed."
-    )

@@ -89,6 +89,15 @@ def test_info_of_a_file_reads_its_header(capsys):
     assert "parameters" in run(capsys, "info", DEMO / "unet.safetensors")[1]
 
 
+def test_info_of_an_upscaler(capsys):
+    code, out, _ = run(capsys, "info", DEMO / "upscaler.safetensors", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["upscaler"]["scale"] == 4
+    assert facts["parameters"] == 968_291  # RCAN of 1 x 8 blocks
+    assert "RCAN x4" in run(capsys, "info", DEMO / "upscaler.safetensors")[1]
+
+
 # -- generate ---------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ import torch
 
 from dreamfactory.training.config import load_run
 from dreamfactory.training.live import Live
-from dreamfactory.training.plan import GIB, activations, plan, show
+from dreamfactory.training.plan import GIB, activations, plan, plan_upscaler, show
 
 TINY = ["model.config.model_channels=24", "model.config.head_dim=24", "data.frames=8"]
 
@@ -54,3 +54,16 @@ def test_the_plan_is_shown_without_loading_anything():
     text = show(load_run("tiny"))
     assert "in all" in text
     assert "train: 8 x 32x32" in text
+
+
+def test_super_resolution_is_rcans_and_the_discriminators_weights():
+    """RCAN of 10 x 8 blocks: 6.66 M (model.md 4); Real-ESRGAN's discriminator: 4,376,897. Twice the clips, twice the
+    activations."""
+    config = load_run("videofactory-upscaler", ["optim.accumulate=4"])
+    rows = [plan_upscaler(config, stage, processes=2) for stage in config.stages]
+    assert [round(r["trained, M"], 6) for r in rows] == [6.660035, 6.660035 + 4.376897]
+    more = plan_upscaler(config, config.stages[1], processes=1)
+    assert more["activations, 4 clip(s) a round"] == pytest.approx(
+        2 * rows[1]["activations, 2 clip(s) a round"], rel=0.1
+    )
+    assert "gan: 3 x 1376x768" in show(config)
