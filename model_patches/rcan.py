@@ -104,14 +104,16 @@ class RCAN(nn.Module):
         return self.config.scale
 
     def forward(self, x: Tensor, rows: int | None = None) -> Tensor:
-        """rows: of the input image in a strip; None: undivided, as in training."""
+        """rows: of the input image in a strip of the tail; None: undivided, as in training."""
+        # At the input's own size a strip of so many more rows takes no more memory than one of the tail.
+        inner = None if rows is None else rows * self.scale**2 // 2
         if self.config.mean_shift:
             x = self.sub_mean(x * RANGE)
-        x = in_strips(self.head, x, rows, halo=1)
+        x = in_strips(self.head, x, inner, halo=1)
         y = x
         for group in self.body[:-1]:
-            y = group(y, rows)
-        y = x + in_strips(self.body[-1], y, rows, halo=1)
+            y = group(y, inner)
+        y = x + in_strips(self.body[-1], y, inner, halo=1)
         # Seen from one row of the output the tail reaches less than two rows of its input, whatever its scale.
         y = in_strips(self.tail, y, rows, halo=2, scale=self.scale)
         return self.add_mean(y) / RANGE if self.config.mean_shift else y
@@ -181,7 +183,9 @@ def rcan_config(shapes: Mapping[str, tuple[int, ...]]) -> RCANConfig | None:
         return None
     if len(shapes["head.0.weight"]) != 4 or shapes["head.0.weight"][1:] != (3, 3, 3):
         return None
-    features = shapes["head.0.weight"][0]
+    features, inner = shapes["head.0.weight"][0], shapes["body.0.body.0.body.3.conv_du.0.weight"][0]
+    if not 0 < inner <= features:
+        return None
     groups = _count(shapes, "body.") - 1
     blocks = _count(shapes, "body.0.body.") - 1
     shuffles = [shapes.get(f"tail.0.{2 * i}.weight", (0,))[0] for i in range(_count(shapes, "tail.0."))]
@@ -189,8 +193,7 @@ def rcan_config(shapes: Mapping[str, tuple[int, ...]]) -> RCANConfig | None:
     scale = next((scale for scale, s in SCALES.items() if s == steps), None)
     if scale is None:
         return None
-    reduction = features // max(1, shapes["body.0.body.0.body.3.conv_du.0.weight"][0])
-    return RCANConfig(groups, blocks, features, reduction, scale, "sub_mean.weight" in shapes)
+    return RCANConfig(groups, blocks, features, features // inner, scale, "sub_mean.weight" in shapes)
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
