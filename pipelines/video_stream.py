@@ -1,7 +1,7 @@
 """Videos from file to file, some frames at a time, so that memory does not depend on their length.
 
-`rewrite` decodes, changes and encodes frames; their times, the sound and the metadata stay. Frames are as a player
-shows them: upright, with square pixels, their colours as the file says they are meant.
+`rewrite` decodes, changes and encodes frames (as video_frames.py shows them); their times, the sound and the metadata
+stay.
 """
 
 from __future__ import annotations
@@ -18,21 +18,13 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from .errors import InputError
 from .sheets import to_uint8
+from .video_frames import BT601, BT709, CONTAINERS, LIMITED, SCALER, pixels, shown_size
 
-# Playlists and the like are files that name other files, or addresses: not opened, whatever their name ends in.
-CONTAINERS = "mov,matroska,webm,avi,gif,mpegts,mpeg,asf,flv,ogg"
-BT709, UNSPECIFIED, BT601 = 1, 2, 5  # colour matrices, as ISO/IEC 23091-2 numbers them
-MATRICES = (BT709, 4, BT601, 7, 9)  # that FFmpeg's scaler knows by these numbers
-LIMITED, FULL = 1, 2  # ranges of luma: 16 to 235, 0 to 255
-# FFmpeg's scaler: bicubic, rounding accurately, with chroma for each pixel; right to half a level where its quick way
-# is wrong by two and a half. As a number, since PyAV 14 has no names for the last two.
-SCALER = 0x4 | 0x40000 | 0x2000
 HDR = (16, 18)  # transfer functions: PQ, HLG
 IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # sound that players expect in an mp4
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
@@ -54,17 +46,14 @@ def survey(path: Path) -> Shown:
     with _opened(path) as (container, stream):
         for packet in _packets(path, container, [stream]):
             for frame in _decoded(packet) or ():
-                width, height = _square(frame, stream)
-                if _lies(frame):
-                    width, height = height, width
-                shown = Shown(width, height, stream.frames or None)
+                size = shown_size(frame, stream)
                 try:
-                    _pixels(frame, shown)
+                    pixels(frame, size)
                 except (av.FFmpegError, ValueError) as error:
                     raise InputError(
                         f"{path} has frames that cannot be converted ({frame.format.name}); save it as H.264."
                     ) from error
-                return shown
+                return Shown(*size, stream.frames or None)
     raise InputError(f"{path} has no frame that can be decoded; give a whole video.")
 
 
@@ -99,7 +88,7 @@ def rewrite(
                 tracks[packet.stream_index].take(packet)
                 continue
             for time, frame in clock.frames(packet):
-                waiting.append((time, _pixels(frame, shown)))
+                waiting.append((time, pixels(frame, (shown.width, shown.height))))
                 if len(waiting) == chunk:
                     _pass_on(waiting, change, video)
         if waiting:
@@ -113,7 +102,7 @@ def rewrite(
 
 def _pass_on(waiting: list[tuple[int, np.ndarray]], change: Callable[[Tensor], Tensor], video: Video) -> None:
     """Frames that wait are changed, go to the encoder, and wait no longer."""
-    frames = torch.from_numpy(np.stack([pixels for _, pixels in waiting])).permute(0, 3, 1, 2).float() / 255
+    frames = torch.from_numpy(np.stack([shown for _, shown in waiting])).permute(0, 3, 1, 2).float() / 255
     for (time, _), frame in zip(waiting, change(frames), strict=True):
         video.put(frame, time)
     waiting.clear()
@@ -202,38 +191,6 @@ def _rate(stream: av.VideoStream) -> Fraction:
     return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
-def _lies(frame: av.VideoFrame) -> bool:
-    """Whether a frame is stored on its side."""
-    return abs(frame.rotation) % 180 == 90
-
-
-def _square(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
-    """Width and height with square pixels, before the frame is turned."""
-    ratio = stream.sample_aspect_ratio
-    return max(1, round(frame.width * float(ratio))) if ratio else frame.width, frame.height
-
-
-def _pixels(frame: av.VideoFrame, shown: Shown) -> np.ndarray:
-    """(height, width, 3) bytes, as shown."""
-    options = {}
-    if frame.format.name.startswith("yuv"):
-        matrix = frame.colorspace if frame.colorspace in MATRICES else BT601
-        if frame.colorspace == UNSPECIFIED and frame.height >= 720:
-            matrix = BT709  # what states none has that of its time: large video came with BT.709
-        full = frame.color_range == FULL or frame.format.name.startswith("yuvj")
-        # RGB has no matrix; PyAV 14 heeds the one given only where the other side's is another.
-        options = {"src_colorspace": matrix, "dst_colorspace": BT601 if matrix == BT709 else BT709}
-        options |= {"src_color_range": FULL if full else LIMITED, "dst_color_range": FULL}
-    see_through = any(part.is_alpha for part in frame.format.components)
-    width, height = (shown.height, shown.width) if _lies(frame) else (shown.width, shown.height)
-    converted = frame.reformat(width, height, "rgba" if see_through else "rgb24", interpolation=SCALER, **options)
-    pixels = converted.to_ndarray()
-    if see_through:
-        image = Image.fromarray(pixels)
-        pixels = np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
-    return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))
-
-
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -269,7 +226,7 @@ class Video:
     def put(self, image: Tensor, time: int) -> None:
         """(3, h, w) in [0, 1]."""
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(to_uint8(image)), format="rgb24")
-        # The source's matrix is none: see _pixels.
+        # The source's matrix is none: see video_frames.pixels.
         options = {"src_colorspace": BT601, "dst_colorspace": BT709, "dst_color_range": LIMITED}
         frame = frame.reformat(format="yuv420p", interpolation=SCALER, **options)
         frame.pts, frame.time_base, self.last = time, self.unit, time

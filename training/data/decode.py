@@ -23,17 +23,15 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ...pipelines.video_frames import CONTAINERS, pixels, shown_size
 from . import stills
 from .records import Record
 
-# Playlists and the like are files that name other files, or addresses: not opened, whatever their name ends in.
-CONTAINERS = "mov,matroska,webm,avi,gif,mpegts,mpeg,asf,flv,ogg"
 # What FFmpeg and PIL raise on damaged files.
 FAILURES = (
     av.FFmpegError, OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, SyntaxError, struct.error,
     zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-BT709, UNSPECIFIED, BT601 = 1, 2, 5  # colour matrices, as ISO/IEC 23091-2 numbers them
 
 
 class Unreadable(ValueError):
@@ -155,9 +153,7 @@ def _probe_video(record: Record) -> Probe:
                 packets.append((packet.pts, packet.is_keyframe))
         if first is None:
             raise Unreadable("unreadable: no frame can be decoded")
-        width, height = _shown_size(first, stream)
-        if abs(first.rotation) % 180 == 90:
-            width, height = height, width
+        width, height = shown_size(first, stream)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         unit = float(stream.time_base)
     stamps = [p for p, _ in packets]
@@ -191,12 +187,6 @@ def _shown(container: av.container.InputContainer, stream: av.VideoStream) -> It
             yield from packet.decode()
 
 
-def _shown_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
-    """Width and height with square pixels, before the frame is turned."""
-    ratio = stream.sample_aspect_ratio
-    return max(1, round(frame.width * float(ratio))) if ratio else frame.width, frame.height
-
-
 def _decode(record: Record, probe: Probe, wanted: set[int], seek: bool = True) -> dict[int, np.ndarray]:
     """Frames by number, as many of the wanted ones as there are."""
     number = {} if probe.counted else {int(p): k for k, p in enumerate(probe.pts)}
@@ -214,24 +204,9 @@ def _decode(record: Record, probe: Probe, wanted: set[int], seek: bool = True) -
             if k in wanted:
                 if frame.is_corrupt:
                     raise Unreadable(f"unreadable: frame {k} is damaged")
-                found[k] = _pixels(frame, stream)
+                found[k] = pixels(frame, shown_size(frame, stream))
             if len(found) == len(wanted):
                 return found
         else:
             return found
     return _decode(record, probe, wanted, seek=False)
-
-
-def _pixels(frame: av.VideoFrame, stream: av.VideoStream) -> np.ndarray:
-    """(h, w, 3) as shown."""
-    # What states no colour matrix has that of its time: large video came with BT.709.
-    guessed = frame.colorspace == UNSPECIFIED and frame.height >= 720 and frame.format.name.startswith("yuv")
-    # RGB has no matrix; PyAV 14 converts only where the other side's is another one.
-    options = {"src_colorspace": BT709, "dst_colorspace": BT601} if guessed or frame.colorspace == BT709 else {}
-    width, height = _shown_size(frame, stream)
-    see_through = any(c.is_alpha for c in frame.format.components)
-    shown = frame.reformat(width, height, "rgba" if see_through else "rgb24", interpolation="BICUBIC", **options)
-    pixels = shown.to_ndarray()
-    if see_through:
-        pixels = stills.on_white(Image.fromarray(pixels))
-    return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)) if frame.rotation else pixels
