@@ -21,6 +21,8 @@ Networks on disk:
     converters/             public weights -> ours
     warm_start.py           grow a network out of another
 
+    rcan.py                 super-resolution, VF 4
+    upscaling.py            any image upscaler on frames: memory, tiles, exact sizes
     patch_codec.py          the small image codec of the demo
 """
 

@@ -5,6 +5,7 @@
     conditioning.py   image to video                prompts.py   one prompt a frame
     patches.py        PACA, image adapter, Swap-CA, motion on an SD model
     save.py           a network with its LoRAs, on disk
+    upscale.py        a clip larger, by any image upscaler
     schedule.py       noise schedule with its curve (curve.py), rescale CFG over a whole clip
     model.py          the bridge: BaseModel around the network       sampling.py: the schedule as model_sampling
     folders.py        files the host lists; errors.py: a user's mistake in one sentence; extension.py: the list of nodes

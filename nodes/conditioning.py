@@ -141,7 +141,7 @@ class ImageToVideo(io.ComfyNode):
             shared["first_frame"] = vae.encode(_fit("first_frame", first_frame, width, height))
             if clip_vision is not None:
                 # All of the picture, squashed to the encoder's square: the adapter should see what the crop would cut.
-                seen = _rgb("first_frame", first_frame)[:1]
+                seen = rgb("first_frame", first_frame)[:1]
                 shared["image"] = clip_vision.encode_image(seen, crop=False)
                 # Which of the two stands for no picture is the network's affair (`UNetConfig.image_uncond`).
                 shared["grey_image"] = clip_vision.encode_image(torch.full_like(seen, 0.5), crop=False)
@@ -169,7 +169,7 @@ def near(side: int, unit: int) -> int:
     return max(unit, round(side / unit) * unit)
 
 
-def _rgb(field: str, images: torch.Tensor) -> torch.Tensor:
+def rgb(field: str, images: torch.Tensor) -> torch.Tensor:
     """(b, h, w, c) with c = 1 (grey), 3 or 4 (alpha, put on white) -> (b, h, w, 3)."""
     if images.shape[0] < 1:
         raise NodeError(f"{field}: the batch holds no picture; wire one.")
@@ -186,7 +186,7 @@ def _rgb(field: str, images: torch.Tensor) -> torch.Tensor:
 
 def _fit(field: str, images: torch.Tensor, width: int, height: int) -> torch.Tensor:
     """Scaled and cropped at the centre to the clip's size, (b, height, width, 3) in [0, 1]."""
-    images = _rgb(field, images).movedim(-1, 1)
+    images = rgb(field, images).movedim(-1, 1)
     if images.shape[2:] != (height, width):
         method = "bicubic" if images.shape[3] < width or images.shape[2] < height else "area"
         images = comfy.utils.common_upscale(images, width, height, method, "center")

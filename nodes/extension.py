@@ -10,6 +10,7 @@ from .patches import PACA, ImageAdapter, MotionOnModel, SwapAttention
 from .prompts import PromptPerFrame
 from .save import SaveVideoUNet
 from .schedule import NoiseSchedule, RescaleCFG
+from .upscale import UpscaleVideo
 
 NODES: list[type[io.ComfyNode]] = [
     LoadVideoUNet,
@@ -23,6 +24,7 @@ NODES: list[type[io.ComfyNode]] = [
     PACA,
     ImageAdapter,
     SwapAttention,
+    UpscaleVideo,
     SaveVideoUNet,
 ]
 

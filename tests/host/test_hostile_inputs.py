@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dreamfactory.model_patches import UNetConfig, VideoUNet, save_patch, save_unet
+from dreamfactory.model_patches.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.schedulers import ScheduleConfig
 
 from .server import ROOT, queue_workflow
@@ -50,6 +51,9 @@ def files(server):
         head_dim=16, temporal_attention=True,
     )  # fmt: skip
     save_unet(VideoUNet(like_the_checkpoint), unets / "predicts_v.safetensors", schedule=ScheduleConfig().to_dict())
+    upscalers = server.models("upscale_models")
+    (upscalers / "unet.safetensors").write_bytes(whole)
+    save_rcan(RCAN(RCANConfig(groups=1, blocks=1, features=8, reduction=4, scale=2)), upscalers / "x2.safetensors")
     return server
 
 
@@ -128,6 +132,19 @@ def motion_on(checkpoint: str, name: str):
     return breaks
 
 
+def upscaler(name: str):
+    def breaks(graph):
+        node(graph, "Upscale")["inputs"]["upscale_model"] = add(
+            graph, "Upscale model", "UpscaleModelLoader", model_name=name
+        )
+
+    return breaks
+
+
+def no_frames(graph):
+    node(graph, "Upscale")["inputs"]["images"] = add(graph, "No frames", "StandInNoFrames")
+
+
 def picture(batch: int = 1):
     def breaks(graph):
         inputs = node(graph, "Image to video")["inputs"]
@@ -200,6 +217,13 @@ CASES = {
         patch("DreamFactoryPACA", patch="other_shape.safetensors"), "Patch", "patch", "other_shape.safetensors",
     ),
     "schedule out of range": (change("Noise schedule", shift_factor=1e9), "Noise schedule", "shift_factor", "max"),
+    # larger
+    "an x2 model for x4": (upscaler("x2.safetensors"), "Upscale", "width", "choose a x4 model"),
+    "larger than x4": (change("Upscale", height=1000), "Upscale", "height", "64x64 times 4 is 256x256"),
+    "fp16 with an RCAN": (change("Upscale", precision="fp16"), "Upscale", "precision", "choose fp32 or bf16"),
+    "tiles of 10": (change("Upscale", tile=10), "Upscale", "tile", "64 or more"),
+    "no frames at once": (change("Upscale", frames_at_once=0), "Upscale", "frames_at_once", "min"),
+    "no frames at all": (no_frames, "Upscale", "images", "no picture"),
     "unknown choice": (change("Noise schedule", shift="maybe"), "Noise schedule", "shift", "maybe"),
 }  # fmt: skip
 
@@ -218,6 +242,13 @@ def test_one_sentence_that_names_the_input(files, case):
     assert len(sentence) < 600, sentence
     assert "Traceback" not in sentence
     assert str(files.base) not in sentence  # files are named as the node lists them
+
+
+def test_what_is_no_upscaler_is_told_by_the_hosts_loader(files):
+    graph = demo()
+    upscaler("unet.safetensors")(graph)
+    with pytest.raises(queue_workflow.ComfyError, match=r'"Upscale model" failed with .*UnsupportedModelError'):
+        files.client.run(graph)
 
 
 def odd_pictures() -> dict:

@@ -52,7 +52,6 @@ def test_cancel_stops_the_run_and_the_next_one_is_clean(server, tmp_path):
         time.sleep(0.1)
     # Another name, so that nothing comes from the cache but the loaders.
     again = demo(seed=3)
-    node(again, "Enlarge for viewing")["inputs"]["upscale_method"] = "nearest-exact"
     node(again, "Save video")["inputs"]["filename_prefix"] = "video/again"
     node(again, "Image to video")["inputs"]["width"] = 64
     assert pictures(server, again, tmp_path / "after.mp4") == before

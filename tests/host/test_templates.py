@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dreamfactory.model_patches import ProjectorConfig, UNetConfig, VideoUNet, save_unet
+from dreamfactory.model_patches.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.schedulers import SCHEDULES
 
 from .server import ROOT, queue_workflow
@@ -31,6 +32,7 @@ SMALL = {
     "context_dim": 64, "head_dim": 16, "temporal_conv": True, "temporal_attention": True,
     "frame_rate_embedding": "fps",
 }  # fmt: skip
+UPSCALED = (380, 256)  # four times 96x64, and four columns less
 VISION_WIDTH = json.loads((ROOT / "pipelines/demo/image_encoder/config.json").read_text("utf-8"))["hidden_size"]
 NETWORKS = {
     "dynamicrafter_1024_v1_bf16.safetensors": (
@@ -53,6 +55,8 @@ NETWORKS = {
 @pytest.fixture(scope="module")
 def small(server):
     """The server, with small networks under the names that the templates give."""
+    upscaler = RCAN(RCANConfig(groups=1, blocks=1, features=8, reduction=4))
+    save_rcan(upscaler, server.models("upscale_models") / "RealESRGAN_x4plus.safetensors")
     for name, (config, schedule) in NETWORKS.items():
         torch.manual_seed(0)
         unet = VideoUNet(config)
@@ -75,6 +79,8 @@ def shrink(graph: dict) -> dict:
             inputs["steps"] = 2
         if kind in ("DreamFactoryImageToVideo", "EmptyLatentImage"):
             inputs["width"], inputs["height"] = 96, 64
+        if kind == "DreamFactoryUpscaleVideo":
+            inputs["width"], inputs["height"] = UPSCALED
     return graph
 
 
@@ -102,7 +108,7 @@ def test_template_runs_to_a_video(small, name, tmp_path):
     saved = [f for f in queue_workflow.saved_files(small.client.run(graph)) if f["filename"].endswith(".mp4")]
     assert len(saved) == 1
     sizes = frames_of(small.client.fetch(saved[0], tmp_path / "clip.mp4"))
-    assert sizes == [(512, 512) if name == "demo" else (96, 64)] * frames
+    assert sizes == [{"demo": (256, 256), "text_to_video_upscaled": UPSCALED}.get(name, (96, 64))] * frames
 
 
 @pytest.mark.parametrize("name", [p.stem for p in TEMPLATES])

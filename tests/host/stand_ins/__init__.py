@@ -100,6 +100,13 @@ class Vae(Checkpoint):
         return (tiny_vae(),)
 
 
+class NoFrames(Checkpoint):
+    RETURN_TYPES = ("IMAGE",)
+
+    def load(self):
+        return (torch.zeros(0, 64, 64, 3),)
+
+
 def tiny_vae() -> comfy.sd.VAE:
     """TAESD's network with random weights: a VAE of four channels that core builds itself."""
     import comfy.taesd.taesd
@@ -121,4 +128,5 @@ NODE_CLASS_MAPPINGS = {
     "StandInText": Text,
     "StandInVision": Vision,
     "StandInVae": Vae,
+    "StandInNoFrames": NoFrames,
 }
