@@ -1,6 +1,6 @@
 """Super-resolution: how good, how fast, how much memory. Each part prints JSON.
 
-    python benchmarks/upscaling.py quality [--model demo|FILE] [--clips 64]      the tiny world, after the demo's codec
+    python benchmarks/upscaling.py quality [--model demo|FILE] [--sheet PNG]     the tiny world, after the demo's codec
     python benchmarks/upscaling.py pictures A.png B.jpg … [--model demo|FILE]    moves over pictures of yours
     OMP_NUM_THREADS=1 <ComfyUI's python> benchmarks/upscaling.py cost [--rounds 3]
     python benchmarks/upscaling.py length [--frames 30 300]               memory of the command by a clip's length
@@ -135,14 +135,21 @@ def pan(picture: Tensor, frames: int = 8, side: int = 256) -> Tensor:
     ).clamp(0, 1)
 
 
-def quality(model: str, count: int) -> dict:
+def quality(model: str, count: int, sheet: str | None) -> dict:
+    from dreamfactory.model_patches.upscaling import Enlarger
     from dreamfactory.pipelines.bundle import DEMO, load_vae
     from dreamfactory.pipelines.upscale import open_upscaler
     from dreamfactory.training.evaluation.held_out import held_out
-    from dreamfactory.training.evaluation.upscaling import compare
+    from dreamfactory.training.evaluation.upscaling import compare, damaged
+    from dreamfactory.training.super_resolution.validation import comparison
 
     clips, codec = held_out(count, size=256).clips, load_vae(DEMO / "codec.safetensors")
     upscaler = open_upscaler(model)
+    if sheet is not None:
+        small = [damaged(clip[:1], upscaler.scale, codec) for clip in clips[:4]]
+        enlarge = Enlarger(upscaler, "cpu")
+        rows = [(x[0], enlarge(x)[0], clip[0]) for x, clip in zip(small, clips, strict=False)]
+        comparison(Path(sheet), rows, upscaler.scale, "After the codec, four times as large")
     return {
         "clips": count,
         "after the demo's codec": compare(upscaler, clips, codec),
@@ -171,6 +178,7 @@ def main() -> None:
     for name in ("quality", "pictures", "length"):
         parts.add_parser(name).add_argument("--model", default="demo")
     parts.choices["quality"].add_argument("--clips", type=int, default=64)
+    parts.choices["quality"].add_argument("--sheet", help="a .png of the first four, to look at")
     parts.choices["pictures"].add_argument("paths", nargs="+")
     parts.choices["length"].add_argument("--frames", type=int, nargs="+", default=[30, 300])
     parts.add_parser("cost").add_argument("--rounds", type=int, default=3)
@@ -182,7 +190,7 @@ def main() -> None:
         print(peak(args.name))
         return
     result = {
-        "quality": lambda: quality(args.model, args.clips),
+        "quality": lambda: quality(args.model, args.clips, args.sheet),
         "pictures": lambda: pictures(args.model, args.paths),
         "length": lambda: length(args.frames, args.model),
         "cost": lambda: cost(args.rounds),
