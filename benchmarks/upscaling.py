@@ -140,13 +140,13 @@ def quality(model: str, count: int, sheet: str | None) -> dict:
     from dreamfactory.pipelines.bundle import DEMO, load_vae
     from dreamfactory.pipelines.upscale import open_upscaler
     from dreamfactory.training.evaluation.held_out import held_out
-    from dreamfactory.training.evaluation.upscaling import compare, damaged
+    from dreamfactory.training.evaluation.upscaling import compare, made_small
     from dreamfactory.training.super_resolution.validation import comparison
 
     clips, codec = held_out(count, size=256).clips, load_vae(DEMO / "codec.safetensors")
     upscaler = open_upscaler(model)
     if sheet is not None:
-        small = [damaged(clip[:1], upscaler.scale, codec) for clip in clips[:4]]
+        small = [made_small(clip[:1], upscaler.scale, codec) for clip in clips[:4]]
         enlarge = Enlarger(upscaler, "cpu")
         rows = [(x[0], enlarge(x)[0], clip[0]) for x, clip in zip(small, clips, strict=False)]
         comparison(Path(sheet), rows, upscaler.scale, "After the codec, four times as large")

@@ -116,7 +116,7 @@ def write(
         handle, temporary = tempfile.mkstemp(suffix=".tmp", prefix=path.name, dir=path.parent)
         os.close(handle)
         save_file(tensors, temporary, metadata)
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -126,7 +126,7 @@ def write(
             os.unlink(temporary)
 
 
-def _umask() -> int:
+def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

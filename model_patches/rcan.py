@@ -121,8 +121,7 @@ class RCAN(nn.Module):
 
 @torch.no_grad()
 def start_bilinear(network: RCAN) -> None:
-    """Let a fresh network enlarge as bilinear interpolation does, twice by 2: it begins where a random one comes to
-    after thousands of steps.
+    """Let a fresh network enlarge as bilinear interpolation does, twice by 2.
 
     Three features carry the image from head to tail; the others start at random, and without weight in the result.
     """

@@ -19,6 +19,7 @@ from .video_files import check_output, check_picture, read_image
 from .video_stream import Shown, note, rewrite, survey
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+LARGEST = 16384  # pixels a side that libx264 takes
 LOOK_AHEAD = 60  # frames that H.264 holds
 
 
@@ -66,6 +67,8 @@ def upscale_video(
         save_image(Image.fromarray(to_uint8(picture[0])), target)
         return target
     width, height = width // 2 * 2, height // 2 * 2  # H.264's chroma has half as many
+    if max(width, height) > LARGEST:
+        raise InputError(f"{width}x{height} is more than H.264 holds; choose a size of up to {LARGEST} pixels a side.")
     if not quiet:
         _say_sizes(shown, width, height, upscaler.scale, chunk)
     with tqdm(total=shown.frames, desc="upscaling", unit="frame", disable=quiet) as bar:
@@ -107,6 +110,8 @@ def _check_numbers(size: tuple[int, int] | None, scale: int | None, chunk: int, 
 def _survey_picture(path: Path) -> Shown:
     check_picture(path)
     with Image.open(path) as file:
+        if getattr(file, "n_frames", 1) > 1:
+            note(f"{path.name} moves; its first picture alone is enlarged. Save it as a video to keep the others.")
         return Shown(*ImageOps.exif_transpose(file).size, 1)
 
 

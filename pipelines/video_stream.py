@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..model_patches.files import umask
 from .errors import InputError
 from .sheets import to_uint8
 from .video_frames import BT601, BT709, CONTAINERS, LIMITED, SCALER, pixels, shown_size
@@ -196,16 +198,21 @@ def _rate(stream: av.VideoStream) -> Fraction:
 
 @contextmanager
 def _written(target: Path) -> Iterator[av.container.OutputContainer]:
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(temporary), "w", format="mp4", options={"movflags": "use_metadata_tags+faststart"}) as out:
+        # A name of its own: another process may be writing the same target.
+        handle, temporary = tempfile.mkstemp(suffix=".tmp", prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+        os.chmod(temporary, 0o666 & ~umask())
+        with av.open(temporary, "w", format="mp4", options={"movflags": "use_metadata_tags+faststart"}) as out:
             yield out
         os.replace(temporary, target)
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{target} cannot be written ({_reason(error)}); choose another place.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
 
 
 class Video:

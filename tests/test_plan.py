@@ -66,4 +66,4 @@ def test_super_resolution_is_rcans_and_the_discriminators_weights():
     assert more["activations, 4 clip(s) a round"] == pytest.approx(
         2 * rows[1]["activations, 2 clip(s) a round"], rel=0.1
     )
-    assert "gan: 3 x 1376x768" in show(config)
+    assert "gan: 3 x 1280x720" in show(config)

@@ -14,6 +14,7 @@ from dreamfactory.pipelines.video_files import write_video
 from dreamfactory.training.config import load_run
 from dreamfactory.training.errors import TrainingError
 from dreamfactory.training.run import train
+from dreamfactory.training.state import _recipe
 from dreamfactory.training.super_resolution.discriminator import Discriminator, SpectralConv
 from dreamfactory.training.super_resolution.losses import changes, gan, temporal, warp
 from dreamfactory.training.super_resolution.measures import bicubic, lanczos, measure
@@ -113,12 +114,12 @@ def test_the_discriminator_has_the_published_number_of_weights():
 
 def test_spectral_norm_is_the_largest_singular_value():
     layer = SpectralConv(6, 10, 3)
-    for _ in range(200):
-        normalised = layer.normalised()
+    for step in range(200):
+        normalised = layer.normalised(step)
     expected = layer.weight / torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2)
     torch.testing.assert_close(normalised, expected, atol=1e-4, rtol=1e-4)
     before = layer.u.clone()
-    layer.eval().normalised()
+    layer.eval().normalised(200)
     assert torch.equal(layer.u, before)
 
 
@@ -205,22 +206,15 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bits(recipe):
 
 
 def test_accumulated_rounds_and_two_processes_do_what_one_does(recipe, tmp_path):
-    """Without the discriminator's power iteration, of which there is one a round."""
-    once = ("stage.gan.loss.gan_weight=0.0", "optim.batch_size=4")
-    train(recipe("one", *once))
-    train(recipe("rounds", *once, "optim.accumulate=2"))
-    code, said = launch(tmp_path / "run.toml", tmp_path / "two", *once)
+    """The discriminator's power iteration too: one a step, whatever shares it."""
+    four = ("optim.batch_size=4",)
+    train(recipe("one", *four))
+    train(recipe("rounds", *four, "optim.accumulate=2"))
+    code, said = launch(tmp_path / "run.toml", tmp_path / "two", *four)
     assert code == 0, said[-2000:]
     expected = final(tmp_path / "one")
     for name in ("rounds", "two"):
         assert distance(expected, final(tmp_path / name)) < 1e-5, name
-
-
-def test_a_gan_on_two_processes_keeps_one_discriminator(recipe, tmp_path):
-    code, said = launch(tmp_path / "run.toml", tmp_path / "two", "optim.steps=2")
-    assert code == 0, said[-2000:]
-    train(recipe("one", "optim.steps=2"))
-    assert distance(final(tmp_path / "one"), final(tmp_path / "two")) < 1e-5
 
 
 def test_a_run_leaves_an_upscaler_and_pictures(recipe, tmp_path):
@@ -283,7 +277,7 @@ def test_a_run_starts_from_an_rcan_file(recipe, tmp_path):
         assert torch.equal(weight, network.state_dict()[name])
     save_rcan(RCAN(RCANConfig(1, 2, 8, 4)), tmp_path / "other.safetensors")
     other = UpscalerTrainer(recipe("no", f"start.network={tmp_path / 'other.safetensors'}"), say=lambda text: None)
-    with pytest.raises(TrainingError, match=r"set \[upscaler\] to its sizes"):
+    with pytest.raises(TrainingError, match=r"set \[upscaler\] to these"):
         other.resume()
 
 
@@ -293,6 +287,9 @@ def test_a_run_starts_from_an_rcan_file(recipe, tmp_path):
         ("upscaler.patch=36", "upscaler.patch is 36; expected a multiple of 8"),
         ("upscaler.patch=128", "fits into data's 64x64"),
         ("upscaler.reduction=9", "upscaler.reduction is 9; expected at most 8"),
+        ("upscaler.features=2", "upscaler.features is 2; expected at least 3"),
+        ("data.frames=1", "loss.temporal_weight compares frames, and data.frames is 1"),
+        ("stage.gan.upscaler.discriminator=8", "upscaler differs between stages"),
         ("upscaler.groups=0", "upscaler.groups is 0; expected at least 1"),
         ("stage.2.upscaler.blocks=2", "upscaler differs between stages"),
         ("data.cache=/tmp/x", "leave it out for super-resolution"),
@@ -310,6 +307,47 @@ def test_wrong_settings_are_one_sentence(recipe, change, says):
     assert "\n" not in str(error.value)
 
 
-def test_losses_of_super_resolution_are_refused_elsewhere():
+@pytest.mark.parametrize("change", ["loss.gan_weight=0.1", "loss.temporal_weight=0.1", "degradation.chance=0.5"])
+def test_settings_of_super_resolution_are_refused_elsewhere(change):
     with pytest.raises(TrainingError, match=r"add \[upscaler\]"):
-        load_run("demo", ["loss.gan_weight=0.1"])
+        load_run("demo", [change])
+
+
+def test_a_patch_must_fit_every_bucket(recipe):
+    changes = ("data.aspect=buckets", "upscaler.patch=64")
+    with pytest.raises(TrainingError, match="choose a smaller patch, or aspect 'fixed'"):
+        UpscalerTrainer(recipe("run", *changes), say=lambda text: None)
+
+
+def test_what_would_have_to_be_enlarged_is_no_truth(recipe, tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    write_video(folder / "small.mp4", torch.rand(3, 3, 48, 80))
+    write_video(folder / "large.mp4", torch.rand(3, 3, 80, 80))
+    where = ["sources.clips.kind=folder", f"sources.clips.path={folder}", "data.mix.stills=0.1", "optim.steps=1"]
+    train(recipe("run", *where))
+    said = (tmp_path / "run" / "data" / "l1" / "left_out_clips.csv").read_text()
+    assert "too small: 80x48 would have to be enlarged to 64x64" in said
+    assert "large.mp4" not in said
+
+
+def test_a_start_that_does_not_fit_says_what_it_is(recipe, tmp_path):
+    for name, config, says in (
+        ("x2", RCANConfig(1, 1, 8, 4, scale=2), "enlarges x2; give an RCAN of x4"),
+        ("mean", RCANConfig(1, 1, 8, 4, mean_shift=True), "shifts its images' mean"),
+    ):
+        save_rcan(RCAN(config), tmp_path / f"{name}.safetensors")
+        trainer = UpscalerTrainer(recipe("run", f"start.network={tmp_path / name}.safetensors"), say=lambda text: None)
+        with pytest.raises(TrainingError, match=says):
+            trainer.resume()
+
+
+def test_settings_that_do_not_count_do_not_stand_in_the_way(recipe):
+    """A video run that is resumed under other defaults of degradation, an upscaler's under others of the schedule."""
+    video, upscaler = load_run("demo").to_dict(), recipe("run").to_dict()
+    assert "degradation" not in video["stages"][0]
+    assert _recipe(upscaler, 0) == _recipe(
+        {**upscaler, "stages": [{**s, "schedule": {}} for s in upscaler["stages"]]}, 0
+    )
+    assert not any("schedule" in name or "dropout" in name for name in _recipe(upscaler, 1))
+    assert not any("degradation" in name for name in _recipe(video, 0))

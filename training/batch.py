@@ -25,7 +25,7 @@ class Batch:
     """b clips of t frames: raw, or encoded as far as frozen encoders and a cache could.
 
     Captions are strings or the tokens of a frozen encoder. Flow is forward, in latent pixels per frame; a clip's last
-    frame has none.
+    frame has none. In super-resolution latent pixels are pixels.
     """
 
     text: list[str] | Tensor  # or (b, n, context_dim)

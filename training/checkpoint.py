@@ -6,7 +6,7 @@ and moved to its place in one rename. Killed at any moment, a run finds either t
     weights.safetensors     what trains, float32, and whatever else no longer is as the run's starting file has it
     averaged.safetensors    the moving average of what trains
     optimizer.safetensors   the optimizer's moments
-    unet.safetensors        the network as the nodes load it (or lora.safetensors, patch.safetensors)
+    unet.safetensors        the network as the nodes load it (or lora, patch, upscaler.safetensors)
     run.json                the resolved config; `dreamfactory train run.json` repeats the run
     manifest.json
 """

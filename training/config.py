@@ -234,7 +234,11 @@ class RunConfig:
         return sum(s.optim.steps for s in self.stages[:stage])
 
     def to_dict(self) -> dict:
-        return json.loads(json.dumps(asdict(self)))
+        values = json.loads(json.dumps(asdict(self)))
+        for stage in values["stages"]:
+            if stage["upscaler"] is None:  # of no account, and its defaults may change
+                stage.pop("degradation")
+        return values
 
     @classmethod
     def from_dict(cls, values: dict) -> RunConfig:
@@ -323,7 +327,7 @@ def check(config: RunConfig) -> None:
         for name in named:
             if not NAME.fullmatch(name):
                 raise TrainingError(f"{kind} {name!r}: names are letters, digits, dots, dashes and underlines.")
-    if len({stage.upscaler and replace(stage.upscaler, patch=0, discriminator=0) for stage in config.stages}) > 1:
+    if len({stage.upscaler and replace(stage.upscaler, patch=0) for stage in config.stages}) > 1:
         raise TrainingError("upscaler differs between stages; all must train the same network, or none an upscaler.")
     if len({stage.model.lora for stage in config.stages}) > 1:
         raise TrainingError("model.lora differs between stages; it must be the same in all of them.")
@@ -355,8 +359,10 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
     _ranges(where + "loss.", loss, {"gan_weight": 0, "temporal_weight": 0})
     if stage.upscaler is not None:
         _check_upscaler(stage, where)
-    elif loss.gan_weight or loss.temporal_weight:
-        raise TrainingError(f"{where}loss.gan_weight and temporal_weight are of super-resolution; add [upscaler].")
+    elif loss.gan_weight or loss.temporal_weight or stage.degradation != DegradationConfig():
+        raise TrainingError(
+            f"{where}degradation, loss.gan_weight and loss.temporal_weight are of super-resolution; add [upscaler]."
+        )
     dropout = [f.name for f in fields(DropoutConfig) if f.name != "image_means"]
     shares = {f"dropout.{name}": getattr(stage.dropout, name) for name in dropout}
     for name, factor in optim.lr_scale.items():
@@ -414,7 +420,7 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
 
 def _check_upscaler(stage: StageConfig, where: str) -> None:
     sizes, data, loss = stage.upscaler, stage.data, stage.loss
-    least = {"groups": 1, "blocks": 1, "features": 1, "reduction": 1, "patch": 32, "discriminator": 1}
+    least = {"groups": 1, "blocks": 1, "features": 3, "reduction": 1, "patch": 32, "discriminator": 1}
     _ranges(where + "upscaler.", sizes, least)
     if sizes.features < sizes.reduction:
         raise TrainingError(
@@ -425,6 +431,8 @@ def _check_upscaler(stage: StageConfig, where: str) -> None:
             f"{where}upscaler.patch is {sizes.patch}; expected a multiple of 8 that fits into data's "
             f"{data.width}x{data.height}."
         )
+    if loss.temporal_weight and data.frames < 2:
+        raise TrainingError(f"{where}loss.temporal_weight compares frames, and data.frames is 1; set it to 2 or more.")
     if data.cache:
         raise TrainingError(f"{where}data.cache keeps what a video network reads; leave it out for super-resolution.")
     if loss.flow_weight:

@@ -133,7 +133,8 @@ def plan_upscaler(config: RunConfig, stage: StageConfig, processes: int = 1) -> 
     clips = _clips(stage, processes)
     count = sum(p.numel() for p in upscaler.trained(stage).parameters())
     active = upscaler.activations(stage, models.DTYPES[config.precision], clips)
-    return _table(config, stage, count, 0, 0, clips, active)
+    averaged = sum(p.numel() for p in upscaler.trained(stage)["network"].parameters())
+    return _table(config, stage, count, 0, 0, clips, active, averaged)
 
 
 def _clips(stage: StageConfig, processes: int) -> int:
@@ -141,8 +142,16 @@ def _clips(stage: StageConfig, processes: int) -> int:
 
 
 def _table(
-    config: RunConfig, stage: StageConfig, trained: int, frozen: int, kept: int, clips: int, active: int
+    config: RunConfig,
+    stage: StageConfig,
+    trained: int,
+    frozen: int,
+    kept: int,
+    clips: int,
+    active: int,
+    averaged: int | None = None,
 ) -> dict[str, float]:
+    averaged = trained if averaged is None else averaged
     dtype = models.DTYPES[config.precision]
     half = dtype.itemsize if config.precision != "fp32" else 0
     sizes = {
@@ -151,7 +160,7 @@ def _table(
         f"their copies in {config.precision}": trained * half,
         "gradients, float32": trained * 4,
         f"optimizer ({stage.optim.optimizer})": trained * (2 if stage.optim.optimizer == "adamw8bit" else 8),
-        "averaged weights, float32": trained * 4 if stage.optim.ema else 0,
+        "averaged weights, float32": averaged * 4 if stage.optim.ema else 0,
         f"activations, {clips} clip(s) a round": active,
     }
     sizes["in all"] = sum(sizes.values())
@@ -179,5 +188,8 @@ def show(config: RunConfig, processes: int = 1) -> str:
         for name, value in rows.items():
             unit = "M weights" if name.endswith(", M") else "GiB"
             lines.append(f"    {name.removesuffix(', M'):<34}{value:10.2f} {unit}")
-    lines.append("Frozen encoders and the VAE are not in it: with data.cache they leave before training.")
+    if config.stages[0].upscaler is not None:
+        lines.append("The VAE is not in it, which passes one frame after the other.")
+    else:
+        lines.append("Frozen encoders and the VAE are not in it: with data.cache they leave before training.")
     return "\n".join(lines)

@@ -90,9 +90,9 @@ def _value(text: str):
 
 
 def merged(base: dict, changes: dict) -> dict:
-    """`changes` on top of `base`, table by table; neither is altered. A whole `mix` replaces the other."""
+    """`changes` on top of `base`, table by table; neither is altered. Tables of shares replace each other whole."""
     out = dict(base)
     for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict) and key != "mix"
+        both = isinstance(value, dict) and isinstance(out.get(key), dict) and key not in ("mix", "kinds", "resize")
         out[key] = merged(out[key], value) if both else value
     return out

@@ -84,6 +84,8 @@ def put(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             if name in own:
+                if own[name].shape != weight.shape:
+                    raise TrainingError(f"{name} is {tuple(weight.shape)} in the checkpoint; the run was changed.")
                 own[name].copy_(weight)
 
 
@@ -156,6 +158,10 @@ def _recipe(values: dict, reached: int) -> dict[str, object]:
         for name in ("workers", "cache"):
             stage["data"].pop(name)
         stage["model"].pop("gradient_checkpointing")
+        # Tables that do not count do not matter.
+        others = ("upscaler", "degradation") if stage["upscaler"] is None else ("model", "schedule", "dropout")
+        for name in others:
+            stage.pop(name, None)
         values |= {f"stage.{i}.{name}" if len(stages) > 1 else name: v for name, v in stage.items()}
     return dict(_leaves(values))
 

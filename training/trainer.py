@@ -39,7 +39,7 @@ class Trainer:
     """A run in memory, at some step of some stage.
 
     What is particular to video networks, and to super-resolution otherwise (`super_resolution.trainer`): `enter`,
-    `share`, `compute`, `result`, `export` and `deliver`.
+    `averaged`, `share`, `compute`, `result`, `export` and `deliver`.
     """
 
     headline = "diffusion"  # the loss to show, of those a step has

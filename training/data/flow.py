@@ -1,4 +1,5 @@
-"""Optical flow of a clip, the target of PredictNet (FD Eq. 4): OpenCV's DIS, with a mask of where it can be trusted.
+"""Optical flow of a clip: OpenCV's DIS, with a mask of where it can be trusted. The target of PredictNet (FD Eq. 4), and
+what super-resolution must not shimmer along.
 
 As everywhere here flow is forward, (dx, dy) in pixels per frame, y down: frame t at p shows what frame t+1 shows at
 p + flow(p). A pixel is valid where the flow back from there returns (what is about to be hidden, or was uncovered,
@@ -19,13 +20,13 @@ from ..errors import TrainingError
 METHOD = "dis-medium/1"  # of cached flow; a change of what is computed here changes it
 
 
-def opencv():
+def opencv(without: str = "loss.flow_weight to 0"):
     """The module cv2, or one sentence."""
     try:
         import cv2
     except ImportError as error:
         raise TrainingError(
-            "optical flow needs OpenCV; pip install 'comfyui-dreamfactory[train]', or set loss.flow_weight to 0."
+            "optical flow needs OpenCV; pip install 'comfyui-dreamfactory[train]', or set {without}."
         ) from error
     # Several threads work on clips already; OpenCV's own would only contend with them.
     cv2.setNumThreads(1)

@@ -39,6 +39,7 @@ class VideoSource:
     validation: moving clips kept out of training, at most half of them; which ones depends on their names alone.
     downscale: of the codec, for flow. rate: what the network's frame rate embedding reads, "fps", "stride" or None.
     joins: both captions become one, for a network without motion text.
+    enlarges: whether clips smaller than their size are taken; super-resolution would learn that the truth is blurred.
     cache with `encoders`: batches are encoded, and what is not cached yet is encoded at once. `encode_all` does it all
     beforehand and lets go of the encoders. Without either batches are raw.
     """
@@ -57,7 +58,9 @@ class VideoSource:
         encoders: Encoders | None = None,
         rate: str | None = None,
         joins: bool = False,
+        enlarges: bool = True,
     ) -> None:
+        self.enlarges = enlarges
         self.name, self.source, self.data, self.rate = name, source, data, rate
         self.with_flow, self.downscale, self.cache, self.encoders = with_flow, downscale, cache, encoders
         self._lock, self._broken, self._named = threading.Lock(), set(), set()
@@ -101,7 +104,11 @@ class VideoSource:
                 raise DoesNotFit(
                     f"too narrow: {shape} is {probe.width / probe.height:.2f} wide, min_aspect is {want.min_aspect:.2f}"
                 )
-            return assign(probe, file.record.media, self.data, buckets)
+            bucket = assign(probe, file.record.media, self.data, buckets)
+            if not self.enlarges and (probe.height < bucket.height or probe.width < bucket.width):
+                sizes = f"{probe.width}x{probe.height}", f"{bucket.width}x{bucket.height}"
+                raise DoesNotFit(f"too small: {sizes[0]} would have to be enlarged to {sizes[1]}")
+            return bucket
         except DoesNotFit as error:
             self.left_out.append(LeftOut(file.record.name, str(error)))
             return None

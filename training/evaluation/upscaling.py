@@ -32,7 +32,7 @@ def compare(upscaler: Upscaler, clips: Clips, codec: nn.Module | None, device: s
     }
     sums: dict[str, dict[str, float]] = {name: {} for name in ways}
     for truth in tqdm(clips, desc="upscaling"):
-        small = damaged(truth, upscaler.scale, codec)
+        small = made_small(truth, upscaler.scale, codec)
         for name, way in ways.items():
             for key, value in measure(truth if way is None else way(small), truth).items():
                 sums[name][key] = sums[name].get(key, 0.0) + value / len(clips)
@@ -41,7 +41,7 @@ def compare(upscaler: Upscaler, clips: Clips, codec: nn.Module | None, device: s
 
 
 @torch.no_grad()
-def damaged(clip: Tensor, scale: int, codec: nn.Module | None) -> Tensor:
+def made_small(clip: Tensor, scale: int, codec: nn.Module | None) -> Tensor:
     """The small clip as the upscaler gets it, in steps of 1/255 as in a file."""
     small = downsize(clip, scale)
     if codec is not None:

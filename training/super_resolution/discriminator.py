@@ -1,7 +1,7 @@
 """Real-ESRGAN's discriminator (Wang et al. 2021, sec. 3.4): a U-Net that judges every pixel, spectrally normalised.
 
 Spectral normalisation (Miyato et al. 2018) divides a convolution's weights by their largest singular value, estimated
-by power iteration: one iteration a step, so that a run stopped and resumed is the same run.
+by power iteration: one iteration a step, whatever rounds the step is worked off in.
 """
 
 from __future__ import annotations
@@ -21,17 +21,25 @@ class SpectralConv(nn.Module):
         self.weight = nn.Conv2d(inputs, outputs, kernel, bias=False).weight
         self.stride = stride
         self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0))  # left singular vector, so far
+        self._found: tuple[int, Tensor, Tensor] | None = None  # of a step: its number, u and v
 
-    def normalised(self) -> Tensor:
-        """The weights to compute with; in training the estimate gets better with every call."""
+    def normalised(self, step: int) -> Tensor:
+        """The weights to compute with; in training the estimate gets better, once a step."""
         with torch.autocast("cuda" if self.weight.is_cuda else "cpu", enabled=False):
             matrix = self.weight.flatten(1)
-            with torch.no_grad():
-                v = F.normalize(matrix.T @ self.u, dim=0, eps=EPS)
-                u = F.normalize(matrix @ v, dim=0, eps=EPS)
-                if self.training:
-                    self.u.copy_(u)
+            u, v = self._vectors(matrix, step)
             return self.weight / (u @ (matrix @ v))
+
+    @torch.no_grad()
+    def _vectors(self, matrix: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        if self.training and self._found is not None and self._found[0] == step:
+            return self._found[1:]
+        v = F.normalize(matrix.T @ self.u, dim=0, eps=EPS)
+        u = F.normalize(matrix @ v, dim=0, eps=EPS)
+        if self.training:
+            self.u.copy_(u)
+            self._found = step, u, v
+        return u, v
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(x, weight, stride=self.stride, padding=weight.shape[-1] // 2 - (self.stride == 2))
@@ -49,9 +57,9 @@ class Discriminator(nn.Module):
         self.refine = nn.ModuleList([SpectralConv(n, n, 3) for _ in range(2)])
         self.last = nn.Conv2d(n, 1, 3, padding=1)
 
-    def normalised(self) -> dict[str, Tensor]:
-        """Every spectrally normalised weight, by the name of its layer."""
-        return {name: layer.normalised() for name, layer in self.named_modules() if isinstance(layer, SpectralConv)}
+    def normalised(self, step: int = 0) -> dict[str, Tensor]:
+        """Every spectrally normalised weight, by the name of its layer. step: of the run."""
+        return {name: layer.normalised(step) for name, layer in self.named_modules() if isinstance(layer, SpectralConv)}
 
     def forward(self, x: Tensor, weights: dict[str, Tensor], learns: bool = True) -> Tensor:
         """weights: of `normalised`. learns: whether gradients reach the discriminator itself, or only x."""

@@ -39,7 +39,7 @@ class SuperResolution(nn.Module):
         self.frozen = {"codec": codec}  # no weights of this module: nothing averages or saves them
         self.degradation, self.loss = degradation, loss
 
-    def forward(self, batch: Batch, seeds: Sequence[tuple]) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, seeds: Sequence[tuple], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (a scalar) and its parts. batch.frames: (b, t, 3, h, w), the truth; seeds: of each clip's damage;
         batch.flow and flow_weight in pixels of the truth, where the temporal term counts."""
         truth = batch.frames.flatten(0, 1)
@@ -52,9 +52,10 @@ class SuperResolution(nn.Module):
             parts["temporal"] = steady.detach()
             total = total + self.loss.temporal_weight * steady
         if self.discriminator is not None:
-            fools, judges = gan(self.discriminator, made, truth)
+            fools, judges = gan(self.discriminator, made, truth, step)
             parts |= {"generator": fools.detach(), "discriminator": judges.detach()}
-            # The discriminator's own loss has no weight: it reaches no other weights, and Adam takes no notice.
+            # The discriminator's own loss has no weight: it reaches no other weights, and Adam takes no notice of its
+            # size. (optim.clip does: its norm is of all that learns.)
             total = total + self.loss.gan_weight * fools + judges
         return total, parts
 

@@ -9,13 +9,13 @@ from torch import Tensor
 from .discriminator import Discriminator
 
 
-def gan(discriminator: Discriminator, made: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+def gan(discriminator: Discriminator, made: Tensor, truth: Tensor, step: int = 0) -> tuple[Tensor, Tensor]:
     """The vanilla GAN (Goodfellow et al. 2014; VF 4): losses of the generator and of the discriminator.
 
     Each reaches its own weights alone, so both can be minimised as one sum, in one pass and by one optimizer. The
-    generator's is the non-saturating one, -log D(G(x)).
+    generator's is the non-saturating one, -log D(G(x)). step: of the run, for spectral normalisation.
     """
-    weights = discriminator.normalised()
+    weights = discriminator.normalised(step)
     judged = discriminator(made, weights, learns=False).float()
     fake, real = discriminator(made.detach(), weights).float(), discriminator(truth, weights).float()
     # softplus(-x) = -log sigmoid(x), softplus(x) = -log(1 - sigmoid(x))

@@ -15,7 +15,7 @@ def cut(clip: Tensor, side: int, *key: object) -> Tensor:
     own = generator(*key, "cut")
     top = int(torch.randint(clip.shape[-2] - side + 1, (), generator=own))
     left = int(torch.randint(clip.shape[-1] - side + 1, (), generator=own))
-    return clip[..., top : top + side, left : left + side]
+    return clip[..., top : top + side, left : left + side].clone()  # lets go of the rest
 
 
 def with_flow(clips: Tensor, wanted: bool) -> Batch:

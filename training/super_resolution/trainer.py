@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +15,8 @@ from ...model_patches.rcan import RCAN, RCANConfig, rcan_of, save_rcan, start_bi
 from ...pipelines.bundle import DEMO, load_vae
 from .. import checkpoint as disk, models, state
 from ..batch import Batch, Bucket
+from ..config import RunConfig
+from ..data.buckets import buckets_for
 from ..data.flow import opencv
 from ..data.mix import Take
 from ..data.open import open_sources
@@ -32,6 +36,16 @@ class UpscalerTrainer(Trainer):
 
     headline = "l1"
 
+    def __init__(self, config: RunConfig, say: Callable[[str], object] = print) -> None:
+        super().__init__(config, say)
+        for stage in config.stages:
+            least = min(min(bucket.height, bucket.width) for bucket in buckets_for(stage.data))
+            if stage.upscaler.patch > least:
+                raise TrainingError(
+                    f"stage {stage.name!r}: upscaler.patch is {stage.upscaler.patch}, and data.aspect 'buckets' makes "
+                    f"clips of {least} pixels on their shorter side; choose a smaller patch, or aspect 'fixed'."
+                )
+
     def enter(self, found: disk.Checkpoint | None) -> None:
         config = self.config
         if getattr(self.accelerator.state, "fsdp_plugin", None) is not None:
@@ -44,8 +58,7 @@ class UpscalerTrainer(Trainer):
         where = config.encoders.codec
         self.codec = load_vae(DEMO / "codec.safetensors" if where == "demo" else Path(where)).eval()
         self.codec.requires_grad_(False).to(self.accelerator.device)
-        if stage.loss.temporal_weight:
-            opencv()
+        self._check_libraries()
         learner = self._learner(start_network(config, self.say if found is None else lambda text: None))
         own = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
         self.saved = set(own)
@@ -66,6 +79,18 @@ class UpscalerTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self._begin(learner.train(), found, stills=True)
         self.validation = Validation(self.sources, stage, config.output, config.seed)
+        if config.output.validation_clips and not self.validation:
+            self.say(f"{stage.name}: there is no moving clip to validate on; pictures and measures are left out")
+
+    def _check_libraries(self) -> None:
+        """Told before the first step, not at the first validation."""
+        if self.stage.loss.temporal_weight or self.config.output.validation_clips:
+            opencv("loss.temporal_weight and output.validation_clips to 0")
+        if self.config.output.validation_clips and importlib.util.find_spec("torchmetrics") is None:
+            raise TrainingError(
+                "validation needs torchmetrics; pip install 'comfyui-dreamfactory[train]', or set "
+                "output.validation_clips to 0."
+            )
 
     def _learner(self, network: RCAN) -> SuperResolution:
         stage, judge = self.stage, None
@@ -80,15 +105,15 @@ class UpscalerTrainer(Trainer):
 
     def share(self, take: Take, rows: range, step: int) -> tuple[Batch, Seeds]:
         """Squares cut from these rows' clips, one place a clip; with their flow, where it counts."""
-        keep = [False] * len(rows)
-        batch = take.source.batch(take.bucket, [take.indices[r] for r in rows], keep, keep)
-        side = self.stage.upscaler.patch
-        clips = [cut(clip, side, self.config.seed, step, row) for clip, row in zip(batch.frames, rows, strict=True)]
+        clips = []
+        for row in rows:  # one by one: whole clips of this size are large
+            clip = take.source.batch(take.bucket, [take.indices[row]], [False], [False]).frames[0]
+            clips.append(cut(clip, self.stage.upscaler.patch, self.config.seed, step, row))
         patches = with_flow(torch.stack(clips), self.stage.loss.temporal_weight > 0)
         return patches, [(self.config.seed, step, row, "damage") for row in rows]
 
     def compute(self, batch: Batch, draws: Seeds, bucket: Bucket) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.wrapped(batch, draws)
+        return self.wrapped(batch, draws, self.step)
 
     def result(self) -> SuperResolution | None:
         averages = self.average.weights if self.average else {}
@@ -125,8 +150,17 @@ def start_network(config, say) -> RCAN:
     network = rcan_of({n: w.float() for n, w in read_weights(given.network).items()}, given.network)
     if network is None:
         raise TrainingError(f"start.network {given.network} is no RCAN; give a file of ours, or leave it out.")
-    wanted = RCANConfig(sizes.groups, sizes.blocks, sizes.features, sizes.reduction)
-    if network.config != wanted:
-        raise TrainingError(f"start.network {given.network} is {network.config}; set [upscaler] to its sizes.")
+    file = network.config
+    if file.scale != 4 or file.mean_shift:
+        what = f"enlarges x{file.scale}" if file.scale != 4 else "shifts its images' mean"
+        raise TrainingError(f"start.network {given.network} {what}; give an RCAN of x4 without mean shift.")
+    inner = sizes.features // sizes.reduction, file.features // file.reduction
+    if (file.groups, file.blocks, file.features) != (sizes.groups, sizes.blocks, sizes.features) or inner[0] != inner[
+        1
+    ]:
+        raise TrainingError(
+            f"start.network {given.network} has groups = {file.groups}, blocks = {file.blocks}, features = "
+            f"{file.features}, reduction = {file.reduction}; set [upscaler] to these."
+        )
     say(f"{given.network}: {sizes.groups} x {sizes.blocks} blocks of {sizes.features}")
     return network.requires_grad_(True)

@@ -69,7 +69,7 @@ class Validation:
 
 
 def middle(clip: Tensor, side: int) -> Tensor:
-    """The middle square of (t, 3, h, w), sides at most `side` and multiples of 8."""
+    """The middle of (t, 3, h, w), sides at most `side` and multiples of 8."""
     height, width = (min(side, n) // 8 * 8 for n in clip.shape[-2:])
     top, left = (clip.shape[-2] - height) // 2, (clip.shape[-1] - width) // 2
     return clip[..., top : top + height, left : left + width]
