@@ -1,5 +1,6 @@
-"""Optical flow of a clip: OpenCV's DIS, with a mask of where it can be trusted. The target of PredictNet (FD Eq. 4), and
-what super-resolution must not shimmer along.
+"""Optical flow of a clip: OpenCV's DIS, with a mask of where it can be trusted.
+
+The target of PredictNet (FD Eq. 4), and what super-resolution must not shimmer along.
 
 As everywhere here flow is forward, (dx, dy) in pixels per frame, y down: frame t at p shows what frame t+1 shows at
 p + flow(p). A pixel is valid where the flow back from there returns (what is about to be hidden, or was uncovered,
