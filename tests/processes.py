@@ -13,8 +13,13 @@ def launch(file, folder, *changes, **environment):
     command += ["-m", "dreamfactory.training", str(file)]
     command += [x for c in (f"output.folder={folder}", *changes) for x in ("--set", c)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    return done.returncode, done.stdout + done.stderr
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        output = done.stdout + done.stderr
+        # torchrun looks for a free port, and lets go of it before it takes it: another run may have been quicker.
+        if "EADDRINUSE" not in output and "already in use" not in output:
+            break
+    return done.returncode, output
 
 
 def final(folder):

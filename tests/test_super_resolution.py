@@ -1,5 +1,6 @@
 """Training an upscaler: the losses' properties, and the trainer's promises for another kind of network."""
 
+import json
 import math
 
 import numpy as np
@@ -329,6 +330,20 @@ def test_what_would_have_to_be_enlarged_is_no_truth(recipe, tmp_path):
     said = (tmp_path / "run" / "data" / "l1" / "left_out_clips.csv").read_text()
     assert "too small: 80x48 would have to be enlarged to 64x64" in said
     assert "large.mp4" not in said
+
+
+def test_a_folder_of_pictures_is_validated_on_some_of_them(recipe, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(4):
+        pixels = np.random.default_rng(i).integers(0, 255, (80, 96, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    where = ["sources.clips.kind=folder", f"sources.clips.path={folder}", "data.mix.stills=0.1", "optim.steps=1"]
+    train(recipe("run", *where, "data.validation=2", "output.validation_clips=2"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    scores = next(line["validation"] for line in lines if line.get("validation"))
+    assert set(scores) == {"psnr", "ssim", "bicubic_psnr", "bicubic_ssim"}  # a still does not shimmer
+    assert list((tmp_path / "run" / "validation").glob("*.png"))
 
 
 def test_a_start_that_does_not_fit_says_what_it_is(recipe, tmp_path):

@@ -21,7 +21,7 @@ from ..model_patches.presets import preset
 from ..schedulers import SCHEDULES, ScheduleConfig
 from .errors import TrainingError
 from .settings import build, merged, override
-from .super_resolution.config import DegradationConfig, check as check_degradation
+from .super_resolution.config import DegradationConfig, UpscalerConfig, check as check_degradation
 
 try:
     import tomllib
@@ -166,18 +166,6 @@ class OutputConfig:
     guidance_scale: float = 2.0
     log_every: int = 20
     loggers: tuple[str, ...] = ("tensorboard",)  # tensorboard | wandb; metrics.jsonl is always written
-
-
-@dataclass(frozen=True)
-class UpscalerConfig:
-    """Super-resolution instead of a video network: RCAN x4 by its sizes (VF 4)."""
-
-    groups: int = 10
-    blocks: int = 8  # in each group
-    features: int = 64
-    reduction: int = 16
-    patch: int = 256  # side of the square cut from a clip's frames, pixels of the large picture
-    discriminator: int = 64  # its features, where loss.gan_weight is above 0
 
 
 @dataclass(frozen=True)

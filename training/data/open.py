@@ -67,7 +67,7 @@ def open_sources(
                 encoders=encoders,
                 rate=rate,
                 joins=joins,
-                enlarges=network is not None,
+                truth=network is None,
             )
 
         # The first process looks at every file; the others find in the cache's index what it saw.

@@ -39,7 +39,8 @@ class VideoSource:
     validation: moving clips kept out of training, at most half of them; which ones depends on their names alone.
     downscale: of the codec, for flow. rate: what the network's frame rate embedding reads, "fps", "stride" or None.
     joins: both captions become one, for a network without motion text.
-    enlarges: whether clips smaller than their size are taken; super-resolution would learn that the truth is blurred.
+    truth: clips are what super-resolution is to come to: those that would have to be enlarged are left out, as it would
+    learn that truth is blurred; and stills serve for validation too.
     cache with `encoders`: batches are encoded, and what is not cached yet is encoded at once. `encode_all` does it all
     beforehand and lets go of the encoders. Without either batches are raw.
     """
@@ -58,9 +59,9 @@ class VideoSource:
         encoders: Encoders | None = None,
         rate: str | None = None,
         joins: bool = False,
-        enlarges: bool = True,
+        truth: bool = False,
     ) -> None:
-        self.enlarges = enlarges
+        self.truth = truth
         self.name, self.source, self.data, self.rate = name, source, data, rate
         self.with_flow, self.downscale, self.cache, self.encoders = with_flow, downscale, cache, encoders
         self._lock, self._broken, self._named = threading.Lock(), set(), set()
@@ -78,7 +79,8 @@ class VideoSource:
         fitting = [(file, bucket) for file in files if (bucket := self._bucket(file, buckets))]
         if not fitting:
             raise nothing_usable(name, Path(source.path), self.left_out)
-        kept_out = _kept_out([f.record.name for f, bucket in fitting if bucket.frames > 1], validation)
+        shown = [f.record.name for f, bucket in fitting if bucket.frames > 1 or truth]
+        kept_out = _kept_out(shown, validation)
         train, self.validation = [], []
         for file, bucket in fitting:
             if file.record.name in kept_out:
@@ -105,7 +107,7 @@ class VideoSource:
                     f"too narrow: {shape} is {probe.width / probe.height:.2f} wide, min_aspect is {want.min_aspect:.2f}"
                 )
             bucket = assign(probe, file.record.media, self.data, buckets)
-            if not self.enlarges and (probe.height < bucket.height or probe.width < bucket.width):
+            if self.truth and (probe.height < bucket.height or probe.width < bucket.width):
                 sizes = f"{probe.width}x{probe.height}", f"{bucket.width}x{bucket.height}"
                 raise DoesNotFit(f"too small: {sizes[0]} would have to be enlarged to {sizes[1]}")
             return bucket

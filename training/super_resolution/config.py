@@ -1,4 +1,4 @@
-"""How a clip is damaged before a super-resolution network learns to undo it: Real-ESRGAN's settings, and our own.
+"""What is trained, and how a clip is damaged before the network learns to undo it: Real-ESRGAN's settings, and our own.
 
 The numbers are those of Real-ESRGAN's options/train_realesrgan_x4plus.yml (Wang et al. 2021, sec. 3); what it keeps in
 its code stands here too. Every range is drawn from evenly, ends included; weights count relative to their sum.
@@ -20,6 +20,18 @@ KINDS = {  # of kernels, with Real-ESRGAN's weights
     "plateau_aniso": 0.03,
 }
 RESIZES = ("up", "down", "keep")
+
+
+@dataclass(frozen=True)
+class UpscalerConfig:
+    """Super-resolution instead of a video network: RCAN x4 by its sizes (VF 4)."""
+
+    groups: int = 10
+    blocks: int = 8  # in each group
+    features: int = 64
+    reduction: int = 16
+    patch: int = 256  # side of the square cut from a clip's frames, pixels of the large picture
+    discriminator: int = 64  # its features, where loss.gan_weight is above 0
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class UpscalerTrainer(Trainer):
         self._begin(learner.train(), found, stills=True)
         self.validation = Validation(self.sources, stage, config.output, config.seed)
         if config.output.validation_clips and not self.validation:
-            self.say(f"{stage.name}: there is no moving clip to validate on; pictures and measures are left out")
+            self.say(f"{stage.name}: there is no clip to validate on; pictures and measures are left out")
 
     def _check_libraries(self) -> None:
         """Told before the first step, not at the first validation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,15 +51,15 @@ class Validation:
         self, learner: SuperResolution, device: torch.device, step: int, folder: Path
     ) -> tuple[dict[str, float], Path]:
         """Measures of `loss`'s clips, and the sheet: input, bicubic, ours, truth."""
-        scale, sums = learner.network.scale, {}
+        scale, scores = learner.network.scale, defaultdict(list)
         for small, made, truth in self.kept:
             for name, clip in (("", made), ("bicubic_", bicubic(small, scale))):
                 for key, value in measure(clip, truth).items():
-                    sums[name + key] = sums.get(name + key, 0.0) + value / len(self.kept)
+                    scores[name + key].append(value)
         sheet = folder / f"step-{step:09d}.png"
         comparison(sheet, [(s[0], m[0], t[0]) for s, m, t in self.kept[:SHOWN]], scale, f"step {step}")
         self.kept = []
-        return sums, sheet
+        return {name: sum(values) / len(values) for name, values in scores.items()}, sheet
 
     def _upscaled(self, learner: SuperResolution, device: torch.device, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """One clip's damaged, upscaled and true frames, (t, 3, h, w) on the CPU."""
