@@ -198,8 +198,7 @@ class Enlarger:
         check_tile(tile)
         self.upscaler, self.device, self.dtype = upscaler, torch.device(device), dtype
         self.is_oom, self.say = is_oom, say
-        single = upscaler.call is not None or self.device.type == "cpu"
-        self.at_once = 1 if at_once is None and single else at_once
+        self.at_once = 1 if at_once is None and one_by_one(upscaler, self.device) else at_once
         self.tile = tile
         if tile is None and isinstance(upscaler.network, RCAN):
             self.tile = self._strip_side(upscaler.network)
@@ -301,6 +300,11 @@ class Enlarger:
     def _moved(self, frames: Tensor) -> Tensor:
         # A copy in any case: some networks compute in place on what they are given.
         return frames.to(self.device, self.dtype, copy=True)
+
+
+def one_by_one(upscaler: Upscaler, device: torch.device) -> bool:
+    """Whether frames had better pass alone: spandrel's networks take one, and on a CPU more only take longer."""
+    return upscaler.call is not None or device.type == "cpu"
 
 
 def check_tile(tile: int | None) -> None:

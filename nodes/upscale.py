@@ -28,6 +28,7 @@ from ..model_patches.upscaling import (
     check_dtype,
     check_target,
     fit,
+    one_by_one,
     out_of_memory,
     upscaler_of,
 )
@@ -127,7 +128,7 @@ class UpscaleVideo(io.ComfyNode):
             raise NodeError(f"tile: {tile} pixels are too few; give {MIN_TILE} or more, or 0 for whole frames.")
         size = _size(upscaler.scale, *images.shape[1:3], height, width)
         device = getattr(getattr(upscale_model, "patcher", None), "load_device", management.get_torch_device())
-        at_once = _at_once(upscaler, device, min(frames_at_once, len(images)))
+        at_once = 1 if one_by_one(upscaler, device) else min(frames_at_once, len(images))
         result = _result(images, size, upscaler.scale, at_once)
         try:
             _make_room(upscaler, device, PRECISIONS[precision], images[:at_once], tile)
@@ -194,11 +195,6 @@ def _stop_if_cancelled(*_) -> None:
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
-
-
-def _at_once(upscaler: Upscaler, device: torch.device, asked: int) -> int:
-    """Frames in one pass: spandrel's networks take one, and on a CPU more would only take longer."""
-    return 1 if upscaler.call is not None or management.is_device_cpu(device) else asked
 
 
 def _result(images: Tensor, size: tuple[int, int], scale: int, at_once: int) -> Tensor:

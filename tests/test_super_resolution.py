@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -174,10 +175,10 @@ def test_an_error_that_moves_along_costs_nothing_and_one_that_shimmers_does():
 def test_measures_agree_with_their_definitions():
     truth = torch.rand(2, 3, 32, 32)
     made = (truth + 0.1).clamp(0, 1)
-    scores = measure(made, truth)
+    scores = measure({"made": made, "truth": truth}, truth)
     mse = (made - truth).square().mean(dim=(1, 2, 3))
-    assert math.isclose(scores["psnr"], (-10 * mse.log10()).mean().item(), rel_tol=1e-4)
-    assert measure(truth, truth)["ssim"] == pytest.approx(1.0)
+    assert math.isclose(scores["made"]["psnr"], (-10 * mse.log10()).mean().item(), rel_tol=1e-4)
+    assert scores["truth"]["ssim"] == pytest.approx(1.0)
     small = torch.full((1, 3, 6, 7), 0.4)
     for enlarge in (bicubic, lanczos):
         assert enlarge(small, 4).shape == (1, 3, 24, 28)
@@ -227,7 +228,7 @@ def test_a_run_leaves_an_upscaler_and_pictures(recipe, tmp_path):
     assert network.config == RCANConfig(1, 1, 8, 4)
     with Image.open(sorted((folder / "validation").glob("*.png"))[-1]) as sheet:
         assert sheet.width > 4 * 96
-    assert "mean absolute error" not in (folder / "summary.md").read_text()
+    assert re.search(r"\| gan \| 2x96x96 \| 2 \| 0\.\d+ \| 0\.\d+ \| psnr ", (folder / "summary.md").read_text())
     assert (folder / "curves.png").exists()
 
 
@@ -293,7 +294,7 @@ def test_a_run_starts_from_an_rcan_file(recipe, tmp_path):
         ("stage.gan.upscaler.discriminator=8", "upscaler differs between stages"),
         ("upscaler.groups=0", "upscaler.groups is 0; expected at least 1"),
         ("stage.2.upscaler.blocks=2", "upscaler differs between stages"),
-        ("data.cache=/tmp/x", "leave it out for super-resolution"),
+        ("data.cache=somewhere", "leave it out for super-resolution"),
         ("loss.flow_weight=1.0", "super-resolution has loss.temporal_weight"),
         ("model.train=('paca',)", "model.train and model.lora are of video networks"),
         ("degradation.first.jpeg_range=(0, 9)", "jpeg_range"),

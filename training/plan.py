@@ -131,9 +131,9 @@ def plan(
 def plan_upscaler(config: RunConfig, stage: StageConfig, processes: int = 1) -> dict[str, float]:
     """The same of a super-resolution stage."""
     clips = _clips(stage, processes)
-    count = sum(p.numel() for p in upscaler.trained(stage).parameters())
+    learns = upscaler.trained(stage)
+    count, averaged = (sum(p.numel() for p in m.parameters()) for m in (learns, learns["network"]))
     active = upscaler.activations(stage, models.DTYPES[config.precision], clips)
-    averaged = sum(p.numel() for p in upscaler.trained(stage)["network"].parameters())
     return _table(config, stage, count, 0, 0, clips, active, averaged)
 
 

@@ -19,10 +19,10 @@ from functools import cached_property
 import av
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ...model_patches.upscaling import fit
 from ...pipelines.video_frames import CONTAINERS, pixels, shown_size
 from . import stills
 from .records import Record
@@ -97,16 +97,9 @@ def read_frames(record: Record, probe: Probe, picks: Sequence[int]) -> np.ndarra
 
 def resize_crop(frames: np.ndarray, height: int, width: int) -> Tensor:
     """(t, h, w, 3) uint8 -> (t, 3, height, width) in [0, 1]: scaled to cover that size, cropped at its centre."""
-    h, w = frames.shape[1:3]
-    scale = max(height / h, width / w)
-    size = max(height, round(h * scale)), max(width, round(w * scale))
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
     out = torch.empty(len(frames), 3, height, width)
     for i, frame in enumerate(frames):  # one by one: a large video as floating point numbers is larger still
-        pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
-        if size != (h, w):
-            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-        out[i] = pixels[0, :, top : top + height, left : left + width]
+        out[i] = fit(torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255, height, width)[0]
     return out
 
 

@@ -33,8 +33,9 @@ def compare(upscaler: Upscaler, clips: Clips, codec: nn.Module | None, device: s
     sums: dict[str, dict[str, float]] = {name: {} for name in ways}
     for truth in tqdm(clips, desc="upscaling"):
         small = made_small(truth, upscaler.scale, codec)
-        for name, way in ways.items():
-            for key, value in measure(truth if way is None else way(small), truth).items():
+        made = {name: truth if way is None else way(small) for name, way in ways.items()}
+        for name, measured in measure(made, truth).items():
+            for key, value in measured.items():
                 sums[name][key] = sums[name].get(key, 0.0) + value / len(clips)
     del sums["truth"]["psnr"]
     return {name: {key: round(value, 4) for key, value in scores.items()} for name, scores in sums.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...model_patches.rcan import RCAN, RCANConfig
+from ...model_patches.rcan import RCAN
 from ..config import StageConfig
 from ..live import Live
 from .discriminator import Discriminator
@@ -16,7 +16,7 @@ def trained(stage: StageConfig, dtype: torch.dtype = torch.float32) -> nn.Module
     """What learns in a stage, without memory."""
     sizes = stage.upscaler
     with torch.device("meta"):
-        network = RCAN(RCANConfig(sizes.groups, sizes.blocks, sizes.features, sizes.reduction))
+        network = RCAN(sizes.network)
         judge = {"discriminator": Discriminator(sizes.discriminator)} if stage.loss.gan_weight else {}
         return nn.ModuleDict({"network": network, **judge}).to(dtype)
 

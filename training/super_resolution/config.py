@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ...model_patches.rcan import RCANConfig
 from ..errors import TrainingError
 
 LARGEST = 21  # side of a blur kernel, pixels: all are padded to it
@@ -32,6 +33,10 @@ class UpscalerConfig:
     reduction: int = 16
     patch: int = 256  # side of the square cut from a clip's frames, pixels of the large picture
     discriminator: int = 64  # its features, where loss.gan_weight is above 0
+
+    @property
+    def network(self) -> RCANConfig:
+        return RCANConfig(self.groups, self.blocks, self.features, self.reduction)
 
 
 @dataclass(frozen=True)

@@ -59,12 +59,10 @@ class SuperResolution(nn.Module):
             total = total + self.loss.gan_weight * fools + judges
         return total, parts
 
-    @torch.no_grad()
     def damaged(self, clips: Tensor, seeds: Sequence[tuple]) -> Tensor:
         """(b, t, 3, h, w) -> (b*t, 3, h/scale, w/scale), each clip damaged in its own way throughout."""
-        with torch.autocast(clips.device.type, enabled=False):
-            small = [
-                degrade(clip, self.degradation, generator(*seed), self.network.scale, self.frozen["codec"])
-                for clip, seed in zip(clips, seeds, strict=True)
-            ]
+        small = [
+            degrade(clip, self.degradation, generator(*seed), self.network.scale, self.frozen["codec"])
+            for clip, seed in zip(clips, seeds, strict=True)
+        ]
         return torch.cat(small)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -26,21 +28,20 @@ def lanczos(frames: Tensor, scale: int) -> Tensor:
     return torch.stack(data).permute(0, 3, 1, 2).float() / 255
 
 
-def measure(made: Tensor, truth: Tensor) -> dict[str, float]:
-    """Of a clip (t, 3, h, w) in [0, 1] beside its truth.
+def measure(ways: Mapping[str, Tensor], truth: Tensor) -> dict[str, dict[str, float]]:
+    """Of clips (t, 3, h, w) in [0, 1] that should be the same one, beside its truth, by their names.
 
     psnr in dB and ssim (Wang et al. 2004): means over frames. warp_error: the mean change along the true motion, in
     levels of 255; what does not move along has it, and so has the truth. shimmer: the part of it that the truth has
-    not, the change of the error.
+    not, the change of the error. A still has neither.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-    scores = {
-        "psnr": psnr(made, truth).mean().item(),
-        "ssim": ssim(made, truth, data_range=1.0).item(),
-    }
-    if len(truth) > 1:
-        batch = with_flow(truth[None], True)
-        for name, clip in (("warp_error", made), ("shimmer", made - truth)):
-            scores[name] = 255 * changes(clip[None], batch.flow, batch.flow_weight).item()
+    motion = with_flow(truth[None], True)
+    scores = {}
+    for name, made in ways.items():
+        scores[name] = {"psnr": psnr(made, truth).mean().item(), "ssim": ssim(made, truth, data_range=1.0).item()}
+        if motion.flow is not None:
+            for key, clip in (("warp_error", made), ("shimmer", made - truth)):
+                scores[name][key] = 255 * changes(clip[None], motion.flow, motion.flow_weight).item()
     return scores

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...model_patches.errors import CheckpointError
 from ...model_patches.files import read_header, read_weights
-from ...model_patches.rcan import RCAN, RCANConfig, rcan_of, save_rcan, start_bilinear
+from ...model_patches.rcan import RCAN, rcan_of, save_rcan, start_bilinear
 from ...pipelines.bundle import DEMO, load_vae
 from .. import checkpoint as disk, models, state
 from ..batch import Batch, Bucket
@@ -143,7 +143,7 @@ def start_network(config, say) -> RCAN:
         raise TrainingError("start.patches are of video networks; leave them out for super-resolution.")
     if given.network is None:
         torch.manual_seed(config.seed)
-        network = RCAN(RCANConfig(sizes.groups, sizes.blocks, sizes.features, sizes.reduction))
+        network = RCAN(sizes.network)
         start_bilinear(network)
         return network
     read_header(given.network)

@@ -53,8 +53,8 @@ class Validation:
         """Measures of `loss`'s clips, and the sheet: input, bicubic, ours, truth."""
         scale, scores = learner.network.scale, defaultdict(list)
         for small, made, truth in self.kept:
-            for name, clip in (("", made), ("bicubic_", bicubic(small, scale))):
-                for key, value in measure(clip, truth).items():
+            for name, measured in measure({"": made, "bicubic_": bicubic(small, scale)}, truth).items():
+                for key, value in measured.items():
                     scores[name + key].append(value)
         sheet = folder / f"step-{step:09d}.png"
         comparison(sheet, [(s[0], m[0], t[0]) for s, m, t in self.kept[:SHOWN]], scale, f"step {step}")

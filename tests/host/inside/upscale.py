@@ -198,7 +198,7 @@ def room_asked():
 
     def ask(descriptor, count, tile, device=gpu, dtype=torch.float32):
         upscaler = private(descriptor)
-        images = torch.zeros(upscale._at_once(upscaler, device, count), 192, 344, 3)
+        images = torch.zeros(1 if upscale.one_by_one(upscaler, device) else count, 192, 344, 3)
         upscale._make_room(upscaler, device, dtype, images, tile)
 
     free, management.free_memory = management.free_memory, lambda needed, device: asked.append(needed)
@@ -249,11 +249,11 @@ def shown(descriptor):
 
 def together():
     """As on a GPU, where an RCAN's frames go through it together."""
-    plain, upscale._at_once = upscale._at_once, lambda upscaler, device, asked: asked
+    plain, upscale.one_by_one = upscale.one_by_one, lambda upscaler, device: False
     try:
         return shown(rcan())
     finally:
-        upscale._at_once = plain
+        upscale.one_by_one = plain
 
 
 def odd_images():
