@@ -23,10 +23,18 @@ from .unet import VideoUNet
 
 def build(config: UNetConfig, state: Mapping[str, Tensor], name: str = "the file", **kwargs) -> VideoUNet:
     """A network of this config with these weights, strictly: a sentence names what is missing, extra or misshapen."""
+    check_network(config, state, name)
     unet = VideoUNet(config, **{**kwargs, "device": "meta"})
-    check_weights(unet.state_dict(), state, name)
     unet.load_state_dict(state, assign=True)
     return unet
+
+
+def check_network(config: UNetConfig, state: Mapping[str, Tensor], name: str = "the file") -> None:
+    """Refuse weights that are not exactly those of a network of this config, as `check_weights`.
+
+    Asked of torch's own modules: a host's may have no weights before they are loaded, and take any shape then.
+    """
+    check_weights(VideoUNet(config, device="meta").state_dict(), state, name)
 
 
 def check_weights(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str = "the file") -> None:

@@ -20,7 +20,7 @@ from .attention import Attention
 from .checkpoint import build
 from .config import UNetConfig
 from .errors import CheckpointError, ConfigError
-from .files import read_header
+from .files import Reader, read_header, read_weights
 from .load import is_patch, read_network, read_patch
 from .parts import PARTS, known_part, part_of
 from .unet import VideoUNet
@@ -49,9 +49,11 @@ def apply_patch(
     return patched.eval()
 
 
-def merge_patch(config: UNetConfig, state: Mapping[str, Tensor], path: str | os.PathLike) -> tuple[UNetConfig, Weights]:
-    """Config and weights of a base with the parts of a patch file added or replaced."""
-    other, _, added, parts = read_patch(path)
+def merge_patch(
+    config: UNetConfig, state: Mapping[str, Tensor], path: str | os.PathLike, read: Reader = read_weights
+) -> tuple[UNetConfig, Weights]:
+    """Config and weights of a base with the parts of a patch file added or replaced. read: how a file is read."""
+    other, _, added, parts = read_patch(path, read)
     return _merge(config, state, other, added, parts, path)
 
 
@@ -68,7 +70,7 @@ def _merge(
 
 
 def merge_motion(
-    config: UNetConfig, state: Mapping[str, Tensor], path: str | os.PathLike
+    config: UNetConfig, state: Mapping[str, Tensor], path: str | os.PathLike, read: Reader = read_weights
 ) -> tuple[UNetConfig, Weights, dict | None]:
     """Config, weights and noise schedule of an image base that takes over all that another file adds to one.
 
@@ -77,7 +79,7 @@ def merge_motion(
     convolution takes over the weights of those channels.
     """
     if is_patch(read_header(path)):
-        other, schedule, added, parts = read_patch(path)
+        other, schedule, added, parts = read_patch(path, read)
         merged, weights = _merge(config, state, other, added, parts, path)
         if not (merged.temporal_conv or merged.temporal_attention):
             raise CheckpointError(
@@ -85,7 +87,7 @@ def merge_motion(
                 "give a temporal patch or a video network."
             )
         return merged, weights, schedule
-    video, schedule, weights, _ = read_network(path)
+    video, schedule, weights, _ = read_network(path, read=read)
     if not (video.temporal_conv or video.temporal_attention):
         raise CheckpointError(f"{path} is an image network without motion; give a video network or a temporal patch.")
     parts = [part for part in PARTS if part != "predict_net"]

@@ -9,8 +9,9 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -25,7 +26,17 @@ FORMAT = "dreamfactory.format"
 CONFIG = "dreamfactory.config"
 SCHEDULE = "dreamfactory.schedule"
 PARTS_FIELD = "dreamfactory.parts"
+MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+
+# Bits of one number, by safetensors' names of them.
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+# Reads a file's weights. A host may bring one of its own, which sends them from the disk straight to the card.
+Reader = Callable[[str | os.PathLike], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,8 @@ def _json(metadata: Mapping[str, str], key: str) -> dict:
 def read_header(path: str | os.PathLike) -> Header:
     """Read a safetensors header without its weights.
 
-    Raises CheckpointError with one sentence: missing, a folder, a pickle, cut short, or no safetensors file.
+    Raises CheckpointError with one sentence: missing, a folder, a pickle, unreadable, cut short, damaged, or no
+    safetensors file.
     """
     path = Path(path)
     if not path.exists():
@@ -77,30 +89,64 @@ def read_header(path: str | os.PathLike) -> Header:
         )
     try:
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > 100_000_000:
-                raise ValueError("header too long")
-            header = json.loads(file.read(length))
+            first = file.read(8)
+            length = struct.unpack("<Q", first)[0] if len(first) == 8 else None
+            if length is None or length > MAX_HEADER:
+                raise CheckpointError(f"{path} is no safetensors file, or is damaged; download or save it again.")
+            text = file.read(length)
+        size = path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {_reason(error)}.") from error
+    if len(text) < length:
+        raise CheckpointError(f"{path} is cut short, or is no safetensors file; copy or download it again.")
+    try:
+        header = json.loads(text)
         entries = {k: v for k, v in header.items() if k != "__metadata__"}
-        end = max((v["data_offsets"][1] for v in entries.values()), default=0)
         shapes = {k: tuple(v["shape"]) for k, v in entries.items()}
         dtypes = {k: v["dtype"] for k, v in entries.items()}
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, PermissionError):
-            raise CheckpointError(f"{path} cannot be read: permission denied.") from error
+        spans = {k: (v["data_offsets"][0], v["data_offsets"][1]) for k, v in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise CheckpointError(f"{path} is no safetensors file, or is damaged; download or save it again.") from error
-    missing = 8 + length + end - path.stat().st_size
+    _check_spans(path, shapes, dtypes, spans)
+    missing = 8 + length + max((end for _, end in spans.values()), default=0) - size
     if missing > 0:
         raise CheckpointError(f"{path} is cut short by {missing:,} bytes; copy or download it again.")
     return Header(header.get("__metadata__") or {}, shapes, dtypes)
 
 
+def _check_spans(path: Path, shapes: Mapping, dtypes: Mapping, spans: Mapping) -> None:
+    """Every weight as long as its shape says. After this a failure to read the file is no fault of the file."""
+    for key, (start, end) in spans.items():
+        bits, shape = BITS.get(dtypes[key]), shapes[key]
+        if bits is None:
+            raise CheckpointError(
+                f"{path} keeps {key} as {dtypes[key]!r}, a kind of number that is not known here; "
+                "give the file in float16, bfloat16 or float32."
+            )
+        whole = all(isinstance(n, int) and n >= 0 for n in (*shape, start, end))
+        if not whole or prod(shape) * bits != 8 * (end - start):
+            raise CheckpointError(
+                f"{path} is damaged: {key} of shape {list(shape)} does not have the length that its header states; "
+                "download or save it again."
+            )
+
+
+def _reason(error: OSError) -> str:
+    """What the system says: "Permission denied", "No space left on device"."""
+    return (error.strerror or str(error) or type(error).__name__).rstrip(".")
+
+
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
-    """All weights of a file; raises CheckpointError where they do not fit its header."""
+    """All weights of a file whose header was read; they lie in the file's own pages until something touches them.
+
+    Raises CheckpointError where the system or safetensors does not give them, with their own words.
+    """
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); download or save it again.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {_reason(error)}.") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be read: safetensors says {str(error).strip().rstrip('.')!r}.") from error
 
 
 def write(

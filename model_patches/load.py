@@ -13,7 +13,7 @@ from .checkpoint import build
 from .config import UNetConfig
 from .converters import Report, convert_addition, convert_file_in_memory, is_addition
 from .errors import CheckpointError
-from .files import PARTS_FIELD, Header, read_header, read_weights
+from .files import PARTS_FIELD, Header, Reader, read_header, read_weights
 from .unet import VideoUNet
 
 
@@ -43,9 +43,12 @@ def load_unet(
 
 
 def read_network(
-    path: str | os.PathLike, overrides: Mapping | None = None
+    path: str | os.PathLike, overrides: Mapping | None = None, read: Reader = read_weights
 ) -> tuple[UNetConfig, dict | None, dict[str, Tensor], Report | None]:
-    """Config, noise schedule, weights and conversion report of any file that `load_unet` reads, not yet a network."""
+    """Config, noise schedule, weights and conversion report of any file that `load_unet` reads, not yet a network.
+
+    read: how a file's weights are read; no weight is copied, but for those that a conversion reshapes.
+    """
     header = read_header(path)
     if header.kind == "patch":
         parts = header.metadata.get(PARTS_FIELD, "")
@@ -53,10 +56,10 @@ def read_network(
             f"{path} is a patch ({parts}), no whole network; load its base, then put the patch on it."
         )
     if header.kind != "unet":
-        return convert_file_in_memory(path, header, overrides=overrides)
+        return convert_file_in_memory(path, header, overrides=overrides, read=read)
     if overrides:
         raise CheckpointError(f"{path} says itself what it is; overrides are for files that do not.")
-    return header.config, header.schedule, read_weights(path), None
+    return header.config, header.schedule, read(path), None
 
 
 def is_patch(header: Header) -> bool:
@@ -64,7 +67,9 @@ def is_patch(header: Header) -> bool:
     return header.kind == "patch" or (header.kind is None and is_addition(header))
 
 
-def read_patch(path: str | os.PathLike) -> tuple[UNetConfig, dict | None, dict[str, Tensor], list[str]]:
+def read_patch(
+    path: str | os.PathLike, read: Reader = read_weights
+) -> tuple[UNetConfig, dict | None, dict[str, Tensor], list[str]]:
     """Config of the network it was made for, noise schedule (None: the base's), weights and parts of an addition.
 
     A public one (AnimateDiff, IP-Adapter) is converted in memory.
@@ -72,8 +77,8 @@ def read_patch(path: str | os.PathLike) -> tuple[UNetConfig, dict | None, dict[s
     header = read_header(path)
     if header.kind == "patch":
         parts = header.metadata.get(PARTS_FIELD, "").split(",")
-        return header.config, header.schedule, read_weights(path), parts
+        return header.config, header.schedule, read(path), parts
     if not is_patch(header):
         raise CheckpointError(f"{path} is no patch file; save one with save_patch, or load a network with load_unet.")
-    config, schedule, weights, part, _ = convert_addition(path, header)
+    config, schedule, weights, part, _ = convert_addition(path, header, read=read)
     return config, schedule, weights, [part]

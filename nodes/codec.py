@@ -67,9 +67,15 @@ def load_codec_vae(path: str | Path) -> CodecVAE:
     """A VAE socket from a codec's file. Raises CheckpointError with one sentence."""
     # float32 unless the host is told otherwise: the network is too small for half precision to save anything.
     dtype = management.vae_dtype(management.vae_device(), [torch.float32])
-    return CodecVAE(
+    vae = CodecVAE(
         load_codec(path, operations=comfy.ops.manual_cast, dtype=dtype, device=management.vae_offload_device())
     )
+    vae.patcher.cached_patcher_init = (_patcher, (path,))  # for a second copy, on another device
+    return vae
+
+
+def _patcher(path: str | Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    return load_codec_vae(path).patcher
 
 
 class CodecLatents(comfy.latent_formats.LatentFormat):

@@ -6,9 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import comfy.memory_management
+import comfy.utils
 import folder_paths
+from torch import Tensor
 
 from ..model_patches import CheckpointError, ConfigError
+from ..model_patches.files import read_weights
 from ..schedulers import ScheduleError
 from .errors import NodeError
 
@@ -37,6 +41,17 @@ def stamp(path: str | os.PathLike) -> str:
     except OSError:
         return "missing"
     return f"{path} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def read_file(path: str | os.PathLike) -> dict[str, Tensor]:
+    """A safetensors file's weights, its header checked before.
+
+    Where the host loads dynamically its own reader reads: what it gives goes from the disk straight to the card, if it
+    stays whole until then. It cannot be written to.
+    """
+    if not comfy.memory_management.aimdo_enabled:
+        return read_weights(path)
+    return comfy.utils.load_torch_file(str(path), safe_load=True)
 
 
 @contextmanager

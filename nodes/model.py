@@ -40,18 +40,22 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..model_patches import UNetConfig, VideoUNet
-from ..model_patches.checkpoint import check_weights
+from ..model_patches.checkpoint import check_network
+from ..model_patches.files import read_weights
 from ..model_patches.layout import layout
 from ..model_patches.load import read_network
 from ..schedulers import ScheduleConfig
 from .codec import CodecLatents
 from .errors import NodeError
+from .folders import read_file
 from .sampling import VideoSampling
 
 PREFIX = "dreamfactory_"
+ON_LOAD = comfy.patcher_extension.CallbacksMP.ON_LOAD
 # What a network sees of a picture -> where it lies in a conditioning; what it reads of that -> the host's name.
 SEEN = {"same": "image", "grey": "grey_image", "zeros": "zero_image"}
 FEATURES = {"pooled": "image_embeds", "penultimate": "penultimate_hidden_states", "last": "last_hidden_state"}
+MAPPED = "_comfy_tensor_file_slice"  # what the host hangs on memory that is its view of a file, not to be written to
 SHAPE_WITHOUT_RECORD = (16, 256, 256)  # frames, height, width: for a shift by clip size that nobody told the size of
 
 
@@ -283,7 +287,7 @@ def load_video_model(
 
     dtype: of the weights, float8 included; None leaves it to the host.
     """
-    config, schedule, state, report = read_network(path, overrides)
+    config, schedule, state, report = read_network(path, overrides, read_weights if disable_dynamic else read_file)
     if schedule is None:
         raise NodeError(f"{path} does not say with which noise schedule it was trained; save it with its schedule.")
     if report is not None:
@@ -303,7 +307,12 @@ def make_model(
     latent_format=None,
     disable_dynamic: bool = False,
 ):
-    """A MODEL of this config with these weights, strictly. `state` is emptied on the way, to hold weights once."""
+    """A MODEL of this config with these weights, strictly. `state` is emptied on the way, to hold weights once.
+
+    The host's dynamic patcher takes them as they are, from the file's memory, and casts each one on its way to the
+    card. The classic one gets them in the network's dtype, in memory that it may write to.
+    """
+    check_network(config, state, name)
     model_config = VideoConfig(config, latent_format)
     device, offload = mm.get_torch_device(), mm.unet_offload_device()
     in_file = next(v.dtype for v in state.values() if v.is_floating_point())
@@ -312,26 +321,30 @@ def make_model(
     weight = dtype or mm.unet_dtype(model_params=count, supported_dtypes=supported, weight_dtype=in_file)
     model_config.set_inference_dtype(weight, mm.unet_manual_cast(weight, device, supported))
     model = VideoModel(model_config, schedule, device=offload)
-    check_weights(model.diffusion_model.state_dict(), state, name)
     # Read when asked for: the host may put another class behind this name at its start. The patcher comes before the
     # weights, as in the host's own loader.
     patcher_class = comfy.model_patcher.ModelPatcher
     if not disable_dynamic:
         patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", patcher_class)
     patcher = patcher_class(model, load_device=device, offload_device=offload)
-    if not patcher.is_dynamic():  # the dynamic one casts by itself, weight by weight, from the file's memory
+    if not patcher.is_dynamic():
         for key in list(state):
             state[key] = state[key].detach().to(offload, weight if state[key].is_floating_point() else None)
+            if hasattr(state[key].untyped_storage(), MAPPED):
+                state[key] = state[key].clone()
     model.diffusion_model.load_state_dict(state, strict=True, assign=True)
     model.diffusion_model.requires_grad_(False)
     state.clear()
+    patcher.add_callback(ON_LOAD, _patch_bare_weights)
     return patcher
 
 
 def network_like(base, config: UNetConfig, schedule: ScheduleConfig, state: dict[str, Tensor], name: str) -> VideoModel:
     """A network of other weights, in the dtype and latent format of a MODEL's."""
-    # Copies: the host moves a model's weights in place, and must not move another's with them.
-    state = {k: v.detach().to(mm.unet_offload_device(), copy=True) for k, v in state.items()}
+    # The classic patcher moves and patches weights in place, and must not move another network's with them. The dynamic
+    # one leaves them where they lie, so both networks read the same.
+    copy = not base.is_dynamic()
+    state = {k: v.detach().to(mm.unet_offload_device(), copy=copy) for k, v in state.items()}
     dtype, latent_format = base.model.get_dtype(), base.model.latent_format
     made = make_model(config, schedule, state, dtype, name, latent_format, disable_dynamic=not base.is_dynamic())
     made.model.host_state = ({}, {}, {}, set())  # what the host keeps beside a network; its clones share it
@@ -349,7 +362,25 @@ def on_network(base, network: VideoModel, again: tuple):
     model.parent = None
     model.clone_base_uuid = uuid.uuid4()
     model.cached_patcher_init = again
+    if _patch_bare_weights not in model.get_all_callbacks(ON_LOAD):
+        model.add_callback(ON_LOAD, _patch_bare_weights)
     return model
+
+
+def _patch_bare_weights(model, device, *_) -> None:
+    """Patches (a merge's, say) on weights that belong to no layer: gates, learned queries and scales.
+
+    The host's dynamic patcher loads such weights without them, the classic one does where memory is short.
+    """
+    prefix = "diffusion_model"
+    for name, module in getattr(model.model, prefix).named_modules():
+        if hasattr(module, "comfy_cast_weights"):
+            continue
+        for weight, _ in module.named_parameters(recurse=False):
+            key = f"{prefix}.{name}.{weight}"
+            if key in model.patches and (model.is_dynamic() or key not in model.backup):
+                model.patch_weight_to_device(key, device_to=device)
+                module.comfy_patched_weights = True  # or a later part of the load would patch it once more
 
 
 def weights_of(model) -> dict[str, Tensor]:

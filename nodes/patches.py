@@ -13,7 +13,7 @@ from ..model_patches.converters.recognise import recognise
 from ..model_patches.files import Header
 from ..schedulers import ScheduleConfig
 from .errors import NodeError
-from .folders import NONE, blame, names, path_of, stamp
+from .folders import NONE, blame, names, path_of, read_file, stamp
 from .model import VideoModel, network_like, on_network, weights_of
 
 STRENGTH_RANGE = (0.0, 10.0)
@@ -36,7 +36,7 @@ def with_patch(model, path: str, fresh: bool = False, disable_dynamic: bool = Fa
     base = model.clone(disable_dynamic=disable_dynamic)
 
     def make() -> VideoModel:
-        config, state = merge_patch(base.model.video_config, weights_of(base), path)
+        config, state = merge_patch(base.model.video_config, weights_of(base), path, read_file)
         return network_like(base, config, base.model.schedule, state, str(path))
 
     return on_network(base, _made(base, path, make, fresh), again=(with_patch, (model, path, True)))
@@ -50,7 +50,7 @@ def with_motion(model, path: str, fresh: bool = False, disable_dynamic: bool = F
         with blame("model"):
             config, state, schedule = image_network(base)
         with blame("motion_name"):
-            merged, weights, trained = merge_motion(config, state, path)
+            merged, weights, trained = merge_motion(config, state, path, read_file)
             trained = ScheduleConfig.from_dict(trained or schedule)
             if trained.prediction != schedule["prediction"]:
                 raise NodeError(

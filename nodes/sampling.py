@@ -23,12 +23,19 @@ from ..schedulers import NoiseSchedule, last_usable, rescale_guidance
 TERMINAL = 4.8973451890853435e-08
 # The printed rescale makes the first timestep noise-free; its sigma must still have a logarithm.
 CLEANEST = 1 - 1e-6
+CPU = torch.device("cpu")
 
 
 class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
-    """A NoiseSchedule in the host's terms. sigma is one number, or one a frame."""
+    """A NoiseSchedule in the host's terms. sigma is one number, or one a frame.
+
+    Its tables are no buffers, as the host's own are: loading dynamically, the host puts the buffers that it saw first
+    back under the same names whenever a MODEL is loaded again, so that a second schedule on one network would sample
+    with the tables of the first.
+    """
 
     def __init__(self, schedule: NoiseSchedule) -> None:
+        self.__dict__["tables"] = {}  # by device; the host's constructor writes into it
         super().__init__()
         ac = schedule.effective_alphas_cumprod
         if ac[-1] == 0 and schedule.prediction == "eps":
@@ -39,7 +46,33 @@ class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_samp
         self.prediction = schedule.prediction
         ac = ac.clamp(max=CLEANEST)
         self.set_sigmas(((1 - ac) / ac).sqrt())
-        self.register_buffer("signal_scale", schedule.signal_scale[: len(ac)].float())
+        self.tables[CPU]["signal_scale"] = schedule.signal_scale[: len(ac)].float()
+
+    def set_sigmas(self, sigmas: Tensor) -> None:
+        """sigmas (n,), rising. The host's own form of it."""
+        self.tables.clear()
+        self.tables[CPU] = {"sigmas": sigmas.float(), "log_sigmas": sigmas.log().float()}
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Nothing: whoever puts tables here by name puts back those of another schedule."""
+
+    @property
+    def sigmas(self) -> Tensor:
+        return self.tables[CPU]["sigmas"]
+
+    @property
+    def log_sigmas(self) -> Tensor:
+        return self.tables[CPU]["log_sigmas"]
+
+    def table(self, name: str, device: torch.device) -> Tensor:
+        """A table where a step needs it; copied there once, not in every step."""
+        if device not in self.tables:
+            self.tables[device] = {name: table.to(device) for name, table in self.tables[CPU].items()}
+        return self.tables[device][name]
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        distance = sigma.log() - self.table("log_sigmas", sigma.device)[:, None]
+        return distance.abs().argmin(dim=0).view(sigma.shape)
 
     def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
         sigma, scale = self._at(sigma, noise)
@@ -67,7 +100,7 @@ class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_samp
     def _at(self, sigma: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sigma and the signal scale of its timestep, shaped to multiply `like`."""
         shape = (-1,) + (1,) * (like.ndim - 1) if sigma.nelement() > 1 else ()
-        scale = self.signal_scale.to(sigma.device)[self.timestep(sigma).long()]
+        scale = self.table("signal_scale", sigma.device)[self.timestep(sigma).long()]
         return sigma.reshape(shape), scale.reshape(shape)
 
 

@@ -13,7 +13,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..model_patches.checkpoint import check_weights, save_network
+from ..model_patches.checkpoint import check_network, save_network
 from .errors import NodeError
 from .folders import blame
 from .loaders import DTYPES
@@ -47,7 +47,7 @@ class SaveVideoUNet(io.ComfyNode):
                     "weight_dtype",
                     options=list(KEPT_AS),
                     default="default",
-                    tooltip="How weights are kept in the file. default keeps the type they have in memory.",
+                    tooltip="How weights are kept in the file. default keeps the type they were loaded in.",
                 ),
             ],
             outputs=[],
@@ -59,7 +59,7 @@ class SaveVideoUNet(io.ComfyNode):
         path, shown = place(filename_prefix)
         with blame("model"):
             weights = patched_weights(model, KEPT_AS[weight_dtype])
-            check_weights(network.diffusion_model.state_dict(), weights, "the network with its LoRAs")
+            check_network(network.video_config, weights, "the network with its LoRAs")
         with blame("filename_prefix", path, shown):
             save_network(network.video_config, weights, path, schedule=network.schedule.to_dict())
         return io.NodeOutput(ui={"text": [shown]})
@@ -81,13 +81,14 @@ def place(prefix: str) -> tuple[str, str]:
 
 
 def patched_weights(model, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """The weights of a MODEL's network with its patches, in `dtype`, or in their own where that is None.
+    """The weights of a MODEL's network with its patches, in `dtype`, or in the network's where that is None.
 
-    Patches are added in float32 on the CPU to weights as they were loaded, so it does not matter what the host has
-    moved or patched meanwhile, and nothing is moved for it.
+    Patches are added in float32 on the CPU to weights in the network's dtype, so it does not matter what the host has
+    moved or patched meanwhile, nor whether it casts weights when it reads a file or when they are needed.
     """
-    weights = {}
+    weights, own = {}, model.model.get_dtype()
     for key, ((weight, _), *patches) in model.get_key_patches(PREFIX).items():
+        weight = weight.to(own if weight.is_floating_point() else weight.dtype)
         kept = dtype or weight.dtype
         if patches:
             weight = comfy.lora.calculate_weight(patches, weight.to("cpu", torch.float32, copy=True), key)

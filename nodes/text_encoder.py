@@ -51,7 +51,12 @@ OPENCLIP_H = (1024, 24)  # width, layers: SD 2.x reads the one before the last; 
 
 
 def load_text_encoder(
-    path: str | Path, *, layer: str = "auto", max_length: int | None = None, dtype: torch.dtype | None = None
+    path: str | Path,
+    *,
+    layer: str = "auto",
+    max_length: int | None = None,
+    dtype: torch.dtype | None = None,
+    disable_dynamic: bool = False,
 ) -> comfy.sd.CLIP:
     """A CLIP socket from a transformers folder or a .safetensors file.
 
@@ -69,7 +74,16 @@ def load_text_encoder(
     tokenizer = _load_tokenizer(source, found.kind, config)
     length = _length(source, found.kind, config, tokenizer, max_length)
     index = _layer_index(source, found.kind, config, layer)
-    return _assemble(source, found, config, tokenizer, length, index, dtype)
+    clip = _assemble(source, found, config, tokenizer, length, index, dtype, disable_dynamic)
+    clip.patcher.cached_patcher_init = (_patcher, (path, layer, max_length, dtype))  # for a second copy
+    return clip
+
+
+def _patcher(path, layer, max_length, dtype, disable_dynamic: bool = False):
+    """As the host asks for a copy of an encoder: where hooks change its weights, or on another device."""
+    return load_text_encoder(
+        path, layer=layer, max_length=max_length, dtype=dtype, disable_dynamic=disable_dynamic
+    ).patcher
 
 
 @dataclass(frozen=True)
@@ -205,6 +219,7 @@ def _assemble(
     length: int,
     layer: int | None,
     dtype: torch.dtype | None,
+    disable_dynamic: bool,
 ) -> comfy.sd.CLIP:
     """The host's classes around our two."""
     is_t5 = found.kind == "t5"
@@ -247,6 +262,7 @@ def _assemble(
         parameters=sum(w.numel() for w in weights.values()),
         state_dict=[weights],  # whole: `Found.check` has seen to it
         model_options=({} if dtype is None else {"dtype": dtype}) | quantization,
+        disable_dynamic=disable_dynamic,
     )
 
 

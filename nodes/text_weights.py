@@ -25,6 +25,7 @@ from transformers import AutoConfig
 from ..model_patches import read_header
 from ..model_patches.errors import some
 from .errors import NodeError
+from .folders import read_file
 
 SUFFIXES = (".safetensors", ".sft")
 INDEX = "model.safetensors.index.json"
@@ -112,10 +113,7 @@ class Source:
     def read(self) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
         for file in self.files:
-            try:
-                weights |= comfy.utils.load_torch_file(str(file), safe_load=True)
-            except Exception as error:
-                raise NodeError(f"{file} is damaged ({error}); download or save it again.") from error
+            weights |= read_file(file)
         return weights
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import comfy.clip_model
 import comfy.clip_vision
+import comfy.model_management as management
 import torch
 from torch import nn
 
@@ -96,9 +97,11 @@ def _standard(source: Source) -> comfy.clip_vision.ClipVisionModel:
     """A file of a size the host's own loader knows."""
     try:
         model = comfy.clip_vision.load(str(source.path))
-    except (RuntimeError, KeyError, UnboundLocalError):  # another size than the one its layer count stands for
+    except (RuntimeError, KeyError, UnboundLocalError) as error:  # another size than its layer count stands for
+        if management.is_oom(error):
+            raise
         model = None
-    if model is None:
+    if model is None or not _fits(model):
         raise NodeError(
             f"{source.path} is no vision encoder of a size ComfyUI knows; give a transformers folder with config.json."
         )
@@ -107,3 +110,11 @@ def _standard(source: Source) -> comfy.clip_vision.ClipVisionModel:
     if absent and not converted:
         raise NodeError(f"{source.path} lacks {len(absent)} weights ({some(absent)}); download or save it again.")
     return model
+
+
+def _fits(model: comfy.clip_vision.ClipVisionModel) -> bool:
+    """Whether every weight has the shape of the config the host chose: loading dynamically, it takes any."""
+    kind, meta = comfy.clip_vision.IMAGE_ENCODERS[model.model_type], torch.device("meta")
+    with meta:
+        expected = kind(model.config, torch.float32, meta, nn).state_dict()
+    return all(k in expected and v.shape == expected[k].shape for k, v in model.get_sd().items())

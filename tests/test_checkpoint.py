@@ -156,7 +156,10 @@ def test_unreadable_files(tmp_path):
         "empty": "no safetensors file",
         "list": "no safetensors file",
         "no shape": "no safetensors file",
-        "overlap": "damaged",
+        "too short": "damaged",
+        "negative": "damaged",
+        "two in one place": "cannot be read: safetensors says",
+        "strange numbers": "kind of number that is not known here",
         "pickle.ckpt": "is a pickle",
         "nothing inside": "no known network",
     }
@@ -170,13 +173,43 @@ def test_unreadable_files(tmp_path):
     header_only(paths["no shape"], {"a": {"dtype": "F32", "data_offsets": [0, 0]}})
     metadata = read_header(good).metadata
     entry = {"dtype": "F32", "shape": [4], "data_offsets": [0, 0]}
-    header_only(paths["overlap"], {"__metadata__": metadata, "a": entry})
+    header_only(paths["too short"], {"__metadata__": metadata, "a": entry})
+    header_only(paths["negative"], {"__metadata__": metadata, "a": {**entry, "shape": [-1, 0]}})
+    header_only(paths["strange numbers"], {"__metadata__": metadata, "a": {**entry, "dtype": "F4_E2M1"}})
+    two = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header_only(paths["two in one place"], {"__metadata__": metadata, "a": two, "b": two})
+    with paths["two in one place"].open("ab") as file:
+        file.write(bytes(4))
     paths["pickle.ckpt"].write_bytes(b"\x80\x02}q\x00.")
     save_file({}, paths["nothing inside"])
     for name, expected in cases.items():
         with pytest.raises(CheckpointError) as error:
             load_unet(paths[name])
         assert expected in sentence(error), name
+
+
+def test_a_sound_file_is_not_called_damaged(tmp_path, monkeypatch):
+    """What the system or the machine has to say keeps its own words; what is no answer of a file goes on as it is."""
+    path = tmp_path / "sound.safetensors"
+    save_unet(VideoUNet(BASE), path)
+    told = {}
+    for name, error in {
+        "disk": OSError(5, "Input/output error"),
+        "memory": MemoryError(),
+        "map": RuntimeError("unable to mmap 3 bytes: Cannot allocate memory (12)"),
+        "bug": TypeError("'NoneType' object is not subscriptable"),
+    }.items():
+
+        def fail(*_, error=error):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr("dreamfactory.model_patches.files.load_file", fail)
+            with pytest.raises(type(error) if name != "disk" else CheckpointError) as caught:
+                load_unet(path)
+        told[name] = str(caught.value)
+    assert told["disk"].endswith("sound.safetensors cannot be read: Input/output error.")
+    assert not any("damaged" in text or "download" in text for text in told.values())
 
 
 def keys(*names: str) -> dict[str, torch.Tensor]:

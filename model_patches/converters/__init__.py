@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..checkpoint import build, save_parts, save_unet
 from ..config import UNetConfig
 from ..errors import CheckpointError
-from ..files import Header, read_header, read_weights, write
+from ..files import Header, Reader, read_header, read_weights, write
 from . import animatediff, ip_adapter, lvdm, modelscope, sd
 from .folders import diffusers_files, told
 from .keys import contents
@@ -53,6 +52,7 @@ def convert_file_in_memory(
     header: Header | None = None,
     source: str = "auto",
     overrides: Mapping | None = None,
+    read: Reader = read_weights,
 ) -> tuple[UNetConfig, dict | None, dict[str, Tensor], Report]:
     """Read public weights and convert them: (config, noise schedule, weights under our names, report).
 
@@ -60,6 +60,7 @@ def convert_file_in_memory(
     header: of the file, if it has been read already. source: one of SOURCES; "auto" recognises the weights, another
     name makes it an error if they are something else.
     overrides: fields of the config or of the schedule that weights do not tell (heads, prediction, ...).
+    read: how a file's weights are read.
     Weights keep the file's dtype. Raises CheckpointError with one sentence; so do additions to a network, which
     `convert_addition` reads.
     """
@@ -69,7 +70,7 @@ def convert_file_in_memory(
             f"{path}: {ADDITIONS[found.kind][2]}, an addition to a Stable Diffusion network and none itself; "
             "`dreamfactory convert` turns it into a patch."
         )
-    config, weights, schedule, report = _convert(found, CONVERTERS[found.kind][1], overrides)
+    config, weights, schedule, report = _convert(found, CONVERTERS[found.kind][1], overrides, read)
     return config, schedule, weights, report
 
 
@@ -86,6 +87,7 @@ def convert_addition(
     header: Header | None = None,
     source: str = "auto",
     overrides: Mapping | None = None,
+    read: Reader = read_weights,
 ) -> tuple[UNetConfig, dict | None, dict[str, Tensor], str, Report]:
     """Read a public addition (AnimateDiff, IP-Adapter) and convert it, as `convert_file_in_memory` does networks.
 
@@ -96,7 +98,7 @@ def convert_addition(
     if found.kind not in ADDITIONS:
         raise CheckpointError(f"{path}: it holds {found.kind} weights, a whole network; give an addition to one.")
     part, converter, _ = ADDITIONS[found.kind]
-    config, weights, schedule, report = _convert(found, converter, overrides)
+    config, weights, schedule, report = _convert(found, converter, overrides, read)
     return config, schedule, weights, part, report
 
 
@@ -173,17 +175,17 @@ def _open(path: Path, header: Header | None, source: str) -> _Found:
     return _Found(path, kind, header, headers, folder)
 
 
-def _convert(found: _Found, converter: Callable, overrides: Mapping | None):
+def _convert(found: _Found, converter: Callable, overrides: Mapping | None, read: Reader = read_weights):
     """What the converter answers, in sentences that name the file."""
     try:
         known = {} if found.folder is None else told(found.kind, found.path, found.folder)
-        state = _read(found.headers, everything=found.kind in ADDITIONS)
+        state = _read(found.headers, read, everything=found.kind in ADDITIONS)
         return converter(state, found.header, {**known, **(overrides or {})})
     except CheckpointError as error:
         raise CheckpointError(f"{found.path}: {error}") from error
 
 
-def _read(headers: Mapping[Path, Header], everything: bool) -> dict[str, Tensor]:
+def _read(headers: Mapping[Path, Header], read: Reader, everything: bool) -> dict[str, Tensor]:
     """The weights a converter may need; encoders and VAE of whole checkpoints stand in as empty tensors."""
     state: dict[str, Tensor] = {}
     keys = [k for header in headers.values() for k in header.shapes]
@@ -191,12 +193,9 @@ def _read(headers: Mapping[Path, Header], everything: bool) -> dict[str, Tensor]
     wanted = keys if everything else [*found.unet.values(), *found.projector.values(), *found.buffers.values()]
     wanted = set(wanted)
     for path, header in headers.items():
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key, shape in header.shapes.items():
-                    state[key] = file.get_tensor(key) if key in wanted else torch.empty(shape, device="meta")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path.name} cannot be read: {error}.") from error
+        loaded = read(path)
+        for key, shape in header.shapes.items():
+            state[key] = loaded[key] if key in wanted else torch.empty(shape, device="meta")
     return state
 
 

@@ -63,13 +63,15 @@ def test_weights_are_kept_as_asked(facts, dtype, most):
     assert kept["error"] < most
 
 
-@pytest.mark.parametrize("loaded", ["plain", "lora"])
+@pytest.mark.parametrize("loaded", ["plain", "lora", "bare"])
 def test_offloaded_weights_give_the_same_bits(facts, loaded):
-    """All weights on the device, a half, none; with a LoRA on them as well."""
+    """All weights on the device, a half, none, then the rest after all; with a LoRA on them, and with gates changed."""
     offload = facts["offload"][loaded]
     whole, half, none = offload["cast"]
     assert whole == 0 < half < none == 1
-    assert offload["differences"] == [0, 0, 0]
+    *differences, taken_off = offload["differences"]
+    assert differences == [0, 0, 0, 0]
+    assert (taken_off > 0) == (loaded != "plain")
 
 
 @pytest.mark.parametrize("style", ["kohya", "diffusers", "temporal, kohya", "ours"])

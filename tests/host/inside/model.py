@@ -72,21 +72,34 @@ def dtypes():
     return facts
 
 
+def bare(model):
+    """Weights that belong to no layer."""
+    modules = model.model.diffusion_model.named_modules(prefix="diffusion_model")
+    own = {n: m for n, m in modules if not hasattr(m, "comfy_cast_weights")}
+    return {f"{n}.{k}": w for n, m in own.items() for k, w in m.named_parameters(recurse=False)}
+
+
 def offload():
-    """A part of the weights is left behind and cast when used; twice, the second time with a LoRA."""
+    """A part of the weights is left behind and cast when used; also with a LoRA, and with changed bare weights."""
     facts, inputs = {}, inputs_of("full")
-    for lora in (None, lora_file(names()["full"], "diffusers")[0]):
+    lora = lora_file(names()["full"], "diffusers")[0]
+    for kind in ("plain", "lora", "bare"):
         answers, shares = [], []
         for share in (2.0, 0.5, 0.0):
             model = load_video_model(path("full"))
-            if lora is not None:
+            if kind == "lora":
                 model = comfy.sd.load_lora_for_models(model, None, lora, 0.7, 0.0)[0]
+            if kind == "bare":
+                model.add_patches({k: ("diff", (torch.full_like(w, 0.5),)) for k, w in bare(model).items()})
             model.partially_load(CPU, extra_memory=int(model.model_size() * share))
             modules = [m for m in model.model.diffusion_model.modules() if hasattr(m, "comfy_cast_weights")]
             shares.append(sum(m.comfy_cast_weights for m in modules) / len(modules))
             answers.append(answer(model, inputs))
-            model.detach()
-        facts["plain" if lora is None else "lora"] = {
+        model.partially_load(CPU, extra_memory=2 * model.model_size())  # the rest, onto what is there
+        answers.append(answer(model, inputs))
+        model.detach()
+        answers.append(answer(model, inputs))
+        facts[kind] = {
             "cast": shares, "differences": [(a - answers[0]).abs().max().item() for a in answers],
         }  # fmt: skip
     return facts
