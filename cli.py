@@ -1,6 +1,7 @@
 """The `dreamfactory` command. Each subcommand reads its arguments here and calls one function elsewhere.
 
-Exit codes: 0 done, 2 a user's mistake (one sentence on standard error), 130 interrupted.
+Exit codes: 0 done, 1 memory ran out (one sentence) or a bug (its traceback), 2 a user's mistake (one sentence on
+standard error), 130 interrupted. `check`: 1 something is wrong, 3 there is no card.
 """
 
 from __future__ import annotations
@@ -235,6 +236,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", default="out/demo")
     sub.add_argument("--seed", type=int, default=7)
 
+    from .check import command as card
+
+    sub = command("check", card.check, "does it run on my card? one table, a JSON file, five minutes at most")
+    card.add_arguments(sub)
+
     sub = command("demo-quality", demo_quality, "measure the demo model on held-out clips; JSON comes last")
     sub.add_argument("--checkpoint", default="demo")
     sub.add_argument("--clips", type=int, default=160, choices=range(1, 10001), metavar="1..10000")
@@ -244,7 +250,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        args.run_command(args)
+        code = args.run_command(args)
     except KeyboardInterrupt:
         print(f"dreamfactory {args.command}: interrupted, nothing half-written was left", file=sys.stderr)
         return 130
@@ -255,24 +261,41 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dreamfactory {args.command}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(
-            f"dreamfactory {args.command}: {error.name} is not installed; " + _INSTALL.get(error.name, _INSTALL[None]),
-            file=sys.stderr,
-        )
+        name = (error.name or "").split(".")[0]
+        if name in ("", "dreamfactory"):
+            raise
+        print(f"dreamfactory {args.command}: {name} is not installed; {_install(name)}", file=sys.stderr)
         return 2
-    return 0
+    except Exception as error:
+        from .model_patches.errors import out_of_memory, reason
+
+        if not out_of_memory(error):
+            raise
+        print(f"dreamfactory {args.command}: memory ran out ({reason(error)}); {LESS}.", file=sys.stderr)
+        return 1
+    return code or 0
 
 
-_INSTALL = {
-    None: "pip install 'comfyui-dreamfactory[train]' brings it.",
-    "xformers": "pip install xformers, or choose --attention sdpa.",
+LESS = "give fewer frames, a smaller size or batch, or half precision, or free some"
+EXTRAS = {
+    "generate": ("diffusers", "matplotlib"),
+    "train": ("accelerate", "cv2", "peft", "pyarrow", "tensorboard", "torchmetrics", "tomli"),
 }
+
+
+def _install(name: str) -> str:
+    """How a missing library is had."""
+    if name == "xformers":
+        return "pip install xformers, or choose --attention sdpa."
+    extra = next((extra for extra, names in EXTRAS.items() if name in names), None)
+    return f"pip install {name}." if extra is None else f"pip install 'comfyui-dreamfactory[{extra}]' brings it."
 
 
 def _placement(device: str, dtype: str) -> dict:
     """Where to compute and in which numbers, for `load_bundle`."""
     import torch
 
+    from .model_patches.errors import reason
     from .pipelines.errors import InputError
 
     if device == "auto":
@@ -280,7 +303,7 @@ def _placement(device: str, dtype: str) -> dict:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} is not there: {str(error).splitlines()[0]}") from error
+        raise InputError(f"device {device!r} cannot be used: {reason(error)}.") from error
     if dtype == "auto":
         dtype = "fp32" if device == "cpu" else "fp16"
     return {"device": device, "dtype": _dtype(dtype)}

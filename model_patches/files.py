@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import UNetConfig
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, reason
 
 FORMAT = "dreamfactory.format"
 CONFIG = "dreamfactory.config"
@@ -96,7 +96,7 @@ def read_header(path: str | os.PathLike) -> Header:
             text = file.read(length)
         size = path.stat().st_size
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {_reason(error)}.") from error
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}.") from error
     if len(text) < length:
         raise CheckpointError(f"{path} is cut short, or is no safetensors file; copy or download it again.")
     try:
@@ -131,11 +131,6 @@ def _check_spans(path: Path, shapes: Mapping, dtypes: Mapping, spans: Mapping) -
             )
 
 
-def _reason(error: OSError) -> str:
-    """What the system says: "Permission denied", "No space left on device"."""
-    return (error.strerror or str(error) or type(error).__name__).rstrip(".")
-
-
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     """All weights of a file whose header was read; they lie in the file's own pages until something touches them.
 
@@ -144,9 +139,9 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {_reason(error)}.") from error
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}.") from error
     except SafetensorError as error:
-        raise CheckpointError(f"{path} cannot be read: safetensors says {str(error).strip().rstrip('.')!r}.") from error
+        raise CheckpointError(f"{path} cannot be read: safetensors says {reason(error)!r}.") from error
 
 
 def write(
@@ -165,8 +160,7 @@ def write(
         os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{path} cannot be written: {reason}.") from error
+        raise CheckpointError(f"{path} cannot be written: {reason(error)}.") from error
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)

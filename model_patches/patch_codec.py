@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checkpoint import check_weights
 from .errors import CheckpointError
 from .files import read_header, read_weights, write
 
@@ -163,10 +164,7 @@ def load_codec(
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the codec sizes in the header of {path} cannot be read ({error}).") from error
     weights = read_weights(path)
+    check_weights(PatchAutoencoder(config, device="meta").state_dict(), weights, str(path))
     codec = PatchAutoencoder(config, operations, dtype or next(iter(weights.values())).dtype, device)
-    try:
-        codec.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"the weights of {path} do not fit the codec they announce: {reason}") from error
+    codec.load_state_dict(weights, strict=True)
     return codec.eval().requires_grad_(False)

@@ -14,6 +14,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..model_patches.checkpoint import check_network, save_network
+from ..model_patches.errors import reason
 from .errors import NodeError
 from .folders import blame
 from .loaders import DTYPES
@@ -71,8 +72,10 @@ def place(prefix: str) -> tuple[str, str]:
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
     except OSError as error:
-        raise NodeError(f"filename_prefix: {prefix!r} cannot be written: {error.strerror}.") from error
-    except Exception as error:  # the host's bare one, for a path that leads out of its output folder
+        raise NodeError(f"filename_prefix: {prefix!r} cannot be written: {reason(error)}.") from error
+    except Exception as error:
+        if type(error) is not Exception:  # the host's bare one, for a path that leads out of its output folder
+            raise
         raise NodeError(f"filename_prefix: {prefix!r} is no place in the output folder; choose one there.") from error
     if not name.strip("."):
         raise NodeError(f"filename_prefix: {prefix!r} holds no name; give one, such as diffusion_models/merged.")

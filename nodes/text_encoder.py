@@ -33,6 +33,7 @@ from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTokenizer, T5TokenizerFast
 
+from ..model_patches.errors import blameless, reason
 from .errors import NodeError
 from .text_weights import NAMES, SCALES, Found, Source, find, own_entries, root_of
 
@@ -110,7 +111,11 @@ def _load_tokenizer(source: Source, kind: str, config: dict) -> Tokenizer:
         try:
             call = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # the tokenizers library raises plain Exception
-            raise NodeError(f"{folder} has no readable tokenizer; put its tokenizer.json there.") from error
+            if blameless(error):
+                raise
+            raise NodeError(
+                f"the tokenizer in {folder} cannot be read ({reason(error)}); put the model's own tokenizer.json there."
+            ) from error
         pad, limit, size = call.pad_token_id, call.model_max_length, len(call)
     elif folder is not None and kind == "t5" and (folder / "spiece.model").exists():
         call, limit = _sentencepiece(folder)
@@ -141,8 +146,12 @@ def _sentencepiece(folder: Path) -> tuple[SPieceTokenizer, int]:
     """transformers converts spiece.model only with protobuf, which the host lacks; the host's class reads it as is."""
     try:
         call = SPieceTokenizer(str(folder / "spiece.model"))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise NodeError(f"{folder / 'spiece.model'} cannot be read; download it again.") from error
+    except OSError as error:
+        raise NodeError(f"{folder / 'spiece.model'} cannot be read: {reason(error)}.") from error
+    except (ValueError, RuntimeError) as error:
+        if blameless(error):
+            raise
+        raise NodeError(f"{folder / 'spiece.model'} is no SentencePiece model ({reason(error)}).") from error
     try:
         limit = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["model_max_length"]
     except (OSError, ValueError, KeyError, TypeError):

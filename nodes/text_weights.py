@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from ..model_patches import read_header
-from ..model_patches.errors import some
+from ..model_patches.errors import blameless, reason, some
 from .errors import NodeError
 from .folders import read_file
 
@@ -95,10 +95,12 @@ class Source:
         file = self.folder / "config.json"
         try:
             return json.loads(file.read_text(encoding="utf-8"))["model_type"]
-        except OSError as error:
+        except FileNotFoundError as error:
             raise NodeError(f"{self.folder} is no encoder folder: it has no config.json.") from error
+        except OSError as error:
+            raise NodeError(f"{file} cannot be read: {reason(error)}.") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise NodeError(f"{file} does not name a model_type; download or save it again.") from error
+            raise NodeError(f"{file} does not name a model_type; put the encoder's own config.json there.") from error
 
     def config(self):
         """The folder's config as transformers reads it, with its defaults; None for a bare file."""
@@ -107,8 +109,10 @@ class Source:
         try:
             return AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers checks types with classes of its own
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise NodeError(f"{self.folder / 'config.json'} cannot be read: {reason}") from error
+            if blameless(error):
+                raise
+            told = " ".join(str(error).split()) or type(error).__name__
+            raise NodeError(f"{self.folder / 'config.json'} cannot be understood: {told.rstrip('.')}.") from error
 
     def read(self) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
@@ -131,8 +135,10 @@ def _folder_files(folder: Path) -> tuple[Path, ...]:
         if others:
             raise NodeError(f"{folder} has {others[0].name}, but no {expected}; choose the file itself.") from error
         raise NodeError(f"{folder} has no {expected}; pickled weights are never opened here.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NodeError(f"{folder / INDEX} cannot be read; download it again.") from error
+    except OSError as error:
+        raise NodeError(f"{folder / INDEX} cannot be read: {reason(error)}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NodeError(f"{folder / INDEX} is no index of shards, or is damaged; download it again.") from error
 
 
 @dataclass(frozen=True)

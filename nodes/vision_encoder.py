@@ -11,11 +11,10 @@ from pathlib import Path
 
 import comfy.clip_model
 import comfy.clip_vision
-import comfy.model_management as management
 import torch
 from torch import nn
 
-from ..model_patches.errors import some
+from ..model_patches.errors import blameless, some
 from .errors import NodeError
 from .text_weights import ACTIVATIONS, Source
 
@@ -98,7 +97,7 @@ def _standard(source: Source) -> comfy.clip_vision.ClipVisionModel:
     try:
         model = comfy.clip_vision.load(str(source.path))
     except (RuntimeError, KeyError, UnboundLocalError) as error:  # another size than its layer count stands for
-        if management.is_oom(error):
+        if blameless(error):
             raise
         model = None
     if model is None or not _fits(model):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model_patches import VideoUNet, load_unet, read_header
+from ..model_patches.errors import blameless, reason
 from ..model_patches.patch_codec import load_codec, save_codec
 from ..schedulers import ScheduleConfig
 from .encoders import ImageEncoder, TextEncoder
@@ -87,7 +88,9 @@ def load_vae(path: str | Path) -> nn.Module:
     try:
         vae = AutoencoderKL.from_pretrained(path, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"the VAE in {path} cannot be read: {str(error).splitlines()[0]}") from error
+        if blameless(error):
+            raise
+        raise InputError(f"the VAE in {path} cannot be read: {reason(error)}.") from error
     return KLCodec(vae.eval().requires_grad_(False))
 
 
@@ -223,8 +226,10 @@ def _names_features(index: dict) -> bool:
 def _read_index(folder: Path) -> dict:
     try:
         index = json.loads((folder / INDEX).read_text())
-    except OSError as error:
+    except FileNotFoundError as error:
         raise InputError(f"{folder} is no bundle: it has no {INDEX}.") from error
+    except OSError as error:
+        raise InputError(f"{folder / INDEX} cannot be read: {reason(error)}.") from error
     except ValueError as error:
         raise InputError(f"{folder / INDEX} is not valid JSON: {error}.") from error
     if "unet" not in index:

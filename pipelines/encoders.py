@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..model_patches.errors import blameless, reason
 from .errors import InputError
 
 T5_LENGTH = 120  # tokens of motion text where a tokenizer states no length of its own
@@ -66,8 +67,12 @@ class TextEncoder(nn.Module):
         model = _load(classes[kind], folder, dtype)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{folder} has no readable tokenizer; put its tokenizer.json there.") from error
+        except Exception as error:  # the tokenizers library raises plain Exception
+            if blameless(error):
+                raise
+            raise InputError(
+                f"the tokenizer in {folder} cannot be read ({reason(error)}); put the model's own tokenizer.json there."
+            ) from error
         limit = tokenizer.model_max_length
         length = limit if limit < UNBOUNDED else T5_LENGTH
         if kind != "t5":
@@ -173,10 +178,14 @@ def model_type(folder: Path) -> str:
     """The `model_type` a transformers folder declares."""
     try:
         return json.loads((folder / "config.json").read_text())["model_type"]
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{folder} is no encoder folder: it has no config.json.") from error
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{folder / 'config.json'} does not name a model_type; the file is damaged.") from error
+    except OSError as error:
+        raise InputError(f"{folder / 'config.json'} cannot be read: {reason(error)}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / 'config.json'} does not name a model_type; put the config.json of a CLIP or T5 there."
+        ) from error
 
 
 def _load(model_class, folder: Path, dtype: torch.dtype) -> nn.Module:
@@ -188,7 +197,9 @@ def _load(model_class, folder: Path, dtype: torch.dtype) -> nn.Module:
                 folder, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"the encoder in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+        if blameless(error):
+            raise
+        raise InputError(f"the encoder in {folder} cannot be read: {reason(error)}.") from error
     # transformers only warns of these, and goes on with random weights.
     lacking = [*found["missing_keys"], *found["mismatched_keys"]]
     if lacking:

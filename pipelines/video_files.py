@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ..model_patches.errors import reason
 from .errors import InputError
 from .sheets import to_uint8
 
@@ -33,7 +34,9 @@ def _open(path: str | Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} is too large to open safely; scale it down first.") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path} cannot be read as a picture ({error}); save it again.") from error
+        if getattr(error, "errno", None) is not None:  # the system's own
+            raise InputError(f"{path} cannot be read: {reason(error)}.") from error
+        raise InputError(f"{path} is cut short or damaged ({reason(error)}); save it again.") from error
 
 
 def check_picture(path: str | Path) -> None:

@@ -160,7 +160,7 @@ MISTAKES = {
     "width zero": (("--width", 0), "multiples of 8"),
     "guidance rescale out of range": (("--guidance-rescale", 7), "expected 0 to 1"),
     "codec is no codec": (("--vae", "{tmp}/damaged.safetensors"), "no safetensors file, or is damaged"),
-    "device not there": (("--device", "warp"), "'warp' is not there"),
+    "device not there": (("--device", "warp"), "'warp' cannot be used"),
     "sheet is a folder": (("--out", "{tmp}/taken.mp4"), "taken_sheet.png is a folder"),
     "missing checkpoint": (("--checkpoint", "nowhere.safetensors"), "does not exist"),
     "pickle": (("--checkpoint", "{tmp}/model.ckpt"), "is a pickle"),

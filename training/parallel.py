@@ -12,6 +12,7 @@ import os
 import torch
 from torch import Tensor, nn
 
+from ..model_patches.errors import reason
 from .config import RunConfig
 from .errors import TrainingError
 
@@ -32,7 +33,7 @@ def accelerator(config: RunConfig):
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise TrainingError(f"device {device!r} is not there: {str(error).splitlines()[0]}") from error
+            raise TrainingError(f"device {device!r} cannot be used: {reason(error)}.") from error
         if device.startswith("cuda:"):
             torch.cuda.set_device(device)
     if config.precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..errors import CheckpointError, some
+from ..errors import CheckpointError, reason, some
 from ..files import PICKLES
 from .infer import heads_from_counts
 
@@ -20,8 +20,10 @@ def diffusers_files(path: Path) -> tuple[Path, list[Path]]:
     for index in sorted(folder.glob(f"{DIFFUSERS_WEIGHTS}*.safetensors.index*.json"), key=lambda p: len(p.name)):
         try:
             names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise CheckpointError(f"{index} is damaged; download it again.") from error
+        except OSError as error:
+            raise CheckpointError(f"{index} cannot be read: {reason(error)}.") from error
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{index} is no index of shards, or is damaged; download it again.") from error
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {len(missing)} of {len(names)} weight files: {some(missing)}.")
@@ -83,6 +85,8 @@ def _json(path: Path) -> dict:
         return {}
     try:
         values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name} is damaged; download it again.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({reason(error)}); download it again.") from error
     return values if isinstance(values, dict) else {}

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from ...model_patches.errors import CheckpointError
+from ...model_patches.errors import CheckpointError, reason
 from ...model_patches.files import read_header, write
 from ..errors import TrainingError
 from .decode import Probe
@@ -67,8 +67,10 @@ class Cache:
         try:
             # Read, not mapped: a mapped file that is cut short later would end the process.
             return load(self.path(kind, key).read_bytes())
-        except (OSError, SafetensorError, ValueError):
+        except (FileNotFoundError, SafetensorError, ValueError):
             return None
+        except OSError as error:
+            raise TrainingError(f"{self.path(kind, key)} in the cache cannot be read: {reason(error)}.") from error
 
     def store(self, kind: str, key: str, tensors: Mapping[str, Tensor], meta: Mapping[str, str] | None = None) -> int:
         """Returns the bytes written."""

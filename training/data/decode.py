@@ -22,6 +22,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ...model_patches.errors import is_bug
 from ...model_patches.upscaling import fit
 from ...pipelines.video_frames import CONTAINERS, pixels, shown_size
 from . import stills
@@ -78,6 +79,8 @@ def probe(record: Record) -> Probe:
         width, height = stills.shown_size(source_bytes(record))
         return Probe(width, height, np.zeros(1, np.int64), 0.0, np.zeros(1, np.int64))
     except FAILURES as error:
+        if is_bug(error):
+            raise
         raise _unreadable(error) from error
 
 
@@ -88,6 +91,8 @@ def read_frames(record: Record, probe: Probe, picks: Sequence[int]) -> np.ndarra
             return np.stack([stills.pixels(source_bytes(record))] * len(picks))
         found = _decode(record, probe, set(picks))
     except FAILURES as error:
+        if is_bug(error):
+            raise
         raise _unreadable(error) from error
     lost = [k for k in picks if k not in found]
     if lost:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...model_patches.errors import reason
 from ..config import SourceConfig
 from ..errors import TrainingError
 from .records import METADATA, LeftOut, Record, media_of, tidy
@@ -31,8 +32,10 @@ def read_metadata(name: str, path: Path, source: SourceConfig) -> tuple[list[Rec
         for number, row in rows(path, source):
             entry = _row(path, number, row, source)
             (records if isinstance(entry, Record) else left_out).append(entry)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TrainingError(f"sources.{name}.path {path} cannot be read ({error}); save it again.") from error
+    except OSError as error:
+        raise TrainingError(f"sources.{name}.path {path} cannot be read: {reason(error)}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TrainingError(f"sources.{name}.path {path} cannot be read ({error}); save it as UTF-8.") from error
     return records, left_out
 
 

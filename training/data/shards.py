@@ -11,6 +11,7 @@ import re
 import tarfile
 from pathlib import Path
 
+from ...model_patches.errors import reason
 from ..errors import TrainingError
 from .records import LeftOut, NoCaption, Record, media_of, sidecar_captions
 
@@ -53,8 +54,11 @@ def read_shards(name: str, pattern: str, uncaptioned: bool = False) -> tuple[lis
         except FileNotFoundError:
             left_out.append(LeftOut(label, f"missing file: {shard} does not exist"))
             continue
-        except (OSError, tarfile.TarError) as error:
+        except tarfile.TarError as error:
             left_out.append(LeftOut(label, f"no shard: it is no plain tar file ({error})"))
+            continue
+        except OSError as error:
+            left_out.append(LeftOut(label, f"unreadable: {reason(error)}"))
             continue
         records += records_
         left_out += left_out_
