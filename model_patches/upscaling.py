@@ -4,29 +4,35 @@
     Enlarger(upscaler, device, dtype)(frames)       frames times its scale, in as much memory as there is
     check_target, fit                               an exact size
 
-RCANs run in strips of rows, which give what the undivided image gives. Other networks that do not fit get overlapping
-tiles whose seams are blended.
+RCANs run in strips of rows, which give what the undivided image gives, in any memory. Other networks that do not fit
+get overlapping tiles whose seams are blended.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, blameless, out_of_memory, reason
 from .files import PICKLES, read_header, read_weights
+from .kernels import same_bits
 from .rcan import RCAN, rcan_config, rcan_of
 
 MIN_TILE = 64  # pixels, a side
-# Of one strip of an RCAN's tail. A CPU is as fast with small strips, a GPU wants enough to do.
+# Bytes of one strip of an RCAN's tail, where there is room. A CPU is as fast with small ones, a GPU wants enough to do.
 STRIP_ON_CPU, STRIP_ELSEWHERE = 128 * 2**20, 512 * 2**20
+MIN_ROWS, RIMS = 2, 4  # of the input: in the thinnest strip, and what a strip sees beyond its own
+MAPS = 5  # feature maps of whole frames that an RCAN's body holds at once (benchmarks/upscaling.py)
+USED = 0.75  # of the free memory that is planned with: kernels take workspaces of their own
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -103,7 +109,7 @@ def _spandrel(path: Path) -> object:
     except Exception as error:  # a torchvision made for another torch raises RuntimeError and more
         raise CheckpointError(
             f"{path.name} is no RCAN, and upscalers of other kinds need spandrel, which cannot be imported "
-            f"({_first_line(error)}): pip install spandrel, with the torchvision that goes with this torch."
+            f"({reason(error)}): pip install spandrel, with the torchvision that goes with this torch."
         ) from error
     weights = read_weights(path)
     try:
@@ -113,13 +119,12 @@ def _spandrel(path: Path) -> object:
             f"{path.name} is no upscaler: its {len(weights)} weights are of no image network that spandrel knows."
         ) from error
     except Exception as error:  # its loaders read weights by name and shape, and raise whatever comes of it
+        if blameless(error):
+            raise
         raise CheckpointError(
-            f"{path.name} is no whole upscaler ({_first_line(error)}); download or save it again."
+            f"{path.name} looks like an upscaler, but spandrel cannot build one of its weights ({reason(error)}): they "
+            "are not whole, or of a variant that it does not know."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":. ")
 
 
 # -- sizes and precision ----------------------------------------------------------------------------------------------
@@ -160,24 +165,19 @@ def fit(frames: Tensor, height: int, width: int) -> Tensor:
 # -- at work ----------------------------------------------------------------------------------------------------------
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory was asked for and not there: a GPU's, or the machine's."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    marks = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
-
-
 class Enlarger:
     """An upscaler on a device: frames (k, 3, h, w) in [0, 1] -> (k, 3, scale*h, scale*w), float32 on the CPU.
 
-    Where memory runs out it divides the work further, and remembers: one frame at a time, then tiles of half the side
-    down to 64 pixels. Moves the upscaler's network to the device.
+    An RCAN's strips are as large as is good for the device, thinner where less memory is free, down to two rows. Where
+    memory runs out all the same, the work is divided further, which is remembered: one frame at a time, then thinner
+    strips, or for other networks tiles of half the side down to 64 pixels. Moves the upscaler's network to the device.
 
     tile: the side of a tile in pixels of the input; for an RCAN a strip has as many pixels as a tile of that side.
-        None: undivided; RCANs in strips of 128 MiB on a CPU, of 512 MiB elsewhere.
+        None: undivided; RCANs in strips of 128 MiB on a CPU, of 512 MiB a frame elsewhere.
     at_once: frames in one pass. None: all that come; one on a CPU, where more take longer, and for spandrel's networks.
-    is_oom: whether an error is of too little memory. say: told when the work is divided further.
+    is_oom: whether an error is of too little memory. make_room: called before another try, when all that the failed
+        one held is freed. free: bytes that are free on the device; None: asked of CUDA, and no limit elsewhere.
+    say: told when the work is divided further.
 
     Raises ConfigError for a tile or precision that cannot be, and when nothing is left to divide; CheckpointError for a
     network whose images have the wrong size or are no numbers.
@@ -192,16 +192,21 @@ class Enlarger:
         tile: int | None = None,
         at_once: int | None = None,
         is_oom: Callable[[Exception], bool] = out_of_memory,
+        make_room: Callable[[], object] = lambda: None,
+        free: Callable[[], int] | None = None,
         say: Callable[[str], object] = lambda text: None,
     ) -> None:
         check_dtype(upscaler, dtype)
         check_tile(tile)
         self.upscaler, self.device, self.dtype = upscaler, torch.device(device), dtype
-        self.is_oom, self.say = is_oom, say
+        self.is_oom, self.make_room, self.say = is_oom, make_room, say
+        self.free = partial(_free_on_gpu, self.device) if free is None and self.device.type == "cuda" else free
         self.at_once = 1 if at_once is None and one_by_one(upscaler, self.device) else at_once
         self.tile = tile
-        if tile is None and isinstance(upscaler.network, RCAN):
-            self.tile = self._strip_side(upscaler.network)
+        self.rows: int | None = None  # of the last strip of an RCAN
+        if isinstance(upscaler.network, RCAN):
+            ample = STRIP_ON_CPU if self.device.type == "cpu" else STRIP_ELSEWHERE
+            self.strip = ample // self._pixel() if tile is None else tile**2  # pixels of the input
         self._place()
 
     def __call__(self, frames: Tensor) -> Tensor:
@@ -210,11 +215,33 @@ class Enlarger:
             self._divide(*frames.shape[-2:], frames.shape[0])
         return enlarged
 
-    def _strip_side(self, network: RCAN) -> int:
-        # The tail is widest on both sides of its last shuffle, where all of it but the colours is computed.
-        pixel = 2 * network.config.features * network.scale**2 * self.dtype.itemsize
-        strip = STRIP_ON_CPU if self.device.type == "cpu" else STRIP_ELSEWHERE
-        return max(MIN_TILE, math.isqrt(strip // pixel))
+    # -- an RCAN's strips: what they cost, and what there is
+
+    def _pixel(self) -> int:
+        """Bytes of the tail for a pixel of the input: it is widest on both sides of its last shuffle."""
+        network = self.upscaler.network
+        return 2 * network.config.features * network.scale**2 * self.dtype.itemsize
+
+    def _whole(self, h: int, w: int) -> int:
+        """Bytes a frame that no strip saves: the body's maps and the result."""
+        network = self.upscaler.network
+        return h * w * self.dtype.itemsize * (MAPS * network.config.features + 3 * network.scale**2)
+
+    def _rows(self, k: int, h: int, w: int) -> int:
+        """Rows of a strip of k frames: as many as are good, fewer where less is free."""
+        rows = self.strip // w
+        if self.free is not None:
+            room = USED * self.free() - k * self._whole(h, w)
+            rows = min(rows, int(room // (k * w * self._pixel())) - RIMS)
+        return max(MIN_ROWS, rows)
+
+    def _frames(self, k: int, h: int, w: int) -> int:
+        """Frames in one pass: all that may, fewer where not even their maps are free."""
+        step = min(self.at_once or k, k)
+        if self.free is not None and isinstance(self.upscaler.network, RCAN):
+            each = self._whole(h, w) + (MIN_ROWS + RIMS) * w * self._pixel()
+            step = min(step, int(USED * self.free() // each))
+        return max(1, step)
 
     def _place(self) -> None:
         try:
@@ -227,21 +254,33 @@ class Enlarger:
             ) from None
 
     def _try(self, frames: Tensor) -> Tensor | None:
-        """None: out of memory. What the failed pass held is freed with its error, on the way out of here."""
+        """None: out of memory, and nothing that the failed pass held is there any more."""
         try:
             return self._enlarge(frames)
         except Exception as error:
             if not self.is_oom(error):
                 raise
+            traceback.clear_frames(error.__traceback__)
         return None
 
     def _divide(self, h: int, w: int, k: int) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        self.make_room()
+        thin = isinstance(self.upscaler.network, RCAN)
         side = max(h, w) if self.tile is None else min(self.tile, max(h, w))
         if k > 1 and self.at_once != 1:
             self.at_once = 1
             self.say(f"{k} frames at once do not fit the memory of {self.device}: one at a time from here on.")
+        elif thin and self.rows is not None and self.rows > MIN_ROWS:
+            rows = max(MIN_ROWS, min(self.rows, h) // 4)
+            self.strip = rows * w
+            self.say(f"{w}x{h} does not fit the memory of {self.device}: strips of {rows} rows from here on.")
+        elif thin:
+            raise ConfigError(
+                f"{w}x{h} cannot be enlarged x{self.upscaler.scale} in the memory of {self.device}, not even in strips "
+                f"of {MIN_ROWS} rows: free some, give smaller frames, or choose a smaller model."
+            )
         elif side > MIN_TILE:
             self.tile = max(MIN_TILE, side // 2)
             self.say(f"{w}x{h} does not fit the memory of {self.device}: tiles of {self.tile} pixels from here on.")
@@ -253,22 +292,32 @@ class Enlarger:
 
     def _enlarge(self, frames: Tensor) -> Tensor:
         k, _, h, w = frames.shape
-        scale, step = self.upscaler.scale, self.at_once or k
+        scale, step = self.upscaler.scale, self._frames(k, h, w)
         out = torch.empty(k, 3, scale * h, scale * w)  # an ordinary tensor, for whoever gets it
-        with torch.inference_mode():
+        # fp32 is float32: in TF32 strips of another height would differ by more than rounding.
+        with torch.inference_mode(), same_bits(tf32=self.dtype != torch.float32):
             for first in range(0, k, step):
                 self._enlarge_into(out[first : first + step], frames[first : first + step])
             if not torch.isfinite(out).all():
-                remedy = "choose fp32" if self.dtype != torch.float32 else "download or save it again"
-                raise CheckpointError(f"{self.upscaler.name} computes no numbers in {DTYPES[self.dtype]}; {remedy}.")
+                raise self._no_numbers(frames)
             return out.clamp_(0, 1)
+
+    def _no_numbers(self, frames: Tensor) -> ValueError:
+        """Whose fault it is that there are none in the result."""
+        name = self.upscaler.name
+        if not torch.isfinite(frames).all():
+            return ConfigError("there are no numbers (NaN) in the frames to enlarge; give others.")
+        if not all(torch.isfinite(w).all() for w in self.upscaler.network.parameters()):
+            return CheckpointError(f"{name} holds weights that are no numbers (NaN); choose another file.")
+        remedy = "choose another model" if self.dtype == torch.float32 else "choose fp32"
+        return ConfigError(f"{name} computes no numbers of these frames in {DTYPES[self.dtype]}; {remedy}.")
 
     def _enlarge_into(self, out: Tensor, frames: Tensor) -> None:
         """out, on the CPU, becomes the enlarged frames, not clamped."""
         h, w = frames.shape[-2:]
         if isinstance(self.upscaler.network, RCAN):
-            rows = max(1, self.tile**2 // w)
-            out.copy_(self.upscaler.network(self._moved(frames), rows))
+            self.rows = self._rows(len(frames), h, w)
+            out.copy_(self.upscaler.network(self._moved(frames), self.rows))
         elif self.tile is None or self.tile >= max(h, w):
             out.copy_(self._run(frames))
         else:
@@ -292,14 +341,30 @@ class Enlarger:
             with torch.autocast(self.device.type, self.dtype):  # some networks, as SwinIR, make fp32 on their way
                 return call(frames)
         except RuntimeError as error:
-            if self.is_oom(error):
+            if self.is_oom(error) or not self._runs_in_float32(frames):
                 raise
             number = DTYPES[self.dtype]
-            raise ConfigError(f"{self.upscaler.name} fails in {number} ({_first_line(error)}); choose fp32.") from error
+            raise ConfigError(f"{self.upscaler.name} fails in {number} ({reason(error)}); choose fp32.") from error
+
+    def _runs_in_float32(self, frames: Tensor) -> bool:
+        """Whether what failed in half precision was the precision: a corner of the same frames goes through in fp32."""
+        network = self.upscaler.network.float()
+        try:
+            (self.upscaler.call or network)(frames[:1, :, :MIN_TILE, :MIN_TILE].float())
+        except RuntimeError:
+            return False
+        finally:
+            network.to(self.dtype)
+        return True
 
     def _moved(self, frames: Tensor) -> Tensor:
         # A copy in any case: some networks compute in place on what they are given.
         return frames.to(self.device, self.dtype, copy=True)
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """Bytes that CUDA gives, and those that torch keeps and does not use."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def one_by_one(upscaler: Upscaler, device: torch.device) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import comfy.model_management
 import comfy.utils
@@ -131,6 +132,8 @@ class ImageToVideo(io.ComfyNode):
         # What may be refused comes before encoders run.
         if first_frame is not None and len(first_frame) not in (1, frames):
             raise NodeError(f"first_frame: {len(first_frame)} pictures for {frames} frames; give one, or one a frame.")
+        shape = (frames, vae.latent_channels, height // ratio, width // ratio)
+        _check_memory(shape, width, height)
         if last_frame is not None and first_frame is None:
             raise NodeError("last_frame: it needs a first_frame to start from; wire one.")
         if (motion_positive is None) != (motion_negative is None):
@@ -159,9 +162,22 @@ class ImageToVideo(io.ComfyNode):
             if motion is not None:
                 values["motion_text"] = _motion(field, motion)
             sides.append(node_helpers.conditioning_set_values(conditioning, {PREFIX + k: v for k, v in values.items()}))
-        shape = (frames, vae.latent_channels, height // ratio, width // ratio)
         samples = torch.zeros(shape, device=comfy.model_management.intermediate_device())
         return io.NodeOutput(sides[0], sides[1], {"samples": samples})
+
+
+COPIES = 3  # of a clip's latent that sampling holds in the machine's memory at least: the latent, its noise, the result
+
+
+def _check_memory(shape: tuple[int, int, int, int], width: int, height: int) -> None:
+    """Refuse a clip whose latents alone do not fit the machine, before encoders run."""
+    needed = 4 * math.prod(shape) * COPIES
+    free = comfy.model_management.get_free_memory(comfy.model_management.intermediate_device())
+    if needed > free:
+        raise NodeError(
+            f"frames: {shape[0]} frames of {width}x{height} need {needed / 1e9:.1f} GB for their latents alone and "
+            f"{free / 1e9:.1f} GB are free; give fewer frames or a smaller size."
+        )
 
 
 def near(side: int, unit: int) -> int:

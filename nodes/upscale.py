@@ -10,17 +10,18 @@ import copy
 import logging
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management as management
 import comfy.model_patcher
 import comfy.utils
 import latent_preview
-import spandrel
 import torch
 from comfy_api.latest import io
 from torch import Tensor, nn
 
+from ..model_patches.errors import out_of_memory, reason
 from ..model_patches.upscaling import (
     MIN_TILE,
     Enlarger,
@@ -29,7 +30,6 @@ from ..model_patches.upscaling import (
     check_target,
     fit,
     one_by_one,
-    out_of_memory,
     upscaler_of,
 )
 from .conditioning import rgb
@@ -139,12 +139,14 @@ class UpscaleVideo(io.ComfyNode):
                     PRECISIONS[precision],
                     tile=tile or None,
                     at_once=at_once,
-                    is_oom=_short_of_memory(device),
+                    is_oom=lambda error: management.is_oom(error) or out_of_memory(error),
+                    make_room=partial(_unload_others, device),
+                    free=None if management.is_device_cpu(device) else partial(management.get_free_memory, device),
                     say=_say,
                 )
             _enlarge(images, enlarger, result)
         finally:
-            upscaler.network.to(management.unet_offload_device())
+            upscaler.network.to("meta")  # nobody else has these weights; what the card held of them is free at once
             management.soft_empty_cache()
         return io.NodeOutput(result)
 
@@ -152,8 +154,14 @@ class UpscaleVideo(io.ComfyNode):
 # -- the network ------------------------------------------------------------------------------------------------------
 
 
-def load_upscale_model(path: str | Path) -> spandrel.ImageModelDescriptor:
-    """What the host's Load Upscale Model makes of a file."""
+def load_upscale_model(path: str | Path):
+    """What the host's Load Upscale Model makes of a file: an ImageModelDescriptor of spandrel's."""
+    try:
+        import spandrel  # no part of ComfyUI must be there for it to start, and this is one that need not
+    except Exception as error:  # a torchvision made for another torch raises RuntimeError and more
+        raise NodeError(
+            f"upscalers need spandrel, which cannot be imported ({reason(error)}): install ComfyUI's requirements."
+        ) from error
     descriptor = spandrel.ModelLoader().load_from_state_dict(comfy.utils.load_torch_file(str(path), safe_load=True))
     descriptor.patcher = comfy.model_patcher.CoreModelPatcher(
         descriptor.eval().model,
@@ -225,16 +233,11 @@ def _make_room(upscaler: Upscaler, device: torch.device, dtype: torch.dtype, ima
     management.free_memory(floats * dtype.itemsize + management.extra_reserved_memory(), device)
 
 
-def _short_of_memory(device: torch.device):
-    """Whether an error is of too little memory; if so, what else the host has loaded makes room first."""
-
-    def test(error: Exception) -> bool:
-        short = management.is_oom(error) or out_of_memory(error)
-        if short and not management.is_device_cpu(device):
-            management.unload_all_models()
-        return short
-
-    return test
+def _unload_others(device: torch.device) -> None:
+    """What else the host has loaded makes room before another try."""
+    if not management.is_device_cpu(device):
+        management.unload_all_models()
+        management.soft_empty_cache()
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,7 @@
 """Upscalers at work: what strips and tiles must not change, what memory may, what is refused."""
 
 import sys
+import weakref
 from itertools import pairwise
 from types import ModuleType, SimpleNamespace
 
@@ -11,6 +12,7 @@ from torch import nn
 from dreamfactory.model_patches.errors import CheckpointError, ConfigError
 from dreamfactory.model_patches.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.model_patches.upscaling import (
+    STRIP_ELSEWHERE,
     Enlarger,
     Upscaler,
     check_dtype,
@@ -22,6 +24,7 @@ from dreamfactory.model_patches.upscaling import (
     upscaler_of,
 )
 from dreamfactory.pipelines.bundle import DEMO
+from dreamfactory.training.live import Live
 
 TINY = RCANConfig(groups=1, blocks=2, features=8, reduction=4, scale=4)
 
@@ -77,7 +80,7 @@ def test_an_rcan_is_never_cut_by_a_pixel_more_than_asked(monkeypatch):
     monkeypatch.setattr(RCAN, "forward", lambda self, x, rows=None: asked.append(rows) or forward(self, x, rows))
     Enlarger(upscaler(rcan(), 4), "cpu", tile=80)(torch.rand(1, 3, 50, 200))
     Enlarger(upscaler(rcan(), 4), "cpu", tile=64)(torch.rand(1, 3, 2, 5000))
-    assert asked == [80 * 80 // 200, 1]
+    assert asked == [80 * 80 // 200, 2]  # the fewest there are
 
 
 @pytest.mark.parametrize("tile", [64, 100, 150])
@@ -182,21 +185,67 @@ def test_nothing_left_to_divide_is_one_sentence():
             Enlarger(upscaler(network, 2), "cpu")(torch.rand(1, 3, 300, 200))
 
 
-def test_an_rcan_out_of_memory_gets_narrower_strips(monkeypatch):
-    network, forward, asked = rcan(), RCAN.forward, []
+class Pretended(Live):
+    """A device with so many bytes free: what is made beyond them is refused."""
 
-    def hungry(self, x, rows=None):
-        asked.append(rows)
-        if rows * x.shape[3] > 70 * 70:
-            raise torch.OutOfMemoryError("none left")
-        return forward(self, x, rows)
+    def __init__(self, limit, aside=0):
+        super().__init__()
+        self.limit, self.aside = limit + aside, aside
 
-    monkeypatch.setattr(RCAN, "forward", hungry)
-    enlarge, frames = Enlarger(upscaler(network, 4), "cpu", tile=200), torch.rand(1, 3, 300, 40)
-    enlarged = enlarge(frames)
-    assert asked == [1000, 250, 102]  # of 200, 100 and 64 pixels squared
+    def _count(self, storage):
+        if storage not in self.known and self.bytes + storage.nbytes() > self.limit:
+            raise torch.OutOfMemoryError(f"{storage.nbytes()} of {self.limit - self.bytes} bytes")
+        super()._count(storage)
+
+    def free(self):
+        return min(self.limit - self.bytes, self.limit - self.aside)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["asked what is free", "finding out"])
+@pytest.mark.parametrize("mib", [600, 64, 32, 16, 12, 8])
+def test_an_rcan_is_exact_in_any_memory(mib, told):
+    """Six sizes of memory: the whole image, to float rounding, within what there is; never a tile."""
+    network, frames, notes = rcan(), torch.rand(4, 3, 90, 160), []
     with torch.no_grad():
-        assert (enlarged - forward(network, frames).clamp(0, 1)).abs().max() < 1e-5
+        whole = network(frames).clamp(0, 1)
+    memory = Pretended(mib * 2**20, aside=whole.nbytes)  # the result, which is not on the device
+    with memory:
+        enlarge = Enlarger(upscaler(network, 4), "cpu", at_once=4, free=memory.free if told else None, say=notes.append)
+        enlarge.strip = STRIP_ELSEWHERE // enlarge._pixel()  # as on a GPU
+        enlarged = enlarge(frames)
+    assert (enlarged - whole).abs().max() < 1e-5
+    assert memory.peak <= memory.limit
+    assert not any("tiles" in note for note in notes)
+    if told:
+        assert notes == []  # what is free was planned with
+    elif mib <= 12:
+        assert any("strips of" in note for note in notes)
+
+
+def test_an_rcan_that_fits_in_no_strips_is_one_sentence():
+    memory = Pretended(3 * 2**20)
+    with memory, pytest.raises(ConfigError, match="not even in strips of 2 rows"):
+        Enlarger(upscaler(rcan(), 4), "cpu", free=memory.free)(torch.rand(1, 3, 300, 200))
+
+
+def test_what_a_failed_pass_held_is_free_before_the_next_and_before_others_make_room():
+    held = []
+
+    class Keeping(Nearest):
+        def forward(self, x):
+            big = torch.zeros(2**20)
+            if x.shape[2] > 100:
+                held.append(weakref.ref(big))
+                raise torch.OutOfMemoryError("none left")
+            return super().forward(x)
+
+    alive = []
+    enlarge = Enlarger(
+        upscaler(Keeping(2), 2), "cpu", make_room=lambda: alive.append(any(r() is not None for r in held))
+    )
+    enlarge(torch.rand(1, 3, 300, 100))
+    assert alive == [False] * len(held)
+    assert held
 
 
 def test_the_hosts_own_word_for_too_little_memory_counts():
@@ -322,7 +371,10 @@ def test_what_spandrel_says_of_a_file(tmp_path, monkeypatch):
     path = other_file(tmp_path)
     for load, sentence in (
         (unknown, "is no upscaler: its 1 weights are of no image network"),
-        (damaged, r"is no whole upscaler \(Error\(s\) in loading state_dict for Net\)"),
+        (
+            damaged,
+            r"spandrel cannot build one of its weights \(Error\(s\) in loading state_dict for Net\)",
+        ),
         (lambda spandrel, state: descriptor(scale=1), "restores without enlarging"),
     ):
         stand_in(monkeypatch, load)
@@ -356,10 +408,16 @@ def test_networks_that_do_not_do_what_they_say():
         def forward(self, x):
             return super().forward(x) / 0 * 0
 
-    with pytest.raises(CheckpointError, match="computes no numbers in fp32"):
+    with pytest.raises(ConfigError, match="computes no numbers of these frames in fp32; choose another model"):
         Enlarger(upscaler(Broken(2), 2), "cpu")(frames)
-    with pytest.raises(CheckpointError, match="computes no numbers in bf16; choose fp32"):
+    with pytest.raises(ConfigError, match="computes no numbers of these frames in bf16; choose fp32"):
         Enlarger(upscaler(Broken(2), 2), "cpu", torch.bfloat16)(frames)
+    network = Plain(2).requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"no numbers \(NaN\) in the frames"):
+        Enlarger(upscaler(network, 2), "cpu")(frames / 0 * 0)
+    network.second.bias[0] = torch.nan
+    with pytest.raises(CheckpointError, match="holds weights that are no numbers"):
+        Enlarger(upscaler(network, 2), "cpu")(frames)
 
 
 # -- precision and sizes ------------------------------------------------------------------------------------------
@@ -388,13 +446,21 @@ def test_networks_that_mix_precisions():
 
     class Stubborn(Nearest):
         def forward(self, x):
-            return super().forward(torch.full_like(x, 0.5, dtype=torch.float32).addmm(x, x))
+            if x.dtype != torch.float32:
+                raise RuntimeError("expected scalar type Float but found BFloat16")
+            return super().forward(x)
+
+    class Wrong(Nearest):
+        def forward(self, x):
+            return super().forward(x.addmm(x, x))
 
     network, frames = Mixing(2), torch.rand(1, 3, 16, 16)
     whole = Enlarger(upscaler(network, 2), "cpu")(frames)
     assert (Enlarger(upscaler(network, 2), "cpu", torch.bfloat16)(frames) - whole).abs().max() < 0.02
     with pytest.raises(ConfigError, match=r"it fails in bf16 \(.*\); choose fp32"):
         Enlarger(upscaler(Stubborn(2), 2), "cpu", torch.bfloat16)(frames)
+    with pytest.raises(RuntimeError, match="must be a matrix"):  # in any precision: not to be blamed on one
+        Enlarger(upscaler(Wrong(2), 2), "cpu", torch.bfloat16)(frames)
 
 
 def test_a_tile_of_a_few_pixels_is_refused():
