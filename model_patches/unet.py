@@ -202,7 +202,9 @@ class VideoUNet(Path):
         embedding = hooks.after_embedding(embedding, config.model_channels)
         if config.frame_rate_embedding != "off":
             rate = config.frame_rate_default if frame_rate is None else frame_rate
-            rate = torch.as_tensor(rate, device=x.device).flatten()
+            # A number is filled in on the device: a copy from the CPU would stop it, and no CUDA graph holds one.
+            rate = rate.to(x.device) if isinstance(rate, Tensor) else torch.full((1,), float(rate), device=x.device)
+            rate = rate.flatten()
             rate = self.frame_rate_embedding(timestep_embedding(rate, config.model_channels).to(dtype))
             embedding = embedding + per_row(rate.expand(max(batch, rate.shape[0]), -1), x)
         if image_tokens is not None:

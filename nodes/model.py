@@ -42,6 +42,7 @@ from torch import Tensor
 from ..model_patches import UNetConfig, VideoUNet
 from ..model_patches.checkpoint import check_network
 from ..model_patches.files import read_weights
+from ..model_patches.kernels import same_bits
 from ..model_patches.layout import layout
 from ..model_patches.load import read_network
 from ..schedulers import ScheduleConfig
@@ -236,9 +237,10 @@ class VideoModel(comfy.model_base.BaseModel):
         # frames are counted from 0: beyond its training length (AnimateDiff: 24 or 32) a network never saw a number.
         if window is not None and (config.first_frame_concat != "off" or config.paca):
             kwargs["frame_index"] = torch.tensor(_frame_numbers(window), device=x.device)
-        return super()._apply_model(
-            x, t, c_concat=c_concat, c_crossattn=c_crossattn, control=control, transformer_options=options, **kwargs
-        )
+        with same_bits():
+            return super()._apply_model(
+                x, t, c_concat=c_concat, c_crossattn=c_crossattn, control=control, transformer_options=options, **kwargs
+            )
 
     def _strengths(self, sigma: Tensor, wanted) -> dict[str, float]:
         """Strengths of the network's branches at this step.
@@ -333,6 +335,8 @@ def make_model(
             if hasattr(state[key].untyped_storage(), MAPPED):
                 state[key] = state[key].clone()
     model.diffusion_model.load_state_dict(state, strict=True, assign=True)
+    if mm.force_channels_last() and not patcher.is_dynamic():  # asked of the modules before they had these weights
+        model.diffusion_model.to(memory_format=torch.channels_last)
     model.diffusion_model.requires_grad_(False)
     state.clear()
     patcher.add_callback(ON_LOAD, _patch_bare_weights)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..model_patches import VideoUNet
+from ..model_patches.kernels import same_bits
 from ..schedulers import (
     NoiseSchedule,
     build_scheduler,
@@ -61,6 +62,7 @@ def make_scheduler(name: str, schedule: NoiseSchedule, spacing: str):
 
 
 @torch.no_grad()
+@same_bits()
 def sample(
     unet: VideoUNet,
     schedule: NoiseSchedule,
