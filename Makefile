@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint host-test comfyui twins demo-quality clean
+.PHONY: demo test lint gpu-check host-test comfyui twins demo-quality clean
 
 demo: $(READY)
 	$(BIN)/dreamfactory demo --out out/demo
@@ -16,6 +16,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+# Does it run on this card? A table, and out/check.json; without a card it says so and ends with 3.
+gpu-check: $(READY)
+	$(BIN)/dreamfactory check $(ARGS)
 
 # Inside a real ComfyUI: found by COMFYUI_PATH and COMFYUI_PYTHON, else where comfy-cli puts it.
 host-test: $(READY)

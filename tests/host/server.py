@@ -49,8 +49,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def start(host: tuple[Path, str], base: Path) -> Iterator[Server]:
-    """Start the server in the empty folder ``base``, wait until it answers, and stop it at the end."""
+def start(host: tuple[Path, str], base: Path, *further: str) -> Iterator[Server]:
+    """Start the server in the empty folder ``base``, wait until it answers, stop it at the end. further: options."""
     folder, python = host
     (base / "custom_nodes").mkdir(parents=True)
     (base / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
@@ -66,6 +66,7 @@ def start(host: tuple[Path, str], base: Path) -> Iterator[Server]:
         "--disable-api-nodes",
         "--database-url",
         f"sqlite:///{base / 'db.sqlite'}",
+        *further,
     ]
     with open(server.log_path, "w") as log:
         process = subprocess.Popen([python, "main.py", *options], cwd=folder, stdout=log, stderr=log, env=ENVIRONMENT)
@@ -104,8 +105,11 @@ def free_port() -> int:
 PRELUDE = """
 import importlib.util, json, sys
 sys.path.insert(0, {host!r})
+import comfy.options
+comfy.options.enable_args_parsing()
+own, sys.argv[1:] = sys.argv[1:], {options!r}
 import comfy.cli_args
-comfy.cli_args.args.cpu = True
+sys.argv[1:] = own
 
 # As the host loads a pack: the repository root under a name of the host's choosing.
 spec = importlib.util.spec_from_file_location(
@@ -117,14 +121,14 @@ spec.loader.exec_module(pack)
 """
 
 
-def run_inside(host: tuple[Path, str], script: str, *args, timeout: float = 600.0) -> dict:
+def run_inside(host: tuple[Path, str], script: str, *args, options: str = "", timeout: float = 600.0) -> dict:
     """Run Python source in the host's interpreter → the JSON object on the last line it prints.
 
     The script can import ``comfy`` (on the CPU) and this repository as ``a_pack``; ``args`` are its
-    ``sys.argv[1:]``, as text. ``json`` and ``sys`` are imported already.
+    ``sys.argv[1:]``, as text; ``options`` are the host's own, beside --cpu. ``json`` and ``sys`` are imported already.
     """
     folder, python = host
-    source = PRELUDE.format(host=str(folder), root=str(ROOT)) + script
+    source = PRELUDE.format(host=str(folder), root=str(ROOT), options=["--cpu", *options.split()]) + script
     command = [python, "-c", source, *map(str, args)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT)
     if done.returncode != 0:
