@@ -4,7 +4,9 @@
     python benchmarks/upscaling.py pictures A.png B.jpg … [--model demo|FILE]    moves over pictures of yours
     OMP_NUM_THREADS=1 <ComfyUI's python> benchmarks/upscaling.py cost [--rounds 3]
     python benchmarks/upscaling.py length [--frames 30 300]               memory of the command by a clip's length
+    python benchmarks/upscaling.py memory                                 an RCAN where less and less is free
 
+`memory` pretends: what the network makes is counted, and refused beyond a size.
 `cost` needs spandrel, and so the torchvision that goes with torch: ComfyUI has both. Every network enlarges one frame
 of 344x192 in float32, whole; runs taken in turn, processor time, ratios of medians. Peak memory is that of a process
 that does nothing else, less what it holds before the frame.
@@ -172,6 +174,47 @@ def pictures(model: str, paths: list[str]) -> dict:
     }
 
 
+def memory(sizes: list[int]) -> dict:
+    """RCAN 10x8, 344x192 to 1376x768, 4 frames: in so many MiB beside its weights, told what is free or finding out."""
+    from dreamfactory.model_patches.rcan import RCAN, RCANConfig
+    from dreamfactory.model_patches.upscaling import STRIP_ELSEWHERE, Enlarger, Upscaler
+    from dreamfactory.training.live import Live
+
+    class Pretended(Live):
+        def __init__(self, limit: int, aside: int) -> None:
+            super().__init__()
+            self.limit, self.aside = limit + aside, aside
+
+        def _count(self, storage) -> None:
+            if storage not in self.known and self.bytes + storage.nbytes() > self.limit:
+                raise torch.OutOfMemoryError("more than there is")
+            super()._count(storage)
+
+    torch.manual_seed(0)
+    network = RCAN(RCANConfig(10, 8)).eval().requires_grad_(False)
+    frames, found = torch.rand(4, 3, *SMALL), {}
+    with torch.inference_mode():
+        whole = torch.cat([network(frame[None]).clamp(0, 1) for frame in frames])
+    for mib in sizes:
+        for told in (True, False):
+            limit = Pretended(mib * 2**20, whole.nbytes)  # the result is no part of it: it is never on the device
+            free = (lambda p=limit: min(p.limit - p.bytes, p.limit - p.aside)) if told else None
+            notes: list[str] = []
+            with limit:
+                enlarge = Enlarger(
+                    Upscaler(network, 4, "RCAN", False, True), "cpu", at_once=4, free=free, say=notes.append
+                )
+                enlarge.strip = STRIP_ELSEWHERE // enlarge._pixel()  # as on a GPU
+                made = enlarge(frames)
+            found[f"{mib} MiB, {'told' if told else 'finding out'}"] = {
+                "off": float((made - whole).abs().max()),
+                "peak MiB": round((limit.peak - whole.nbytes) / 2**20),
+                "rows": enlarge.rows,
+                "divided again": len(notes),
+            }
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
@@ -181,6 +224,7 @@ def main() -> None:
     parts.choices["quality"].add_argument("--sheet", help="a .png of the first four, to look at")
     parts.choices["pictures"].add_argument("paths", nargs="+")
     parts.choices["length"].add_argument("--frames", type=int, nargs="+", default=[30, 300])
+    parts.add_parser("memory").add_argument("--mib", type=int, nargs="+", default=[4096, 1024, 512, 300, 200, 150])
     parts.add_parser("cost").add_argument("--rounds", type=int, default=3)
     parts.add_parser("peak").add_argument("name", choices=NETWORKS)
     args = parser.parse_args()
@@ -194,6 +238,7 @@ def main() -> None:
         "pictures": lambda: pictures(args.model, args.paths),
         "length": lambda: length(args.frames, args.model),
         "cost": lambda: cost(args.rounds),
+        "memory": lambda: memory(args.mib),
     }[args.part]()
     where = {"date": str(datetime.date.today()), "machine": platform.machine(), "torch": torch.__version__}
     print(json.dumps({**where, **result}, indent=1))

@@ -195,6 +195,9 @@ CASES = {
     # sizes
     "0 frames": (change("Image to video", frames=0), "Image to video", "frames", "min"),
     "10 000 frames": (change("Image to video", frames=10_000), "Image to video", "frames", "max"),
+    "more than any machine holds": (
+        change("Image to video", width=8192, height=8192, frames=1024), "Image to video", "frames", "latents alone",
+    ),
     "odd width": (change("Image to video", width=67), "Image to video", "width", "multiple of 8"),
     "latent of another size": (other_latent, "Sampler", "first_frame", "16x8"),
     "3 pictures": (picture(3), "Image to video", "first_frame", "3 pictures for 8 frames"),
