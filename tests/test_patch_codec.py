@@ -155,7 +155,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         load_codec(path)
     other = {**json.loads(metadata[METADATA_KEY]), "latent_channels": 6}
     save_file(weights, path, {METADATA_KEY: json.dumps(other)})
-    with pytest.raises(ValueError, match="of another shape: analysis.weight is"):
+    with pytest.raises(ValueError, match=r"of another shape: analysis\.weight is"):
         load_codec(path)
 
 
