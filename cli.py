@@ -238,7 +238,7 @@ def parser() -> argparse.ArgumentParser:
 
     from .check import command as card
 
-    sub = command("check", card.check, "does it run on my card? one table, a JSON file, five minutes at most")
+    sub = command("check", card.check, "does it run on my card? one table and a JSON file, in about five minutes")
     card.add_arguments(sub)
 
     sub = command("demo-quality", demo_quality, "measure the demo model on held-out clips; JSON comes last")

@@ -1,4 +1,4 @@
-"""Does it run on my card? `dreamfactory check`, `make gpu-check`: one table, one JSON file, five minutes at most.
+"""Does it run on my card? `dreamfactory check`, `make gpu-check`: one table, one JSON file, about five minutes.
 
     command.py   the arguments, and which lines there are
     report.py    a line: right, wrong or not here, and why; the table

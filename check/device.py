@@ -26,6 +26,7 @@ class Here:
     folder: Path  # for files of this run alone
     small: bool
     ceiling: float | None = None  # TFLOP/s in float16, once measured
+    ends: float = float("inf")  # when the check's time is over, of time.monotonic()
     kept: dict = field(default_factory=dict)  # what one line leaves for the next
 
     @property
@@ -106,16 +107,21 @@ def peak(here: Here, function: Callable[[], object]) -> float:
 
 @contextmanager
 def left(here: Here, gib: float) -> Iterator[bool]:
-    """So much memory free, and no more, as beside a game or a browser. Yields whether it could be had."""
+    """So much memory free, and no more, as beside a game or a browser. Yields whether it is so, within a tenth."""
     if not here.is_card:
         yield False
         return
     here.empty()
-    free, _ = torch.cuda.mem_get_info(here.device)
-    size = int(free - gib * GIB)
-    taken = torch.empty(max(0, size), dtype=torch.uint8, device=here.device)
+    taken: list[torch.Tensor] = []
     try:
-        yield size >= 0
+        for share in (1.0, 0.9, 0.5):  # a driver does not give all that it calls free, and a browser may come between
+            size = int(share * (torch.cuda.mem_get_info(here.device)[0] - gib * GIB))
+            try:
+                taken.append(torch.empty(max(0, size), dtype=torch.uint8, device=here.device))
+            except torch.OutOfMemoryError:
+                continue
+        free = torch.cuda.mem_get_info(here.device)[0] / GIB
+        yield abs(free - gib) <= 0.1 * gib + 0.05
     finally:
-        del taken
+        taken.clear()
         here.empty()

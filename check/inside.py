@@ -4,6 +4,7 @@ argv: ComfyUI's folder, this pack's, the mode, the device, whether in small, the
 demo clip, and the file that lines are written to.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -25,10 +26,15 @@ if MODE == "classic" and DEVICE != "cpu":
 import comfy.cli_args  # noqa: E402
 
 sys.argv[1:] = own
+if DEVICE != "cpu":
+    import cuda_malloc  # noqa: F401 (chooses the allocator, before torch is imported)
 if MODE == "dynamic":
     import comfy_aimdo.control  # before its parts are imported, as ComfyUI's main.py does
 
-    comfy_aimdo.control.init()
+    try:
+        comfy_aimdo.control.init(simple_vram_headroom=None, nvml_pressure=True)
+    except TypeError:  # an older one
+        comfy_aimdo.control.init()
 
 import comfy.ldm.modules.attention  # noqa: E402
 import comfy.memory_management  # noqa: E402
@@ -51,11 +57,14 @@ FRAMES, SIZE, STEPS = (4, (8, 8), 2) if SMALL else (16, (40, 64), 4)
 
 
 def start() -> dict:
-    """The memory mode, as ComfyUI's main.py turns it on."""
+    """The memory mode, turned on where ComfyUI's main.py would."""
     facts = {"version": comfyui_version.__version__, "mode": management.vram_state.name}
     if MODE == "dynamic":
         if not HERE.is_card:
             raise NotHere("ComfyUI loads dynamically only on a card")
+        old = management.torch_version_numeric < (2, 8) or (management.is_amd() and management.rocm_version < (7, 14))
+        if old or not (management.is_nvidia() or management.is_amd()):
+            raise NotHere("ComfyUI loads in the classic mode on this card, or with this torch")
         if not comfy_aimdo.control.init_devices((d.index, 0) for d in management.get_all_torch_devices()):
             raise NotHere("comfy-aimdo does not start on this card, so ComfyUI would load in the classic mode")
         comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
@@ -158,7 +167,8 @@ def again() -> dict:
 
 
 def demo_quietly() -> None:
-    demo(torch.float32)
+    with contextlib.suppress(Wrong, NotHere):  # that has a line of its own
+        demo(torch.float32)
 
 
 def tight() -> dict:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._triton import has_triton
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..model_patches import UNetConfig, VideoUNet, load_unet, preset, save_unet
@@ -235,6 +236,8 @@ def compiled(here: Here) -> dict:
         "num_frames": 8, "motion_text": prompt.motion, "first_frame": prompt.first_frame,
         "image_tokens": prompt.image_tokens,
     }  # fmt: skip
+    if here.is_card and not has_triton():
+        raise NotHere("torch.compile needs Triton, which is not installed or does not know this card")
     backend = "inductor" if here.is_card else "eager"
     faster = torch.compile(unet, fullgraph=True, backend=backend)
     with exact(torch.float32):

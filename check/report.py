@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..model_patches.errors import reason
+from ..pipelines.errors import InputError
+
 RIGHT, WRONG, ABSENT = "right", "wrong", "not here"
 
 
@@ -64,8 +67,15 @@ def row(line: Line) -> str:
 
 
 def write(path: Path, lines: Iterable[Line], about: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**about, "lines": [asdict(line) for line in lines]}, indent=1) + "\n", "utf-8")
+    """Whole or not at all. Raises InputError with one sentence."""
+    text = json.dumps({**about, "lines": [asdict(line) for line in lines]}, indent=1) + "\n"
+    aside = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, "utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {reason(error)}.") from error
 
 
 def close(name: str, found: float, most: float, facts: dict) -> dict:

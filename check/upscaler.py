@@ -25,10 +25,13 @@ def ladder(here: Here) -> dict:
     whole.strip = h * w  # undivided
     expected, facts, worst = whole(images), {}, 0.0
     for gib in SIZES:
-        notes: list[str] = []
         with left(here, gib) as tight:
+            if here.is_card and not tight:
+                facts[f"{gib} GiB"] = "not to be had on this card"
+                continue
+            # A CPU is told less than it has, in the proportion of its smaller images.
             pretended = None if tight else (lambda gib=gib: int(gib * GIB * (h * w) / (192 * 344) / 16))
-            enlarge = Enlarger(upscaler, here.device, at_once=frames, free=pretended, say=notes.append)
+            enlarge = Enlarger(upscaler, here.device, at_once=frames, free=pretended)
             if tight:
                 torch.cuda.reset_peak_memory_stats(here.device)
                 before = torch.cuda.memory_allocated(here.device)
@@ -36,9 +39,9 @@ def ladder(here: Here) -> dict:
             used = f", {(torch.cuda.max_memory_allocated(here.device) - before) / GIB:.2f} GiB" if tight else ""
         difference = float((found - expected).abs().max())
         worst = max(worst, difference)
-        facts[f"{gib} GiB"] = f"{difference:.1g} off in strips of {enlarge.rows} rows{used}"
-        if any("tiles" in note for note in notes):
-            raise Wrong(f"with {gib} GiB left the RCAN went into tiles", facts)
+        facts[f"{gib} GiB" if tight else f"as if {gib} GiB"] = (
+            f"{difference:.1g} off in strips of {enlarge.rows} rows{used}"
+        )
     if not worst <= MOST:
         raise Wrong(f"strips are {worst:.2g} off the undivided image, more than {MOST:.0e}", facts)
     return facts

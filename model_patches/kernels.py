@@ -7,26 +7,55 @@ thinner strip) is another sum in another order: equal up to rounding.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+# The settings are the process's: whoever comes first keeps what was, whoever leaves last puts it back.
+_LOCK = threading.Lock()
+_WITHIN = {"fixed": 0, "float32": 0}
+_BEFORE: dict[str, object] = {}
 
 
 @contextmanager
 def same_bits(tf32: bool = True) -> Iterator[None]:
     """cuDNN without algorithms that add in any order or are picked by the clock. tf32: whether float32 may be TF32.
 
-    Other settings, and what else the process computes later, stay as they are. Nothing happens while torch.compile
+    Other settings, and what the process computes afterwards, stay as they are. Nothing happens while torch.compile
     traces, which has its own choice of kernels.
     """
-    cudnn = torch.backends.cudnn
     if not torch.cuda.is_available() or torch.compiler.is_compiling():
         yield
         return
-    before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
-    cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, False, tf32 and before[2]
+    wanted = ["fixed"] if tf32 else ["fixed", "float32"]
+    with _LOCK:
+        for name in wanted:
+            _WITHIN[name] += 1
+            if _WITHIN[name] == 1:
+                _BEFORE[name] = _set(name, None)
     try:
         yield
     finally:
-        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = before
+        with _LOCK:
+            for name in wanted:
+                _WITHIN[name] -= 1
+                if _WITHIN[name] == 0:
+                    _set(name, _BEFORE.pop(name))
+
+
+def _set(name: str, back: object) -> object:
+    """Make a setting ours, or, where `back` is given, what it was; returns what it was."""
+    cudnn = torch.backends.cudnn
+    if name == "fixed":
+        before = cudnn.deterministic, cudnn.benchmark
+        cudnn.deterministic, cudnn.benchmark = (True, False) if back is None else back
+        return before
+    try:
+        before = cudnn.allow_tf32
+        cudnn.allow_tf32 = False if back is None else back
+    except RuntimeError:  # someone in this process sets it by torch's newer names, which do not go with this one
+        before = cudnn.conv.fp32_precision
+        cudnn.conv.fp32_precision = "ieee" if back is None else back
+    return before

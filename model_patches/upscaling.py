@@ -203,6 +203,7 @@ class Enlarger:
         self.free = partial(_free_on_gpu, self.device) if free is None and self.device.type == "cuda" else free
         self.at_once = 1 if at_once is None and one_by_one(upscaler, self.device) else at_once
         self.tile = tile
+        self.step = 0  # frames in the last pass
         self.rows: int | None = None  # of the last strip of an RCAN
         if isinstance(upscaler.network, RCAN):
             ample = STRIP_ON_CPU if self.device.type == "cpu" else STRIP_ELSEWHERE
@@ -269,9 +270,9 @@ class Enlarger:
         self.make_room()
         thin = isinstance(self.upscaler.network, RCAN)
         side = max(h, w) if self.tile is None else min(self.tile, max(h, w))
-        if k > 1 and self.at_once != 1:
+        if self.step > 1:
             self.at_once = 1
-            self.say(f"{k} frames at once do not fit the memory of {self.device}: one at a time from here on.")
+            self.say(f"{self.step} frames at once do not fit the memory of {self.device}: one at a time from here on.")
         elif thin and self.rows is not None and self.rows > MIN_ROWS:
             rows = max(MIN_ROWS, min(self.rows, h) // 4)
             self.strip = rows * w
@@ -293,6 +294,7 @@ class Enlarger:
     def _enlarge(self, frames: Tensor) -> Tensor:
         k, _, h, w = frames.shape
         scale, step = self.upscaler.scale, self._frames(k, h, w)
+        self.step = step
         out = torch.empty(k, 3, scale * h, scale * w)  # an ordinary tensor, for whoever gets it
         # fp32 is float32: in TF32 strips of another height would differ by more than rounding.
         with torch.inference_mode(), same_bits(tf32=self.dtype != torch.float32):

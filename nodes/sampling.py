@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..schedulers import NoiseSchedule, last_usable, rescale_guidance
+from .errors import NodeError
 
 # alphas_cumprod at zero terminal SNR, as the host writes it: sigma stays finite (4518.8). A shift can take the
 # timestep before beyond that; the last one then has twice its sigma, which is what the host's number is without shift.
@@ -50,8 +51,15 @@ class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_samp
 
     def set_sigmas(self, sigmas: Tensor) -> None:
         """sigmas (n,), rising. The host's own form of it."""
+        scale = self.tables.get(CPU, {}).get("signal_scale")
+        if scale is not None and len(scale) != len(sigmas):
+            raise NodeError(
+                f"model: its noise schedule has {len(scale)} timesteps, another node sets {len(sigmas)}; remove that node."
+            )
         self.tables.clear()
         self.tables[CPU] = {"sigmas": sigmas.float(), "log_sigmas": sigmas.log().float()}
+        if scale is not None:
+            self.tables[CPU]["signal_scale"] = scale
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Nothing: whoever puts tables here by name puts back those of another schedule."""

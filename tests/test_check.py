@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from dreamfactory.check import device, host, network, report, trainer, upscaler
 from dreamfactory.check.report import NotHere, Wrong
 from dreamfactory.cli import main
+from dreamfactory.model_patches.kernels import same_bits
 
 
 class Pretended(device.Here):
@@ -29,7 +31,7 @@ def here(tmp_path):
 
 @pytest.fixture
 def card(tmp_path, monkeypatch):
-    """torch.cuda's part in the check, answered by the CPU; `taken` lists what was asked to be left free."""
+    """torch.cuda's part in the check, answered by the CPU. Whatever is asked to be left free, so much is."""
 
     class Graph:
         def replay(self):
@@ -39,10 +41,22 @@ def card(tmp_path, monkeypatch):
         def wait_stream(self, other):
             pass
 
+    free = [2**24]
+
+    @contextlib.contextmanager
+    def left(here, gib):
+        with original(here, 2**24 / device.GIB):  # nothing is taken, as so much is free
+            free[0] = int(gib * device.GIB)
+            yield True
+            free[0] = 2**24
+
+    original = device.left
+    for module in (network, upscaler):
+        monkeypatch.setattr(module, "left", left)
     answers = {
         "synchronize": lambda *_: None, "empty_cache": lambda: None, "reset_peak_memory_stats": lambda *_: None,
         "memory_allocated": lambda *_: 2**20, "max_memory_allocated": lambda *_: 2**21,
-        "memory_reserved": lambda *_: 2**20, "mem_get_info": lambda *_: (2**24, 2**30), "Stream": Stream,
+        "memory_reserved": lambda *_: 2**20, "mem_get_info": lambda *_: (free[0], 2**30), "Stream": Stream,
         "stream": lambda _: contextlib.nullcontext(), "current_stream": Stream, "CUDAGraph": Graph,
         "graph": lambda _: contextlib.nullcontext(),
         "get_device_properties": lambda _: SimpleNamespace(name="Pretended", major=9, minor=0),
@@ -132,9 +146,43 @@ def test_the_lines_of_a_card_on_a_pretended_one(card):
     assert device.about(card)["device"] == "Pretended"
     assert device.ceilings(card).keys() == {"TFLOP/s", "copy GB/s"} if card.is_card else None
     assert {"activations GiB", "of the ceiling"} <= network.speed(card).keys()
-    assert network.same_seed(card)["little memory"] in (True, False)
+    assert network.same_seed(card)["little memory"] is True
     assert network.cuda_graph(card)["rms"] == 0
-    assert len(upscaler.ladder(card)) == len(upscaler.SIZES)
+    ladder = upscaler.ladder(card)
+    assert list(ladder) == [f"{gib} GiB" for gib in upscaler.SIZES]
+    assert all("GiB" in told for told in ladder.values())  # the peak of each
+    with device.left(card, 2**24 / device.GIB) as tight:
+        assert tight
+    with device.left(card, 0.9) as tight:  # more than is free
+        assert not tight
+
+
+def test_the_command_with_a_card(card, monkeypatch, tmp_path, capsys):
+    """The first card is taken by its number; a number too high, and what is no device, cost a sentence."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(device, "Here", lambda *args, **kwargs: card)
+    out = tmp_path / "check.json"
+    assert main(["check", "--only", "upscaler", "--out", str(out)]) == 0
+    assert chosen == [torch.device("cuda", 0)]
+    assert json.loads(out.read_text())["device"] == "Pretended"
+    for given, words in (
+        ("cuda:3", "there are 1 cards here"),
+        ("warp", "expected cuda"),
+        ("mps", "knows cuda and cpu"),
+    ):
+        assert main(["check", "--device", given, "--out", str(out)]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["check", "--out", f"{out}/x.json"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_lines_after_the_time_are_left_out(tmp_path, capsys):
+    out = tmp_path / "check.json"
+    assert main(["check", "--device", "cpu", "--minutes", "0", "--out", str(out)]) == 0
+    assert {line["verdict"] for line in json.loads(out.read_text())["lines"]} == {"not here"}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -147,17 +195,39 @@ def test_training_in_fp16_is_for_a_card(here):
         trainer.resume(here, "fp16")
 
 
-def test_without_a_comfyui_its_lines_are_one(here, monkeypatch):
-    monkeypatch.setattr(host, "find", lambda: None)
-    (line,) = host.lines(here, lambda text: None)
-    assert (line.verdict, line.told[:17]) == ("not here", "no ComfyUI found:")
+def test_where_a_comfyui_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(NotHere, match="which holds no ComfyUI"):
+        host.find()
+    (tmp_path / "main.py").touch(), (tmp_path / "comfyui_version.py").touch()
+    assert host.find()[0] == tmp_path
+    monkeypatch.setenv("COMFYUI_PYTHON", str(tmp_path / "nothing"))
+    with pytest.raises(NotHere, match="which is no program"):
+        host.find()
 
 
 def test_a_comfyui_that_does_not_start_is_told(here, monkeypatch, tmp_path):
-    import sys
-
     monkeypatch.setattr(host, "find", lambda: (tmp_path, sys.executable))  # an empty folder
     network.demo(here, torch.float32)
-    lines = host.lines(here, lambda text: None)
-    assert [line.verdict for line in lines] == ["wrong", "wrong"]
-    assert "No module named 'comfy'" in lines[0].told
+    host.prepare(here)
+    (line,) = host.lines(here, "classic", lambda text: None)
+    assert line.verdict == "wrong"
+    assert "No module named 'comfy'" in line.told
+
+
+def test_cudnns_settings_are_put_back(monkeypatch):
+    """Nested, with and without TF32, and after an error."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cudnn = torch.backends.cudnn
+
+    def now():
+        return cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
+
+    before = now()
+    with pytest.raises(KeyError), same_bits():
+        assert now() == (True, False, before[2])
+        with same_bits(tf32=False):
+            assert now() == (True, False, False)
+        assert now() == (True, False, before[2])
+        raise KeyError
+    assert now() == before

@@ -1,7 +1,5 @@
 """The check's lines inside a real ComfyUI, on the CPU: what a card says only there is "not here"."""
 
-import sys
-
 import torch
 
 from dreamfactory.check import device, host as comfy, network
@@ -11,7 +9,8 @@ def test_the_lines_inside(host, tmp_path, monkeypatch):
     monkeypatch.setattr(comfy, "find", lambda: host)
     here = device.Here(torch.device("cpu"), tmp_path, small=True)
     network.demo(here, torch.float32)
-    lines = comfy.lines(here, lambda text: print(text, file=sys.stderr))
+    comfy.prepare(here)
+    lines = [line for mode in comfy.MODES for line in comfy.lines(here, mode, lambda text: None)]
     verdicts = {line.name: line.verdict for line in lines}
     assert verdicts.pop("ComfyUI, dynamic: start") == "not here"
     assert set(verdicts.values()) == {"right"}, [line.told for line in lines]

@@ -703,7 +703,7 @@ def test_refusals_are_one_sentence(host):
         "activation": "the activation 'silu'",
         "other model": "its weights are those of a T5 encoder",
         "clip heads": "config.json",
-        "damaged tokenizer": "no readable tokenizer",
+        "damaged tokenizer": "cannot be read (Error while initializing",
         "big tokenizer": "a tokenizer of 32100 tokens, its weights have 100",
         "layer": "expected one of auto, last, penultimate",
         "t5 layer": "whose last layer is always taken",

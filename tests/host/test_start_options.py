@@ -1,6 +1,6 @@
 """The demo under the options that ComfyUI can be started with: its clip, but for what a smaller type of number loses.
 
-`--highvram`, `--gpu-only`, `--lowvram` and `--novram` exclude `--cpu`; the GPU check (`dreamfactory check`) runs those.
+`--highvram`, `--gpu-only`, `--lowvram` and `--novram` exclude `--cpu`: they are for a card.
 """
 
 import pytest
