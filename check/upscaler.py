@@ -39,9 +39,8 @@ def ladder(here: Here) -> dict:
             used = f", {(torch.cuda.max_memory_allocated(here.device) - before) / GIB:.2f} GiB" if tight else ""
         difference = float((found - expected).abs().max())
         worst = max(worst, difference)
-        facts[f"{gib} GiB" if tight else f"as if {gib} GiB"] = (
-            f"{difference:.1g} off in strips of {enlarge.rows} rows{used}"
-        )
+        size = f"{gib} GiB" if tight else f"as if {gib} GiB"
+        facts[size] = f"{difference:.1g} off in strips of {enlarge.rows} rows{used}"
     if not worst <= MOST:
         raise Wrong(f"strips are {worst:.2g} off the undivided image, more than {MOST:.0e}", facts)
     return facts

@@ -54,7 +54,7 @@ class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_samp
         scale = self.tables.get(CPU, {}).get("signal_scale")
         if scale is not None and len(scale) != len(sigmas):
             raise NodeError(
-                f"model: its noise schedule has {len(scale)} timesteps, another node sets {len(sigmas)}; remove that node."
+                f"model: its noise schedule has {len(scale)} timesteps, another node sets {len(sigmas)}; take it out."
             )
         self.tables.clear()
         self.tables[CPU] = {"sigmas": sigmas.float(), "log_sigmas": sigmas.log().float()}

@@ -223,11 +223,15 @@ def test_cudnns_settings_are_put_back(monkeypatch):
     def now():
         return cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
 
+    def fail():
+        with same_bits():
+            assert now() == (True, False, before[2])
+            with same_bits(tf32=False):
+                assert now() == (True, False, False)
+            assert now() == (True, False, before[2])
+            raise KeyError
+
     before = now()
-    with pytest.raises(KeyError), same_bits():
-        assert now() == (True, False, before[2])
-        with same_bits(tf32=False):
-            assert now() == (True, False, False)
-        assert now() == (True, False, before[2])
-        raise KeyError
+    with pytest.raises(KeyError):
+        fail()
     assert now() == before
