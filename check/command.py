@@ -36,6 +36,8 @@ def check(args: argparse.Namespace) -> int:
             "a torch for your card, or give --device cpu, which runs every line in small."
         )
         return NO_CARD
+    if where.type == "cpu":
+        torch.set_num_threads(1)  # such small networks take many times longer with more, where others compute too
     parts, written, lines = args.only or PARTS, Path(args.out), []
     with tempfile.TemporaryDirectory(prefix="dreamfactory-check-") as folder:
         # What torch.compile keeps goes with the rest.
