@@ -43,10 +43,12 @@ print(json.dumps({
 # What is lost, rms in levels of 1; and what the network's weights are kept in.
 OPTIONS = {
     "--force-fp16": (0.01, "float16"),
-    "--bf16-unet --bf16-vae --bf16-text-enc": (0.02, "bfloat16"),
-    "--fp8_e4m3fn-unet --fp8_e4m3fn-text-enc": (0.1, "float8_e4m3fn"),
-    "--force-channels-last --fast --disable-dynamic-vram": (1e-5, "float32"),
-    "--use-split-cross-attention --disable-smart-memory --fp16-intermediates --deterministic": (1e-3, "float32"),
+    "--bf16-unet --bf16-vae --bf16-text-enc --fast": (0.02, "bfloat16"),
+    "--fp8_e4m3fn-unet --fp8_e4m3fn-text-enc --disable-dynamic-vram": (0.1, "float8_e4m3fn"),
+    "--force-channels-last --use-split-cross-attention --disable-smart-memory --fp16-intermediates --deterministic": (
+        1e-3,
+        "float32",
+    ),
 }
 
 
