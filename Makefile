@@ -17,7 +17,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-# Does it run on this card? A table, and out/check.json; without a card it says so and ends with 3.
+# Does it run on this card? A table, and out/check.json. Without a card the command says so and ends with 3 (make with 2).
 gpu-check: $(READY)
 	$(BIN)/dreamfactory check $(ARGS)
 
