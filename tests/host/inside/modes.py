@@ -40,7 +40,7 @@ folder_paths.add_model_folder_path("diffusion_models", str(FOLDER / "output" / "
 folder_paths.set_output_directory(str(FOLDER / "output"))
 
 NODE = {node.define_schema().node_id.removeprefix("DreamFactory"): node for node in NODES}
-made, facts, unused = {}, {"patchers": {}, "moved": {}}, set(NODE)
+made, facts, unused = {}, {"patchers": {}}, set(NODE)
 
 
 def use(node: str, **inputs):
