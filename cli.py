@@ -288,6 +288,7 @@ def _install(name: str) -> str:
     if name == "xformers":
         return "pip install xformers, or choose --attention sdpa."
     extra = next((extra for extra, names in EXTRAS.items() if name in names), None)
+    name = {"PIL": "pillow"}.get(name, name)  # the one import here whose package has another name
     return f"pip install {name}." if extra is None else f"pip install 'comfyui-dreamfactory[{extra}]' brings it."
 
 

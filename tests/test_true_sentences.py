@@ -168,6 +168,7 @@ def test_memory_and_libraries_cost_the_command_one_sentence(monkeypatch, capsys,
         (MEMORY, 1, "memory ran out ([enforce fail] DefaultCPUAllocator: can't allocate memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), 1, "memory ran out (CUDA out of"),
         (MISSING, 2, "sentencepiece is not installed; pip install sentencepiece."),
+        (ModuleNotFoundError("no", name="PIL.Image"), 2, "PIL is not installed; pip install pillow."),
         (ModuleNotFoundError("no", name="diffusers"), 2, "'comfyui-dreamfactory[generate]' brings it."),
     ):
         monkeypatch.setattr("dreamfactory.pipelines.describe.describe_file", failing(error))
