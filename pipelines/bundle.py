@@ -21,8 +21,10 @@ from ..model_patches.patch_codec import load_codec, save_codec
 from ..schedulers import ScheduleConfig
 from .encoders import ImageEncoder, TextEncoder
 from .errors import InputError
+from .turns import Turns
 
 DEMO = Path(__file__).parent / "demo"
+DEMOS = {"demo": DEMO, "demo-text-to-video": Path(__file__).parent / "demo_text_to_video"}
 INDEX = "bundle.json"
 UNCOND_IMAGES = (None, "same", "grey", "zeros")
 
@@ -53,6 +55,12 @@ class Bundle:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     defaults: Defaults = field(default_factory=Defaults)
     name: str = ""
+    turns: Turns | None = None  # None: every part is where it is used
+
+    def turn(self, *parts: nn.Module | None) -> None:
+        """It is these parts' turn on the device."""
+        if self.turns is not None:
+            self.turns(*parts)
 
 
 class KLCodec(nn.Module):
@@ -105,12 +113,15 @@ def load_bundle(
     attention: str = "sdpa",
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    turns: Turns | None = None,
 ) -> Bundle:
-    """Read a bundle: "demo", a folder with bundle.json, or a network file with its other parts named.
+    """Read a bundle: a demo by its name, a folder with bundle.json, or a network file with its other parts named.
 
-    The keyword arguments replace parts of the bundle. Raises InputError or CheckpointError with one sentence.
+    The keyword arguments replace parts of the bundle. turns: the parts stay on the CPU until it is their turn on its
+    device. Raises InputError or CheckpointError with one sentence.
     """
-    folder = DEMO if str(where) == "demo" else Path(where)
+    device = "cpu" if turns is not None else device
+    folder = DEMOS.get(str(where)) or Path(where)
     index = _read_index(folder) if folder.is_dir() else {"unet": str(folder)}
     if not folder.is_dir():
         read_header(folder)  # a missing or damaged file is told before its missing companions
@@ -146,7 +157,7 @@ def load_bundle(
     if unet.schedule is None:
         raise InputError(f"{where} does not say with which noise schedule it was trained; save it with its schedule.")
     schedule = ScheduleConfig.from_dict(unet.schedule)
-    bundle = Bundle(unet, codec, text, motion, image, schedule, defaults, str(where))
+    bundle = Bundle(unet, codec, text, motion, image, schedule, defaults, str(where), turns)
     _check(bundle)
     return bundle
 

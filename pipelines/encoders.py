@@ -31,6 +31,11 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+def one_caption(text: str, motion: str) -> str:
+    """What is seen and what happens as one caption, for networks that read no motion text."""
+    return text if motion == text else ", ".join(filter(None, (text, motion)))
+
+
 class TextEncoder(nn.Module):
     """A transformers text model with its tokenizer: texts -> tokens (b, n, width) of one fixed length n.
 
@@ -51,9 +56,16 @@ class TextEncoder(nn.Module):
         return self.model.config.d_model if self.is_t5 else self.model.config.hidden_size
 
     @classmethod
-    def load(cls, folder: str | Path, *, layer: str = "last", dtype: torch.dtype = torch.float32) -> TextEncoder:
-        """Read `config.json`, the tokenizer and `model.safetensors` of a folder."""
-        from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        layer: str = "last",
+        dtype: torch.dtype = torch.float32,
+        tokenizer: str | Path | None = None,
+    ) -> TextEncoder:
+        """Read `config.json`, the tokenizer and `model.safetensors` of a folder. tokenizer: its folder, if another."""
+        from transformers import CLIPTextModel, T5EncoderModel
 
         folder = Path(folder)
         if layer not in LAYERS:
@@ -62,17 +74,8 @@ class TextEncoder(nn.Module):
         classes = {"clip_text_model": CLIPTextModel, "clip": CLIPTextModel, "t5": T5EncoderModel}
         if kind not in classes:
             raise InputError(f"{folder} holds a {kind!r} model; expected a CLIP text or T5 encoder.")
-        if not any((folder / name).exists() for name in TOKENIZERS):
-            raise InputError(f"{folder} has no tokenizer; put its tokenizer.json there.")
+        tokenizer = load_tokenizer(folder if tokenizer is None else tokenizer)
         model = _load(classes[kind], folder, dtype)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # the tokenizers library raises plain Exception
-            if blameless(error):
-                raise
-            raise InputError(
-                f"the tokenizer in {folder} cannot be read ({reason(error)}); put the model's own tokenizer.json there."
-            ) from error
         limit = tokenizer.model_max_length
         length = limit if limit < UNBOUNDED else T5_LENGTH
         if kind != "t5":
@@ -172,6 +175,23 @@ class ImageEncoder(nn.Module):
         if self.features == "pooled":
             return out.image_embeds
         return out.hidden_states[-2] if self.features == "penultimate" else out.last_hidden_state
+
+
+def load_tokenizer(folder: str | Path):
+    """The tokenizer of a transformers folder, or of a diffusers pipeline's `tokenizer`."""
+    from transformers import AutoTokenizer
+
+    folder = Path(folder)
+    if not any((folder / name).exists() for name in TOKENIZERS):
+        raise InputError(f"{folder} has no tokenizer; put its tokenizer.json there.")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises plain Exception
+        if blameless(error):
+            raise
+        raise InputError(
+            f"the tokenizer in {folder} cannot be read ({reason(error)}); put the model's own tokenizer.json there."
+        ) from error
 
 
 def model_type(folder: Path) -> str:

@@ -1,6 +1,7 @@
-"""A still picture and two captions -> a clip: Factorized-Dreamer's second step, headless.
+"""Captions, and a still picture where the network reads one -> a clip, headless.
 
-latents of the picture, image tokens, text (CLIP), motion text (T5)  ->  denoise  ->  frames
+latents of the picture, image tokens, text (CLIP), motion text (T5)  ->  denoise  ->  frames    Factorized-Dreamer
+text (CLIP)  ->  denoise  ->  frames                                                           VideoFactory
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..model_patches import UNetConfig
 from .bundle import Bundle
+from .encoders import one_caption
 from .errors import InputError
 from .sampling import SCHEDULERS, Prompt, sample
 
@@ -40,38 +43,58 @@ class Settings:
 @torch.no_grad()
 def animate(
     bundle: Bundle,
-    images: Tensor,
-    text: Sequence[str],
-    motion: Sequence[str],
+    images: Tensor | None = None,
+    text: Sequence[str] = (),
+    motion: Sequence[str] = (),
     settings: Settings | None = None,
     *,
+    size: tuple[int, int] | None = None,
+    negative: Sequence[str] = (),
+    negative_motion: Sequence[str] = (),
+    seeds: Sequence[int] = (),
     last_images: Tensor | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Bring first frames to life.
+    """Bring first frames to life; or make clips of captions alone, where the network reads no picture.
 
-    images: (b, 3, h, w) in [0, 1], sides multiples of the codec's. text: what is seen, motion: what happens, one
-    each per picture. Returns clips (b, t, 3, h, w) in [0, 1]. The same seed gives the same clip, whatever else is
-    in the batch. on_step(done, total) is called after every step. Raises InputError with one sentence.
+    images: (b, 3, h, w) in [0, 1], sides multiples of the codec's; None for a network that reads none. text: what is
+    seen, motion: what happens, one each per clip. size: (h, w) in pixels where there are no images; None: the bundle's.
+    negative, negative_motion: what to stay away from, of guidance's other half; () is the empty prompt. seeds: one a
+    clip; () counts on from the settings' own. Returns clips (b, t, 3, h, w) in [0, 1]. The same seed gives the same
+    clip, whatever else is in the batch. on_step(done, total) is called after every step. Raises InputError with one
+    sentence.
     """
     settings, defaults, config = settings or Settings(), bundle.defaults, bundle.unet.config
     frames = defaults.frames if settings.frames is None else settings.frames
     steps = defaults.steps if settings.steps is None else settings.steps
     check_settings(settings)
-    check_size(bundle, frames, *images.shape[-2:])
-    batch, (height, width) = len(images), images.shape[-2:]
+    if images is None and reads_picture(config):
+        raise InputError(f"{bundle.name} animates a picture, and there is none; give a first frame.")
+    if images is None and not text and not motion:
+        raise InputError(f"{bundle.name} makes video from captions alone, and there are none; give text.")
+    if images is not None:
+        size = images.shape[-2:]
+    height, width = size or (defaults.height, defaults.width)
+    check_size(bundle, frames, height, width)
+    batch = len(text or motion) if images is None else len(images)
+    empty = [""] * batch
 
-    prompt = encode(bundle, images, text, motion, settings, last_images)
+    prompt = encode(
+        bundle, images, text or empty, motion or empty, settings, last_images, negative or empty,
+        negative_motion or empty,
+    )  # fmt: skip
     schedule = bundle.schedule.build(frames, height, width)
-    size = (frames, config.in_channels, height // bundle.codec.downscale, width // bundle.codec.downscale)
+    shape = (frames, config.in_channels, height // bundle.codec.downscale, width // bundle.codec.downscale)
     # One stream of random numbers a clip: first its noise, then what a sampler adds on the way.
-    generators = [torch.Generator().manual_seed(settings.seed + i) for i in range(batch)]
-    noise = torch.cat([torch.randn(size, generator=g) for g in generators])
+    seeds = seeds or [settings.seed + i for i in range(batch)]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    noise = torch.cat([torch.randn(shape, generator=g) for g in generators])
+    bundle.turn(bundle.unet)
     latents = sample(
         bundle.unet,
         schedule,
         prompt,
-        noise.to(prompt.first_frame),
+        noise.to(prompt.text),
         frames,
         steps=steps,
         guidance_scale=_or(settings.guidance_scale, defaults.guidance_scale),
@@ -82,44 +105,62 @@ def animate(
         generators=generators,
         on_step=on_step,
     )
+    bundle.turn(bundle.codec)
     pixels = bundle.codec.decode(latents).float()
     return rearrange((pixels + 1) / 2, "(b t) c h w -> b t c h w", t=frames).clamp(0, 1).cpu()
 
 
+def reads_picture(config: UNetConfig) -> bool:
+    """Whether a network looks at a first frame, in any of its ways; the others make video from text alone."""
+    return config.first_frame_concat != "off" or config.paca or config.image_adapter != "off"
+
+
+@torch.no_grad()
 def encode(
     bundle: Bundle,
-    images: Tensor,
+    images: Tensor | None,
     text: Sequence[str],
     motion: Sequence[str],
     settings: Settings,
     last_images: Tensor | None = None,
+    negative: Sequence[str] | None = None,
+    negative_motion: Sequence[str] | None = None,
 ) -> Prompt:
-    """Run every encoder once."""
-    batch, config = len(images), bundle.unet.config
-    like = next(bundle.unet.parameters())
-    images = images.to(like)
-    last_images = None if last_images is None else last_images.to(like)
-    empty = [""] * batch
+    """Run every encoder once, each in its turn; what comes out lies where the network is."""
+    config = bundle.unet.config
+    negative, negative_motion = negative or [""] * len(text), negative_motion or [""] * len(text)
     if config.motion_text == "off":  # one prompt says it all
-        text = [", ".join(filter(None, captions)) for captions in zip(text, motion, strict=True)]
+        text = [one_caption(*pair) for pair in zip(text, motion, strict=True)]
+        negative = [one_caption(*pair) for pair in zip(negative, negative_motion, strict=True)]
+    bundle.turn(bundle.text)
     prompt = Prompt(
         text=bundle.text(list(text)),
-        uncond_text=bundle.text(empty),
-        first_frame=bundle.codec.encode(images * 2 - 1),
-        last_frame=None if last_images is None else bundle.codec.encode(last_images * 2 - 1),
+        uncond_text=bundle.text(list(negative)),
         frame_rate=settings.frame_rate,
         strengths=_strengths(settings),
     )
     if bundle.motion is not None and config.motion_text != "off":
-        prompt.motion, prompt.uncond_motion = bundle.motion(list(motion)), bundle.motion(empty)
-    if bundle.image is not None and config.image_projector is not None:
+        bundle.turn(bundle.motion)
+        prompt.motion, prompt.uncond_motion = bundle.motion(list(motion)), bundle.motion(list(negative_motion))
+    if images is not None:
+        bundle.turn(bundle.codec)
+        like = next(bundle.codec.parameters())
+        prompt.first_frame = bundle.codec.encode(images.to(like) * 2 - 1)
+        if last_images is not None:
+            prompt.last_frame = bundle.codec.encode(last_images.to(like) * 2 - 1)
+    features = blank = None
+    if images is not None and bundle.image is not None and config.image_projector is not None:
+        bundle.turn(bundle.image)
         features = bundle.image(images)
-        prompt.image_tokens = bundle.unet.project_image(features)
         means = bundle.defaults.uncond_image or config.uncond_image
-        if means != "same":
-            blank = bundle.image.blank(means, features)
-            prompt.uncond_image_tokens = bundle.unet.project_image(blank)
-    return prompt
+        blank = None if means == "same" else bundle.image.blank(means, features)
+    bundle.turn(bundle.unet)
+    like = next(bundle.unet.parameters())
+    if features is not None:
+        prompt.image_tokens = bundle.unet.project_image(features.to(like))
+        if blank is not None:
+            prompt.uncond_image_tokens = bundle.unet.project_image(blank.to(like))
+    return prompt.to(like)
 
 
 def check_settings(settings: Settings) -> None:

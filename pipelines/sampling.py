@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -50,6 +50,11 @@ class Prompt:
     uncond_image_tokens: Tensor | None = None  # None: the same tokens in both halves
     frame_rate: float | None = None
     strengths: Mapping[str, float] = field(default_factory=dict)
+
+    def to(self, like: Tensor) -> Prompt:
+        """The same on the device and in the numbers of a tensor."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Prompt(**{k: v.to(like) if isinstance(v, Tensor) else v for k, v in moved.items()})
 
 
 def make_scheduler(name: str, schedule: NoiseSchedule, spacing: str):

@@ -19,11 +19,6 @@ class Example:
     motion: str
 
 
-def one_caption(text: str, motion: str) -> str:
-    """Both captions as one, for networks that read no motion text; as the pipelines prompt them."""
-    return text if motion == text else ", ".join(filter(None, (text, motion)))
-
-
 class Source(Protocol):
     """Clips of one `[sources.NAME]`."""
 

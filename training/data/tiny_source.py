@@ -9,11 +9,12 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
+from ...pipelines.encoders import one_caption
 from ..batch import Batch, Bucket
 from ..config import DataConfig
 from ..errors import TrainingError
 from ..evaluation.held_out import held_out
-from .source import Example, one_caption
+from .source import Example
 from .tiny_measure import MOVES, centroids, measure
 from .tiny_render import ClipSpec, coverage, flow, render
 from .tiny_world import DIRECTIONS, captions, sample_specs

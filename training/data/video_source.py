@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...pipelines.encoders import one_caption
 from ..batch import Batch, Bucket
 from ..config import DataConfig, SourceConfig
 from ..errors import TrainingError
@@ -27,7 +28,7 @@ from .flow import opencv
 from .picks import choose_frames
 from .records import LeftOut, nothing_usable, read_records
 from .report import dataset_rms
-from .source import Example, one_caption
+from .source import Example
 from .survey import Surveyed, survey
 
 __all__ = ["VideoSource", "dataset_rms", "encode_all"]
