@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ def rename_lora(path: Path, header: Header, state: Mapping[str, Tensor]) -> tupl
     if not places:
         raise CheckpointError(f"{path}: none of its {len(state)} weights belongs to a UNet of this kind.")
     report.unexpected = [k for k, m in found.items() if m is None or m["module"] in unknown]
-    scale = _scale(path, header)
+    alpha = stated_alpha(path, header)
     renamed: dict[str, Tensor] = {}
     for key, weight in state.items():
         match = found.get(key)
@@ -57,16 +57,20 @@ def rename_lora(path: Path, header: Header, state: Mapping[str, Tensor]) -> tupl
         place = TARGET + places[match["module"]]
         renamed[f"{place}.lora_{match['side']}.weight"] = weight
         report.loaded.append(f"{place}.lora_{match['side']}.weight")
-        if match["side"] == "A" and scale is not None:
-            renamed[f"{place}.alpha"] = torch.tensor(scale * weight.shape[0])
+        if match["side"] == "A" and alpha is not None:
+            renamed[f"{place}.alpha"] = torch.tensor(alpha(match["module"], weight.shape[0]))
     report.notes.append(
-        "the file states no scale; the host takes it as 1 (alpha = rank)" if scale is None else f"scale {scale:g}"
+        "the file states no alpha; the host takes it as the rank" if alpha is None else "alpha as PEFT's config has it"
     )
     return renamed, report
 
 
-def _scale(path: Path, header: Header) -> float | None:
-    """alpha / rank (rank-stabilised: alpha / sqrt(rank)) as PEFT's config states it."""
+def stated_alpha(path: Path, header: Header, part: str = "unet") -> Callable[[str, int], float] | None:
+    """(module, rank) -> alpha, as PEFT's config states it; None where none does.
+
+    The config lies in the file's metadata, where diffusers writes it by part ("unet.lora_alpha"), or beside the file.
+    What is added is alpha / rank * B A; rank-stabilised LoRA (rsLoRA) divides by the root of the rank instead.
+    """
     try:
         if "lora_adapter_metadata" in header.metadata:
             stated = json.loads(header.metadata["lora_adapter_metadata"])
@@ -74,10 +78,17 @@ def _scale(path: Path, header: Header) -> float | None:
             stated = json.loads((path.parent / "adapter_config.json").read_text("utf-8"))
         else:
             return None
-        values = {k.removeprefix("unet."): v for k, v in stated.items()}
-        rank, alpha = values["r"], values["lora_alpha"]
-        return alpha / rank**0.5 if values.get("use_rslora") else alpha / rank
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"{path}: its LoRA config (r, lora_alpha) cannot be read; save the LoRA again."
-        ) from error
+        values = {k.removeprefix(f"{part}."): v for k, v in stated.items()}
+        if "lora_alpha" not in values and any(k.endswith(".lora_alpha") for k in values):
+            return None  # of another part alone
+        default, stabilised = float(values["lora_alpha"]), bool(values.get("use_rslora"))
+        modules = (values.get("alpha_pattern") or {}).items()
+        own = [(re.compile(rf"(.*\.)?({pattern})$"), float(alpha)) for pattern, alpha in modules]  # PEFT's matching
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, re.error) as error:
+        raise CheckpointError(f"{path}: its LoRA config (lora_alpha) cannot be read; save the LoRA again.") from error
+
+    def alpha(module: str, rank: int) -> float:
+        stated = next((alpha for pattern, alpha in own if pattern.match(module)), default)
+        return stated * rank**0.5 if stabilised else stated
+
+    return alpha
