@@ -1,0 +1,363 @@
+"""A first frame out of words: any text-to-image model, the first step of Factorized-Dreamer.
+
+a whole checkpoint of Stable Diffusion 1.5 or 2.1              our own network (stable_diffusion.py)
+a diffusers folder of StableDiffusionPipeline                  our own network, where its parts are Stable Diffusion's
+a diffusers folder of any other pipeline that draws from text  diffusers, with the folder's own sampler
+
+Nothing is downloaded, no pickle opened and no code out of a folder run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..model_patches import CheckpointError, read_header
+from ..model_patches.converters import recognise
+from ..model_patches.converters.keys import contents
+from ..model_patches.converters.recognise import Pattern
+from ..model_patches.errors import blameless, reason
+from ..model_patches.files import PICKLES
+from .encoders import TextEncoder
+from .errors import InputError
+from .stable_diffusion import (
+    CLIP,
+    OPEN_CLIP,
+    OURS,
+    VAE,
+    check_request,
+    half_only,
+    is_stable_diffusion,
+    open_file,
+    open_folder,
+    read_json,
+)
+from .turns import Turns
+
+INDEX = "model_index.json"
+WANTED = "give a whole checkpoint of Stable Diffusion 1.5 or 2.1, or a diffusers folder of a text-to-image pipeline"
+
+# What recognise.py would call by its network. First match wins there and here.
+REFUSED = (
+    Pattern(
+        (r"^conditioner\.embedders\.0\.model\.",),
+        refusal=f"this is SDXL's refiner, which goes over a picture and draws none; {WANTED}",
+    ),
+    Pattern(
+        (r"(^|\.)(label_emb|add_embedding)\.", r"\.transformer_blocks\.1\."),
+        refusal=f"this is SDXL in one file; give its diffusers folder, the one with {INDEX}",
+    ),
+    Pattern(
+        (r"^(\w+\.)*(double_blocks|joint_blocks|single_transformer_blocks)\.\d+\.|^transformer_blocks\.\d+\.",),
+        refusal="this is a diffusion transformer (as Flux or SD3) in one file; if it draws pictures, give its "
+        f"diffusers folder, the one with {INDEX}",
+    ),
+)
+OTHERS = {
+    "diffusers-unet2d": "this is a UNet alone",
+    "animatediff": "these are AnimateDiff motion modules, an addition to a network",
+    "ip-adapter": "this is an IP-Adapter, an addition to a network",
+}
+
+# Arguments of a pipeline's call: without the first it cannot be steered, with any of the second it needs a picture
+# (but for classes that do without), with the third it makes video.
+NEEDS = ("prompt", "height", "width", "num_inference_steps", "generator", "output_type")
+PICTURES = ("image", "control_image", "mask_image", "image_embeds", "image_embeddings")
+PICTURE_OR_NOT = ("FluxKontextPipeline", "Flux2Pipeline", "Flux2KleinPipeline", "GlmImagePipeline")
+VIDEO = ("num_frames", "video_length", "num_videos_per_prompt")
+GUIDANCE = ("guidance_scale", "true_cfg_scale")  # the first that is a number by itself
+
+
+class TextToImage(Protocol):
+    """A model that draws pictures of what texts say."""
+
+    name: str  # for metadata and messages
+    unit: int  # both sides of a picture are multiples of it
+    size: tuple[int, int]  # height and width it was trained at
+    steps: int  # by default
+    guidance_scale: float
+    notes: list[str]  # what was left aside or assumed, in sentences
+
+    def draw(
+        self,
+        text: list[str],
+        negative: list[str],
+        seeds: list[int],
+        size: tuple[int, int],
+        *,
+        steps: int,
+        guidance_scale: float,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Pictures (b, 3, h, w), float32 on the CPU, in [0, 1], for b texts and as many negative ones ("" is none).
+
+        size: (h, w). The same seed draws the same picture, whatever else is drawn with it. A guidance scale up to 1
+        is none. on_step(done, total) is called after every step; raise from it to cancel. Afterwards the device is
+        free. Raises InputError with one sentence.
+        """
+        ...
+
+
+def check_text_to_image(where: str | Path) -> None:
+    """Whether a file or folder can be used, before any weight is read. Raises InputError or CheckpointError."""
+    path = Path(where)
+    if path.is_dir():
+        _check_folder(path)
+    else:
+        _check_file(path)
+
+
+def open_text_to_image(
+    where: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    like: TextEncoder | None = None,
+    turns: Turns | None = None,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+) -> TextToImage:
+    """Read a text-to-image model from a file or folder.
+
+    tokenizer: a transformers folder, for files, which hold none. like: another text encoder, whose tokenizer serves
+    where none is named and it has as many tokens as the file's encoder. turns: where the networks take turns; None:
+    on the CPU. Raises InputError or CheckpointError with one sentence.
+    """
+    path, turns = Path(where), turns or Turns()
+    if not path.is_dir():
+        _check_file(path)
+        return open_file(path, tokenizer, like, turns, dtype, attention)
+    kind, parts = _check_folder(path)
+    if is_stable_diffusion(path, kind, parts):
+        return open_folder(path, parts, tokenizer, turns, dtype, attention)
+    return AnyPipeline(path, turns, dtype)
+
+
+class AnyPipeline:
+    """A `TextToImage` that is one of diffusers' pipelines, one picture after the other.
+
+    Alone each picture, because a batch's negative prompts are all there or none is, and an SDXL pipeline looks
+    elsewhere where none is.
+    """
+
+    def __init__(self, folder: Path, turns: Turns, dtype: torch.dtype) -> None:
+        kind, parts = _read_index(folder)
+        self.arguments = _arguments(folder, kind)
+        self.pipeline = _load(folder, dtype, "fp16" if any(half_only(folder / part) for part in parts) else None)
+        self.turns, self.name, self.notes = turns, str(folder), []
+        self.networks = [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
+        inner = getattr(self.pipeline, "unet", None) or getattr(self.pipeline, "transformer", None)
+        config = {} if inner is None else inner.config
+        scale = getattr(self.pipeline, "vae_scale_factor", 8)
+        pixels = getattr(getattr(self.pipeline, "image_processor", None), "config", {}).get("vae_scale_factor", 8)
+        patch = config.get("patch_size")
+        # Many check for multiples of 8, whatever their VAE.
+        self.unit = math.lcm(8, pixels, scale * (patch if isinstance(patch, int) else 1))
+        self.size = self._trained_size(config, scale)
+        self.steps = self.arguments["num_inference_steps"].default or 30
+        numbers = [name for name in GUIDANCE if isinstance(self._default(name), int | float)]
+        self.guidance = next(iter(numbers), None)
+        self.guidance_scale = float(self._default(self.guidance)) if self.guidance else 1.0
+        for name, told in (("negative_prompt", "negative prompt"), (self.guidance, "guidance scale")):
+            if name not in self.arguments:
+                self.notes.append(f"{kind} knows no {told}; a {told} changes nothing")
+
+    def draw(
+        self,
+        text: list[str],
+        negative: list[str],
+        seeds: list[int],
+        size: tuple[int, int],
+        *,
+        steps: int,
+        guidance_scale: float,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """As `TextToImage.draw`."""
+        check_request(self.name, self.unit, size, steps, guidance_scale)
+        drawn: list[Tensor] = []
+
+        def told(step: int) -> None:
+            if on_step is not None:
+                each = getattr(self.pipeline, "num_timesteps", steps)  # samplers of second order take more of them
+                on_step(len(drawn) * each + step + 1, len(text) * each)
+
+        def step_end(pipeline, step: int, timestep, values: dict) -> dict:
+            told(step)
+            return values
+
+        known = {"height": size[0], "width": size[1], "num_inference_steps": steps, "output_type": "pt"}
+        known |= {"callback_on_step_end": step_end, self.guidance: guidance_scale}
+        if "callback_on_step_end" not in self.arguments:  # diffusers' older form
+            known["callback"] = lambda step, timestep, latents: told(step)
+        known = {name: value for name, value in known.items() if name in self.arguments}
+        try:
+            self.turns(*self.networks)
+            for words, unwanted, seed in zip(text, negative, seeds, strict=True):
+                generator = torch.Generator().manual_seed(seed)
+                drawn.append(self._call(prompt=words, generator=generator, **self._away_from(unwanted), **known))
+        finally:
+            self.turns.over()
+        return torch.cat(drawn).float().clamp(0, 1).cpu()
+
+    def _call(self, **arguments) -> Tensor:
+        try:
+            return self.pipeline(**arguments).images
+        except ValueError as error:
+            if isinstance(error, InputError) or blameless(error):
+                raise
+            raise InputError(f"{self.name} does not draw this: diffusers says {reason(error)!r}.") from error
+
+    def _away_from(self, unwanted: str) -> dict[str, str]:
+        """The negative prompt. Left out where it is empty, because a pipeline may know better than an empty text,
+        but for those that guide only where there is one."""
+        if self.guidance == "true_cfg_scale":
+            unwanted = unwanted or " "
+        return {"negative_prompt": unwanted} if unwanted and "negative_prompt" in self.arguments else {}
+
+    def _default(self, name: str):
+        return self.arguments[name].default if name in self.arguments else None
+
+    def _trained_size(self, config, scale: int) -> tuple[int, int]:
+        stated = self._default("height"), self._default("width")
+        if all(isinstance(side, int) for side in stated):
+            return stated
+        sides = getattr(self.pipeline, "default_sample_size", None) or config.get("sample_size")
+        if sides is None:
+            self.notes.append("the folder does not state its size; 1024x1024 is assumed")
+            return 1024, 1024
+        height, width = (sides, sides) if isinstance(sides, int) else sides
+        return height * scale, width * scale
+
+
+def _load(folder: Path, dtype: torch.dtype, variant: str | None):
+    """diffusers' pipeline, without its progress bars and transformers'."""
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging as ours
+    from transformers.utils import logging as theirs
+
+    bars = [logging for logging in (ours, theirs) if logging.is_progress_bar_enabled()]
+    for logging in bars:
+        logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of `torch_dtype`, the only name that all versions know
+            pipeline = DiffusionPipeline.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, variant=variant
+            )
+    except Exception as error:  # whatever a library makes of a folder
+        if blameless(error):
+            raise
+        raise InputError(f"{folder} cannot be read: diffusers says {reason(error)!r}.") from error
+    finally:
+        for logging in bars:
+            logging.enable_progress_bar()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _arguments(folder: Path, kind: str) -> dict[str, inspect.Parameter]:
+    """Of the call of a pipeline that draws from text alone. Raises InputError with one sentence for all others."""
+    import diffusers
+
+    pipeline = getattr(diffusers, kind, None)
+    if not (inspect.isclass(pipeline) and issubclass(pipeline, diffusers.DiffusionPipeline)):
+        raise InputError(
+            f"{folder} is a {kind}, which diffusers {diffusers.__version__} as installed here does not have; update "
+            "it, or give another folder."
+        )
+    known = dict(inspect.signature(pipeline.__call__).parameters)
+    if any(name in known for name in VIDEO):
+        raise InputError(f"{folder} is a {kind}, which makes video and no single pictures; {WANTED}.")
+    if kind not in PICTURE_OR_NOT and any(name in known for name in PICTURES):
+        raise InputError(f"{folder} is a {kind}, which needs a picture to start from; {WANTED}.")
+    lacking = [name for name in NEEDS if name not in known]
+    if lacking:
+        raise InputError(f"{folder} is a {kind}, which takes no {lacking[0]}; {WANTED}.")
+    return known
+
+
+def _check_folder(folder: Path) -> tuple[str, dict[str, tuple[str, str]]]:
+    """The class of a folder's pipeline, and library and class of its parts, if it can be used."""
+    kind, parts = _read_index(folder)
+    ours = is_stable_diffusion(folder, kind, parts)
+    if not ours:
+        _arguments(folder, kind)
+    for part, (library, _) in parts.items():
+        inside = folder / part
+        if ours and part not in (*OURS, "scheduler"):  # the tokenizer may be another, what else there is stays aside
+            continue
+        if not inside.is_dir():
+            raise InputError(f"{folder} lacks its part {part}; download the whole folder.")
+        names = [file.name for file in inside.iterdir()]
+        pickles = [name for name in names if name.endswith(PICKLES)]
+        if pickles and not any(name.endswith(".safetensors") for name in names):
+            raise InputError(
+                f"{inside} holds pickles only ({pickles[0]}), which can run code when they are opened; download its "
+                "safetensors weights."
+            )
+        code = sorted(file.name for file in (*folder.glob("*.py"), *inside.glob("*.py")))
+        if not ours and (code or not _is_known(library)):
+            raise InputError(
+                f"{folder} brings code of its own ({code[0] if code else library}), which is never run here; give a "
+                "folder of diffusers' and transformers' classes alone."
+            )
+    return kind, parts
+
+
+def _is_known(library: str) -> bool:
+    """Whether classes of a library may be loaded: diffusers', transformers', those beside a pipeline of diffusers."""
+    from diffusers import pipelines
+
+    return library in ("diffusers", "transformers") or hasattr(pipelines, library)
+
+
+def _read_index(folder: Path) -> tuple[str, dict[str, tuple[str, str]]]:
+    """{part: (library, class)} of a diffusers folder, and its pipeline's class."""
+    if not (folder / INDEX).is_file():
+        raise InputError(f"{folder} is no folder of a diffusers pipeline: it has no {INDEX}; {WANTED}.")
+    index = read_json(folder / INDEX)
+    kind = index.get("_class_name")
+    if not isinstance(kind, str):
+        raise InputError(
+            f"{folder / INDEX} names no pipeline of diffusers (its _class_name is {json.dumps(kind)}); {WANTED}."
+        )
+    parts = {k: tuple(v) for k, v in index.items() if isinstance(v, list) and len(v) == 2 and None not in v}
+    return kind, parts
+
+
+def _check_file(path: Path) -> None:
+    """A whole SD 1.5 or 2.1 checkpoint, by its header; CheckpointError with one sentence for all else."""
+    header = read_header(path)
+    if header.kind is not None:
+        raise CheckpointError(f"{path}: this is a DreamFactory {header.kind}, which draws no pictures alone; {WANTED}.")
+    names = "\n".join(header.shapes)
+    for pattern in REFUSED:
+        if all(re.search(need, names, re.MULTILINE) for need in pattern.needs):
+            raise CheckpointError(f"{path}: {pattern.refusal}.")
+    try:
+        kind = recognise(header)
+    except CheckpointError as error:  # its sentence says what the file is; its remedy is for those who want a network
+        raise CheckpointError(f"{path}: {str(error).split(';')[0]}; {WANTED}.") from error
+    if kind != "sd":
+        what = OTHERS.get(kind, "this is a video network, as its temporal weights say")
+        raise CheckpointError(f"{path}: {what}; {WANTED}.")
+    unet = contents(header.shapes).unet
+    ends = [header.shapes.get(unet.get(key, "")) for key in ("input_blocks.0.0.weight", "out.2.weight")]
+    if all(ends) and ends[0][1] != ends[1][0]:
+        raise CheckpointError(
+            f"{path}: it takes {ends[0][1]} channels and answers {ends[1][0]}, an inpainting, depth or editing variant "
+            f"of Stable Diffusion; {WANTED}."
+        )
+    parts = {"VAE": (VAE,), "text encoder": (CLIP, OPEN_CLIP)}
+    lacking = [part for part, prefixes in parts.items() if not any(prefix in names for prefix in prefixes)]
+    if lacking:
+        raise CheckpointError(f"{path}: this is a UNet without {' and '.join(lacking)}; {WANTED}.")
