@@ -1,16 +1,21 @@
-"""The `dreamfactory` command. Each subcommand reads its arguments here and calls one function elsewhere.
-
-Exit codes: 0 done, 1 memory ran out (one sentence) or a bug (its traceback), 2 a user's mistake (one sentence on
-standard error), 130 interrupted. `check`: 1 something is wrong, 3 there is no card.
-"""
+"""The `dreamfactory` command. Each subcommand reads its arguments here and calls one function elsewhere."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import math
 import os
+import re
 import sys
+from typing import NoReturn
+
+EXIT_CODES = """\
+Exit codes: 0 done; 1 memory ran out (one sentence), or a bug (its traceback); 2 a mistake in what was asked (one
+sentence on standard error, nothing written); 3 some clips of a list could not be made (`generate --prompts`), or there
+is no card (`check`); 130 interrupted. `check` ends with 1 where something is wrong.
+"""
 
 
 def schedule(args: argparse.Namespace) -> None:
@@ -72,33 +77,8 @@ def export(args: argparse.Namespace) -> None:
     print(json.dumps(report.to_dict()) if args.json else f"{report}\nwritten: {args.target} ({args.names})")
 
 
-def generate(args: argparse.Namespace) -> None:
-    from .pipelines.generate import Request, generate
-    from .pipelines.image_to_video import Settings
-
-    request = Request(
-        args.image, args.out, args.text, args.motion, args.last_image, args.width, args.height, args.fps, args.scale
-    )
-    settings = Settings(
-        frames=args.frames,
-        steps=args.steps,
-        guidance_scale=args.guidance_scale,
-        guidance_rescale=args.guidance_rescale,
-        sampler=args.sampler,
-        eta=args.eta,
-        seed=args.seed,
-        frame_rate=args.frame_rate,
-        image_strength=args.image_strength,
-        paca_strength=args.paca_strength,
-        swap_strength=args.swap_strength,
-    )
-    named = ("vae", "text_encoder", "motion_encoder", "image_encoder", "text_layer", "attention")
-    parts = {k: getattr(args, k) for k in named} | _placement(args.device, args.dtype)
-    out = generate(request, settings, checkpoint=args.checkpoint, quiet=args.quiet, **parts)
-    print(out)
-
-
 def upscale(args: argparse.Namespace) -> None:
+    from .pipelines.placement import placement
     from .pipelines.upscale import parse_size, upscale_video
 
     out = upscale_video(
@@ -112,7 +92,7 @@ def upscale(args: argparse.Namespace) -> None:
         crf=args.crf,
         quiet=args.quiet,
         # Upscalers were mostly trained, and some only compute right, in fp32.
-        **_placement(args.device, "fp32" if args.dtype == "auto" else args.dtype),
+        **placement(args.device, args.dtype, fallback="fp32"),
     )
     print(out)
 
@@ -135,50 +115,58 @@ def demo_quality(args: argparse.Namespace) -> None:
     print(json.dumps(measure_bundle(args.checkpoint, args.clips)))
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A mistake costs one sentence, where argparse would print every option there is."""
+
+    def error(self, message: str) -> NoReturn:
+        for pattern, sentence in MISTAKES.items():
+            message = re.sub(pattern, sentence, message)
+        joint = " See" if message.endswith("?") else "; see"
+        self.exit(2, f"{self.prog}: {message}{joint} `{self.prog} --help`.\n")
+
+    def unknown(self, arguments: list[str]) -> NoReturn:
+        """Arguments that nothing takes."""
+        first = arguments[0].split("=")[0]
+        options = [option for action in self._actions for option in action.option_strings]
+        near = difflib.get_close_matches(first, options, 1) if first.startswith("-") else []
+        self.error(f"there is no place for {first!r}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+# argparse's messages, as a person would say them.
+MISTAKES = {
+    r"^the following arguments are required: command$": "say what to do, such as `dreamfactory demo`",
+    r"^the following arguments are required: (.*)$": r"\1 is missing",
+    r"^argument (.*?): expected one argument$": r"\1 needs a value",
+    r"^argument (.*?): invalid int value: (.*)$": r"\1 is \2, expected a whole number",
+    r"^argument (.*?): invalid float value: (.*)$": r"\1 is \2, expected a number",
+    r"^argument command: invalid choice: (\S+) \(choose from (.*)\)$": r"there is no command \1, known: \2",
+    r"^argument (.*?): invalid choice: (.*) \(choose from (.*)\)$": r"\1 is \2, expected one of \3",
+}
+
+
+def parser() -> Parser:
+    from .pipelines.generate import command as generation
     from .training.__main__ import add_arguments
 
-    top = argparse.ArgumentParser(prog="dreamfactory", description="Factorized-Dreamer and VideoFactory, headless.")
+    top = Parser(
+        prog="dreamfactory",
+        description="Factorized-Dreamer and VideoFactory, headless.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
 
-    def command(name: str, function, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(run_command=function)
+    def command(name: str, function, text: str, example: str) -> Parser:
+        about = {"description": text, "epilog": example, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        sub = commands.add_parser(name, help=text, **about)
+        sub.set_defaults(run_command=function, parser=sub)
         return sub
 
-    sub = command("generate", generate, "animate a picture as its captions say, into an mp4")
-    sub.add_argument("--checkpoint", default="demo", help="'demo', a bundle folder, or a network's .safetensors")
-    sub.add_argument("--image", required=True, help="the first frame")
-    sub.add_argument("--last-image", help="the last frame, for networks that interpolate")
-    sub.add_argument("--text", default="", help="what the picture shows")
-    sub.add_argument("--motion", default="", help="what happens")
-    sub.add_argument("--out", required=True, help="the .mp4 to write; a contact sheet is written beside it")
-    sub.add_argument("--frames", type=int, help="number of frames")
-    sub.add_argument("--width", type=int, help="pixels")
-    sub.add_argument("--height", type=int, help="pixels")
-    sub.add_argument("--fps", type=float, help="frames per second of the file")
-    sub.add_argument("--scale", type=int, default=1, choices=range(1, 17), metavar="1..16", help="enlarge the pixels")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--steps", type=int, help="denoising steps")
-    sub.add_argument("--sampler", help="ddim, euler, euler_a, dpm++2m or unipc")
-    sub.add_argument("--guidance-scale", type=float, help="1 is off; how strongly captions are followed")
-    sub.add_argument("--guidance-rescale", type=float, help="0 is off; keeps strong guidance from burning")
-    sub.add_argument("--eta", type=float, default=0.0, help="noise added back in each step (DDIM), 0 to 1")
-    sub.add_argument("--frame-rate", type=float, help="frame-rate condition, for networks that have one")
-    sub.add_argument("--image-strength", type=float, default=1.0, help="image adapter")
-    sub.add_argument("--paca-strength", type=float, default=1.0, help="pixel-aware cross-attention")
-    sub.add_argument("--swap-strength", type=float, default=1.0, help="Swap-CA")
-    sub.add_argument("--vae", help="an AutoencoderKL folder, or a codec file")
-    sub.add_argument("--text-encoder", help="a transformers CLIP text folder")
-    sub.add_argument("--motion-encoder", help="a transformers T5 folder")
-    sub.add_argument("--image-encoder", help="a transformers CLIP vision folder")
-    sub.add_argument("--text-layer", choices=("last", "penultimate"), help="penultimate: a whole OpenCLIP text folder")
-    sub.add_argument("--attention", default="sdpa", choices=("sdpa", "xformers", "math"))
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    sub.add_argument("--dtype", default="auto", choices=("auto", "fp32", "fp16", "bf16"), help="auto: fp32 on a CPU")
-    sub.add_argument("--quiet", action="store_true", help="no progress bar")
+    text = "captions, and a picture where one is animated, into an mp4; one clip or a list"
+    generation.add_arguments(command("generate", generation.run, text, generation.ABOUT))
 
-    sub = command("upscale", upscale, "enlarge a video's frames, or a picture, by an image upscaler")
+    text = "enlarge a video's frames, or a picture, by an image upscaler"
+    sub = command("upscale", upscale, text, "dreamfactory upscale clip.mp4 large.mp4 --model demo")
     sub.add_argument("source", help="a video; or a picture: .png, .jpg, .webp")
     sub.add_argument("target", help="the .mp4 to write; .png for a picture")
     sub.add_argument("--model", required=True, help="'demo', or a .safetensors; what is no RCAN needs spandrel")
@@ -191,12 +179,22 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", default="auto", choices=("auto", "fp32", "fp16", "bf16"), help="auto: fp32")
     sub.add_argument("--quiet", action="store_true", help="no progress bar, no sizes")
 
-    sub = command("info", info, "parameters by part, config and schedule of a file or a preset")
+    sub = command(
+        "info",
+        info,
+        "parameters by part, config and schedule of a file or a preset",
+        "dreamfactory info --preset videofactory",
+    )
     sub.add_argument("file", nargs="?")
     sub.add_argument("--preset")
     sub.add_argument("--json", action="store_true")
 
-    sub = command("schedule", schedule, "the noise schedule of a clip size: table, curve, numbers")
+    sub = command(
+        "schedule",
+        schedule,
+        "the noise schedule of a clip size: table, curve, numbers",
+        "dreamfactory schedule --frames 16 --height 512 --width 512 --plot curve.png",
+    )
     sub.add_argument("--frames", type=int, required=True)
     sub.add_argument("--height", type=int, required=True, help="pixels")
     sub.add_argument("--width", type=int, required=True, help="pixels")
@@ -205,7 +203,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--plot", metavar="PNG")
     sub.add_argument("--json", action="store_true")
 
-    sub = command("convert", convert, "public weights into this pack's format, PEFT LoRAs into ComfyUI's names")
+    text = "public weights into this pack's format, PEFT LoRAs into ComfyUI's names"
+    sub = command(
+        "convert", convert, text, "dreamfactory convert dynamicrafter_512.safetensors dynamicrafter.safetensors"
+    )
     sub.add_argument("source", help="a .safetensors file, or a diffusers folder")
     sub.add_argument("target", help="the .safetensors to write")
     # model_patches.converters.SOURCES and export.FORMS, which would bring torch.
@@ -219,7 +220,8 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--json", action="store_true")
 
-    sub = command("export", export, "a network, or its temporal half, into names that other software reads")
+    text = "a network, or its temporal half, into names that other software reads"
+    sub = command("export", export, text, "dreamfactory export network.safetensors motion.safetensors --as animatediff")
     sub.add_argument("source", help="a network's .safetensors, or a temporal patch")
     sub.add_argument("target", help="the .safetensors to write; for diffusers also a folder")
     forms = ("animatediff", "diffusers-motion", "diffusers-unet3d")
@@ -229,26 +231,39 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--json", action="store_true")
 
-    sub = command("train", train, "train from a run file or a preset")
+    sub = command("train", train, "train from a run file or a preset", "dreamfactory train tiny")
     add_arguments(sub)
 
-    sub = command("demo", demo, "animate never-seen pictures with the demo model, onto one sheet")
+    sub = command(
+        "demo",
+        demo,
+        "animate never-seen pictures with the demo model, onto one sheet",
+        "dreamfactory demo --out out/demo",
+    )
     sub.add_argument("--out", default="out/demo")
     sub.add_argument("--seed", type=int, default=7)
 
     from .check import command as card
 
-    sub = command("check", card.check, "does it run on my card? one table and a JSON file, in about five minutes")
+    text = "does it run on my card? one table and a JSON file, in about five minutes"
+    sub = command("check", card.check, text, "dreamfactory check")
     card.add_arguments(sub)
 
-    sub = command("demo-quality", demo_quality, "measure the demo model on held-out clips; JSON comes last")
+    sub = command(
+        "demo-quality",
+        demo_quality,
+        "measure the demo model on held-out clips; JSON comes last",
+        "dreamfactory demo-quality --clips 16",
+    )
     sub.add_argument("--checkpoint", default="demo")
     sub.add_argument("--clips", type=int, default=160, choices=range(1, 10001), metavar="1..10000")
     return top
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args, unknown = parser().parse_known_args(argv)
+    if unknown:
+        args.parser.unknown(unknown)
     try:
         code = args.run_command(args)
     except KeyboardInterrupt:
@@ -278,8 +293,8 @@ def main(argv: list[str] | None = None) -> int:
 
 LESS = "give fewer frames, a smaller size or batch, or half precision, or free some"
 EXTRAS = {
-    "generate": ("diffusers", "matplotlib"),
-    "train": ("accelerate", "cv2", "peft", "pyarrow", "tensorboard", "torchmetrics", "tomli"),
+    "generate": ("accelerate", "diffusers", "matplotlib"),
+    "train": ("cv2", "peft", "pyarrow", "tensorboard", "torchmetrics", "tomli"),
 }
 
 
@@ -290,24 +305,6 @@ def _install(name: str) -> str:
     extra = next((extra for extra, names in EXTRAS.items() if name in names), None)
     name = {"PIL": "pillow"}.get(name, name)  # the one import here whose package has another name
     return f"pip install {name}." if extra is None else f"pip install 'comfyui-dreamfactory[{extra}]' brings it."
-
-
-def _placement(device: str, dtype: str) -> dict:
-    """Where to compute and in which numbers, for `load_bundle`."""
-    import torch
-
-    from .model_patches.errors import reason
-    from .pipelines.errors import InputError
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used: {reason(error)}.") from error
-    if dtype == "auto":
-        dtype = "fp32" if device == "cpu" else "fp16"
-    return {"device": device, "dtype": _dtype(dtype)}
 
 
 def _dtype(name: str | None):

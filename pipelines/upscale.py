@@ -87,11 +87,11 @@ def open_upscaler(model: str | Path) -> Upscaler:
     return load_upscaler(DEMO / "upscaler.safetensors" if str(model) == "demo" else model)
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """ "1376x768" -> (1376, 768)."""
+def parse_size(text: str, what: str = "size") -> tuple[int, int]:
+    """ "1376x768" -> (1376, 768): width, height."""
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
     if match is None:
-        raise InputError(f"size is {text!r}; write width x height in pixels, such as 1376x768.")
+        raise InputError(f"{what} is {text!r}; write width x height in pixels, such as 1376x768.")
     return int(match[1]), int(match[2])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -81,31 +81,42 @@ def check_output(path: str | Path, suffix: str = ".mp4") -> Path:
 
 
 def write_video(
-    path: str | Path, clip: Tensor, fps: float = 8, *, settings: Mapping | None = None, scale: int = 1
+    path: str | Path,
+    clip: Tensor | Iterable[Tensor],
+    fps: float = 8,
+    *,
+    settings: Mapping | None = None,
+    scale: int = 1,
 ) -> None:
-    """A clip (t, 3, h, w) in [0, 1] as H.264 mp4, its settings as JSON in the file's `comment`.
+    """A clip (t, 3, h, w) in [0, 1], or one in pieces of some frames, as H.264 mp4; its settings as JSON in `comment`.
 
     scale: whole-number enlargement with hard pixel edges. Odd sides lose their last row or column (H.264's chroma).
     """
     import av
 
+    from .video_frames import as_bt709, to_yuv
+
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    if scale > 1:
-        clip = F.interpolate(clip, scale_factor=scale, mode="nearest")
-    height, width = clip.shape[-2] // 2 * 2, clip.shape[-1] // 2 * 2
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "use_metadata_tags+faststart"}) as out:
             if settings is not None:
                 out.metadata["title"] = "DreamFactory"
                 out.metadata["comment"] = json.dumps(dict(settings))
-            stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {"crf": "12"}
-            for image in clip:
-                frame = av.VideoFrame.from_ndarray(to_uint8(image[:, :height, :width]), format="rgb24")
-                out.mux(stream.encode(frame))
+            stream = None
+            for frames in [clip] if isinstance(clip, Tensor) else clip:
+                if scale > 1:
+                    frames = F.interpolate(frames, scale_factor=scale, mode="nearest")
+                height, width = frames.shape[-2] // 2 * 2, frames.shape[-1] // 2 * 2
+                if stream is None:
+                    stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+                    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                    # x264's macroblock tree, in its assembly, gives the same frames other bytes now and then.
+                    stream.options = {"crf": "12", "x264-params": "mbtree=0"}
+                    as_bt709(stream.codec_context)
+                for image in frames[..., :height, :width]:
+                    out.mux(stream.encode(to_yuv(image)))
             out.mux(stream.encode())
         os.replace(temporary, path)
     except OSError as error:
@@ -118,14 +129,32 @@ def read_video(path: str | Path) -> tuple[Tensor, dict]:
     """(t, 3, h, w) in [0, 1] and the settings `write_video` stored ({} if none)."""
     import av
 
+    from .video_frames import pixels, shown_size
+
     with av.open(str(path)) as file:
-        frames = [torch.from_numpy(f.to_ndarray(format="rgb24")) for f in file.decode(video=0)]
-        comment = file.metadata.get("comment", "{}")
-    try:
-        settings = json.loads(comment)
-    except ValueError:
-        settings = {}
+        stream = file.streams.video[0]
+        frames = [torch.from_numpy(pixels(f, shown_size(f, stream))) for f in file.decode(stream)]
+        settings = _settings(file.metadata)
     return torch.stack(frames).permute(0, 3, 1, 2).float() / 255, settings
+
+
+def read_settings(path: str | Path) -> dict:
+    """The settings that `write_video` stored; {} of a file that has none, or is no video."""
+    import av
+
+    try:
+        with av.open(str(path)) as file:
+            return _settings(file.metadata)
+    except (av.FFmpegError, OSError, ValueError):
+        return {}
+
+
+def _settings(metadata: Mapping[str, str]) -> dict:
+    try:
+        settings = json.loads(metadata.get("comment", "{}"))
+    except ValueError:
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def write_gif(path: str | Path, clip: Tensor, fps: float = 8, *, scale: int = 1) -> None:

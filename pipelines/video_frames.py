@@ -5,6 +5,9 @@ from __future__ import annotations
 import av
 import numpy as np
 from PIL import Image
+from torch import Tensor
+
+from .sheets import to_uint8
 
 # Playlists and the like are files that name other files, or addresses: not opened, whatever their name ends in.
 CONTAINERS = "mov,matroska,webm,avi,gif,mpegts,mpeg,asf,flv,ogg"
@@ -47,3 +50,17 @@ def pixels(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
         image = Image.fromarray(shown)
         shown = np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
     return np.ascontiguousarray(np.rot90(shown, frame.rotation // 90))
+
+
+def to_yuv(image: Tensor) -> av.VideoFrame:
+    """(3, h, w) in [0, 1], even sides, as H.264 takes it: BT.709, 16 to 235."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(to_uint8(image)), format="rgb24")
+    # The source's matrix is none: see `pixels`.
+    options = {"src_colorspace": BT601, "dst_colorspace": BT709, "dst_color_range": LIMITED}
+    return frame.reformat(format="yuv420p", interpolation=SCALER, **options)
+
+
+def as_bt709(context: av.VideoCodecContext) -> None:
+    """Say in the file what `to_yuv` makes."""
+    context.colorspace = context.color_primaries = context.color_trc = BT709
+    context.color_range = LIMITED

@@ -24,8 +24,7 @@ from tqdm import tqdm
 
 from ..model_patches.files import umask
 from .errors import InputError
-from .sheets import to_uint8
-from .video_frames import BT601, BT709, CONTAINERS, LIMITED, SCALER, pixels, shown_size
+from .video_frames import CONTAINERS, as_bt709, pixels, shown_size, to_yuv
 
 HDR = (16, 18)  # transfer functions: PQ, HLG
 IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # sound that players expect in an mp4
@@ -227,15 +226,11 @@ class Video:
         self.stream.pix_fmt, self.stream.options = "yuv420p", {"crf": str(crf)}
         context = self.stream.codec_context
         context.time_base = self.unit
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = LIMITED
+        as_bt709(context)
 
     def put(self, image: Tensor, time: int) -> None:
         """(3, h, w) in [0, 1]."""
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(to_uint8(image)), format="rgb24")
-        # The source's matrix is none: see video_frames.pixels.
-        options = {"src_colorspace": BT601, "dst_colorspace": BT709, "dst_color_range": LIMITED}
-        frame = frame.reformat(format="yuv420p", interpolation=SCALER, **options)
+        frame = to_yuv(image)
         frame.pts, frame.time_base, self.last = time, self.unit, time
         self.out.mux(self.stream.encode(frame))
 

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ..model_patches.files import fingerprint
 from ..pipelines.bundle import DEMO
 from .config import RunConfig
 from .errors import TrainingError
-
-SAMPLE = 2**20  # bytes read of each end of a file
-
-
-def fingerprint(path: str | Path, *options: object) -> str:
-    """Of a file or folder: names, sizes and both ends of its files. Whole encoders are too long to read for this."""
-    path = Path(path)
-    digest = hashlib.blake2b(repr(options).encode(), digest_size=16)
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(path) if path.is_dir() else file.suffix} {size}".encode())
-        with file.open("rb") as data:
-            digest.update(data.read(SAMPLE))
-            data.seek(max(0, size - SAMPLE))
-            digest.update(data.read(SAMPLE))
-    return digest.hexdigest()
 
 
 class FrozenEncoders:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model_patches import UNetConfig
+from ..model_patches.files import fingerprint
 from ..pipelines.errors import InputError
 from ..schedulers import NoiseSchedule
 from . import checkpoint as disk, models, results, state
@@ -24,7 +25,7 @@ from .batch import Batch, Bucket
 from .config import RunConfig, StageConfig
 from .data.mix import Mix, Take
 from .data.open import open_sources
-from .encode import FrozenEncoders, fingerprint
+from .encode import FrozenEncoders
 from .errors import TrainingError
 from .optimizer import Average, learning_rate, make_optimizer
 from .parallel import accelerator, prepare, whole

@@ -1,0 +1,165 @@
+"""The folder of a list of clips: what is done already, what it was begun with, and the index of it all.
+
+A clip is done when its mp4 is there, which comes last and whole, and says that it was made as it is asked for now. So a
+killed run goes on by looking; nothing else is kept but `run.json`, the networks and settings that all clips share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ...model_patches.errors import reason
+from ..errors import InputError
+from ..sheets import save_image, to_uint8
+from ..video_files import read_settings
+
+INDEX, RUN = "index.jsonl", "run.json"
+NOTE = "dreamfactory"  # under which a picture keeps how it was made
+
+
+class ClipFolder:
+    """Where the clips of a list go. main: whether this process is the one that keeps order."""
+
+    def __init__(self, path: str | Path, main: bool = True) -> None:
+        self.path, self.main = Path(path), main
+
+    def begin(self, run: dict) -> dict:
+        """Make the folder, or refuse one that holds another run's clips; returns the run as it was begun.
+
+        run: what all clips share. A value of None was not asked for: it is then as it was.
+        """
+        before = self._begun()
+        if before is not None:
+            for key, value in run.items():
+                if value is not None and before.get(key) != value:
+                    raise InputError(
+                        f"{self.path} holds clips of another {key.replace('_', ' ')} ({_short(before.get(key))}, here "
+                        f"{_short(value)}); choose another --out, or make them as they were."
+                    )
+        return before or run
+
+    def open(self, run: dict) -> None:
+        """Write down what all clips share; files that a killed run left half-written go."""
+        if not self.main:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for left in self.path.glob(".*.tmp"):
+                left.unlink()
+            _write(self.path / RUN, json.dumps(run, indent=2) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {reason(error)}; choose another place.") from error
+
+    def _begun(self) -> dict | None:
+        try:
+            values = json.loads((self.path / RUN).read_text("utf-8"))
+        except FileNotFoundError:
+            if self.path.is_dir() and any(self.path.glob("*.mp4")):
+                raise InputError(f"{self.path} holds videos and no {RUN}; choose a folder of its own.") from None
+            return None
+        except OSError as error:
+            raise InputError(f"{self.path / RUN} cannot be read: {reason(error)}; choose another --out.") from error
+        except ValueError as error:
+            raise InputError(f"{self.path / RUN} is damaged; choose another --out, or delete it.") from error
+        if not isinstance(values, dict):
+            raise InputError(f"{self.path / RUN} is damaged; choose another --out, or delete it.")
+        return values
+
+    # -- the index
+
+    def rewrite(self, rows: list[dict]) -> None:
+        """The index anew, in the order of the list."""
+        if self.main:
+            _write(self.path / INDEX, "".join(_line(row) for row in rows))
+
+    def add(self, row: dict) -> None:
+        """One more line at the end, by one write: processes share the index."""
+        handle = os.open(self.path / INDEX, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, _line(row).encode())
+        finally:
+            os.close(handle)
+
+    def rows(self) -> dict[str, dict]:
+        """The newest line of every file."""
+        try:
+            lines = (self.path / INDEX).read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return {}
+        found = {}
+        for line in lines:
+            try:
+                row = json.loads(line)
+                found[row["file"]] = row
+            except (ValueError, KeyError, TypeError):
+                continue  # cut through by a kill; its clip is looked for on the disk
+        return found
+
+
+def is_made(path: Path, record: dict) -> bool:
+    """Whether a clip is there, made as it is asked for. Raises InputError where another one is."""
+    if not path.exists():
+        return False
+    return _same(path, read_settings(path), record)
+
+
+def is_drawn(path: Path, record: dict) -> bool:
+    """The same of a picture."""
+    if not path.exists():
+        return False
+    try:
+        with Image.open(path) as file:
+            kept = json.loads(file.info.get(NOTE, "{}"))
+    except (OSError, ValueError):
+        kept = {}
+    return _same(path, kept, record)
+
+
+def save_picture(path: Path, image: Tensor, record: dict) -> None:
+    """A picture (3, h, w) in [0, 1] as PNG, with how it was made."""
+    told = PngInfo()
+    told.add_itxt(NOTE, json.dumps(record))
+    try:
+        save_image(Image.fromarray(to_uint8(image)), path, pnginfo=told)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {reason(error)}.") from error
+
+
+def _same(path: Path, kept: dict, record: dict) -> bool:
+    wanted = json.loads(json.dumps(record))
+    if kept == wanted:
+        return True
+    if not kept:
+        raise InputError(f"{path} does not say how it was made; choose another --out, or delete it.")
+    key = next((k for k in {**kept, **wanted} if kept.get(k) != wanted.get(k)), "")
+    was, now = _short(kept.get(key)), _short(wanted.get(key))
+    raise InputError(
+        f"{path} was made with another {key.replace('_', ' ')} ({was}, here {now}); choose another --out, or delete it."
+    )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {reason(error)}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,241 @@
+"""Every default in its place and everything checked that can be, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from ...model_patches.files import fingerprint
+from ...model_patches.upscaling import Upscaler, check_target
+from ..bundle import Bundle
+from ..errors import InputError
+from ..image_to_video import check_settings, check_size, reads_picture
+from ..lora import Lora
+from ..text_to_image import TextToImage
+from ..upscale import LARGEST, parse_size
+from ..video_files import check_picture
+from .request import Request
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What computes, the same for every clip of a list. None: what the checkpoint brings, or nothing."""
+
+    checkpoint: str = "demo"
+    vae: str | None = None
+    text_encoder: str | None = None
+    motion_encoder: str | None = None
+    image_encoder: str | None = None
+    text_layer: str | None = None
+    attention: str = "sdpa"
+    lora: tuple[Lora, ...] = ()
+    first_frame_from: str | None = None
+    first_frame_tokenizer: str | None = None
+    upscale: str | None = None
+
+    def record(self) -> dict:
+        """What a clip's metadata say of them."""
+        told = {k: v for k, v in asdict(self).items() if v is not None and k != "lora"}
+        return told | ({"lora": [f"{lora.path}:{lora.strength:g}" for lora in self.lora]} if self.lora else {})
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of every file and folder named, but those that come with the pack."""
+        files = [self.checkpoint, self.vae, self.text_encoder, self.motion_encoder, self.image_encoder]
+        files += [self.first_frame_from, self.first_frame_tokenizer, self.upscale, *(lora.path for lora in self.lora)]
+        return {file: fingerprint(file) for file in files if file is not None and Path(file).exists()}
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A clip to make, nothing of it left open."""
+
+    line: int  # of the list; 0: there is none
+    request: Request
+    out: Path
+    sheet: Path | None
+    picture: Path | None  # a first frame that is drawn, where it is kept
+    size: tuple[int, int]  # height, width of the clip
+    target: tuple[int, int]  # of the file
+    drawn_size: tuple[int, int] | None
+    record: dict  # for the clip's metadata
+    drawn: dict | None  # for the picture's
+
+    @property
+    def caption(self) -> str:
+        return self.request.motion or self.request.text or "no caption"
+
+
+def check_request(request: Request, draws: bool) -> None:
+    """What needs no network to be refused. draws: whether a first frame is drawn where none is named."""
+    check_settings(request.settings)
+    ranges = {"fps": (0.1, 240), "scale": (1, 16), "first_frame_steps": (1, 1000)}
+    ranges |= {"first_frame_guidance_scale": (0, 100), "first_frame_seed": (0, 2**63 - 1)}
+    for name, (low, high) in ranges.items():
+        value = getattr(request, name)
+        if value is not None and not low <= value <= high:
+            raise InputError(f"{name} is {value}; expected {low} to {high}.")
+    for name in ("size", "first_frame_size"):
+        if getattr(request, name) is not None:
+            parse_size(getattr(request, name), name)
+    if request.size is not None and request.scale > 1:
+        raise InputError("size says how large the file is, and scale enlarges its pixels; give one of the two.")
+    if request.out is not None:
+        bare = Path(request.out).name == request.out and "\\" not in request.out
+        if not bare or not request.out.endswith(".mp4") or request.out.startswith("."):
+            raise InputError(f"out is {request.out!r}; expected a file name that ends in .mp4.")
+    for picture in (request.image, request.last_image):
+        if picture is not None:
+            check_picture(picture)
+    if not draws:
+        asked = [
+            f.name
+            for f in fields(Request)
+            if f.name.startswith("first_frame") and getattr(request, f.name) not in (None, "")
+        ]
+        if asked:
+            raise InputError(f"{asked[0]} is of a picture that is drawn; name what draws it by --first-frame-from.")
+
+
+@dataclass(frozen=True)
+class Planner:
+    """What is known of the networks once they are read."""
+
+    networks: Networks
+    bundle: Bundle
+    painter: TextToImage | None
+    upscaler: Upscaler | None
+    numbers: dict  # device and dtype
+
+    def job(self, line: int, request: Request, out: Path, *, sheet: bool = True, picture: Path | None = None) -> Job:
+        """A request with every default in its place. Raises InputError or ConfigError with one sentence."""
+        reads = reads_picture(self.bundle.unet.config)
+        self._check_captions(request, reads)
+        draws = reads and request.image is None
+        size, target = self._sizes(request)
+        request = self._defaults(request, size)
+        check_size(self.bundle, request.frames, *size)
+        drawn = drawn_size = None
+        if draws:
+            request, drawn_size = self._drawn(request)
+            drawn = self._drawn_record(request)
+        record = self._record(request, target) | ({"first_frame": picture.name} if draws else {})
+        picture = picture if draws else None
+        sheet_at = out.with_name(f"{out.stem}_sheet.png") if sheet else None
+        return Job(line, request, out, sheet_at, picture, size, target, drawn_size, record, drawn)
+
+    def _check_captions(self, request: Request, reads: bool) -> None:
+        name, config = self.bundle.name, self.bundle.unet.config
+        if not reads:
+            for given, option in ((request.image, "--image"), (self.networks.first_frame_from, "--first-frame-from")):
+                if given is not None:
+                    raise InputError(f"{name} makes video from text alone and looks at no picture; leave {option} out.")
+            if not (request.text or request.motion):
+                raise InputError(f"{name} makes video from text alone; say with --text what it should show.")
+        elif request.image is None and self.painter is None:
+            raise InputError(
+                f"{name} animates a picture; name one by --image, or a Stable Diffusion that draws it by "
+                "--first-frame-from."
+            )
+        elif request.image is None and not request.text:
+            raise InputError("--first-frame-from draws what --text says, and there is no text; give one.")
+        if request.last_image is not None and config.first_frame_concat != "ends":
+            raise InputError(f"{name} has no place for a last frame; leave --last-image out.")
+
+    def _sizes(self, request: Request) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(height, width) of the clip and of the file."""
+        defaults = self.bundle.defaults
+        size = None if request.size is None else parse_size(request.size)[::-1]
+        if self.upscaler is None and size is not None:
+            for name, side in (("height", size[0]), ("width", size[1])):
+                given = getattr(request, name)
+                if given not in (None, side):
+                    raise InputError(f"size {request.size} and {name} {given} differ; give one of them.")
+            clip = size
+        else:
+            height = defaults.height if request.height is None else request.height
+            width = defaults.width if request.width is None else request.width
+            clip = (height, width)
+        if self.upscaler is None:
+            target = (clip[0] * request.scale, clip[1] * request.scale)
+        else:
+            if request.scale > 1:
+                raise InputError("scale enlarges pixels as they are, and --upscale by a network; give one of the two.")
+            factor = self.upscaler.scale
+            target = size or (clip[0] * factor, clip[1] * factor)
+            if any(side < 2 or side % 2 for side in target):
+                raise InputError(f"size is {target[1]}x{target[0]}; expected even numbers, as H.264 does.")
+            check_target(factor, *clip, *target)
+        if max(target) > LARGEST:
+            raise InputError(f"{target[1]}x{target[0]} is more than H.264 holds; stay within {LARGEST} pixels a side.")
+        return clip, target
+
+    def _defaults(self, request: Request, size: tuple[int, int]) -> Request:
+        bundle, given = self.bundle, {"height": size[0], "width": size[1]}
+        for name in ("frames", "steps", "guidance_scale", "sampler", "fps"):
+            value = getattr(request, name)
+            given[name] = getattr(bundle.defaults, name) if value is None else value
+        if request.guidance_rescale is None:
+            given["guidance_rescale"] = bundle.schedule.guidance_rescale
+        return replace(request, **given)
+
+    def _drawn(self, request: Request) -> tuple[Request, tuple[int, int]]:
+        painter = self.painter
+        if request.first_frame_size is None:
+            height, width = painter.size
+        else:
+            width, height = parse_size(request.first_frame_size, "first_frame_size")
+        if height % painter.unit or width % painter.unit or min(height, width) < painter.unit:
+            raise InputError(
+                f"the first frame would be drawn at {width}x{height}; {painter.name} draws multiples of {painter.unit}."
+            )
+        given = {"first_frame_size": f"{width}x{height}"}
+        for name in ("steps", "guidance_scale"):
+            value = getattr(request, f"first_frame_{name}")
+            given[f"first_frame_{name}"] = getattr(painter, name) if value is None else value
+        given["first_frame_seed"] = request.seed if request.first_frame_seed is None else request.first_frame_seed
+        return replace(request, **given), (height, width)
+
+    def _drawn_record(self, request: Request) -> dict:
+        """All that is needed to draw the picture again."""
+        from ... import __version__
+
+        own = {k: v for k, v in asdict(request).items() if k.startswith("first_frame")}
+        named = {k: v for k, v in self.networks.record().items() if k.startswith("first_frame")}
+        return {"dreamfactory": __version__, **named, **self.numbers, "text": request.text, **own}
+
+    def _record(self, request: Request, target: tuple[int, int]) -> dict:
+        """All that is needed to make the clip again, for the file's metadata."""
+        from ... import __version__
+
+        asked = {k: v for k, v in asdict(request).items() if k not in ("out", "size", "scale")}
+        if self.painter is None or request.image is not None:
+            asked = {k: v for k, v in asked.items() if not k.startswith("first_frame")}
+        size = {"size": f"{target[1]}x{target[0]}"}
+        return {"dreamfactory": __version__, **self.networks.record(), **self.numbers, **asked, **size}
+
+    def notes(self, requests: Sequence[Request]) -> list[str]:
+        """What was asked for and will not be seen, once for all of them."""
+        config, bundle, notes = self.bundle.unet.config, self.bundle, []
+        if bundle.unet.report is not None:
+            notes.append(f"converted in memory (`dreamfactory convert` does it once and for all): {bundle.unet.report}")
+        notes += [] if self.painter is None else self.painter.notes
+        if config.frame_rate_embedding == "off" and any(r.frame_rate is not None for r in requests):
+            notes.append("this network has no frame-rate condition; --frame-rate does nothing.")
+        if any((r.negative or r.negative_motion) and r.guidance_scale == 1 for r in requests):
+            notes.append("with guidance scale 1 nothing is guided; --negative does nothing.")
+        if any(r.eta and r.sampler != "ddim" for r in requests):
+            notes.append("eta is of the sampler ddim; it does nothing here.")
+        joined = config.motion_text == "off"
+        reader = bundle.text if joined else bundle.motion
+        captions = {
+            "text": (bundle.text, [c for r in requests for c in (r.text, r.negative)]),
+            "motion": (reader, [c for r in requests for c in (r.motion, r.negative_motion)]),
+        }
+        for name, (encoder, texts) in captions.items():
+            words = " ".join(dict.fromkeys(word for text in texts for word in text.split()))
+            unknown = [] if encoder is None else encoder.unknown_words(words)
+            if unknown:
+                told = ", ".join(map(repr, unknown))
+                notes.append(f"the {name} encoder of {bundle.name} does not know {told}; it reads on without.")
+        return notes

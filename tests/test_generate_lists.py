@@ -1,0 +1,346 @@
+"""`dreamfactory generate --prompts`: lists of clips, gone on with after a kill, shared by processes."""
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from dreamfactory.cli import main
+from dreamfactory.pipelines import image_to_video
+from dreamfactory.pipelines.bundle import DEMO
+from dreamfactory.pipelines.errors import InputError
+from dreamfactory.pipelines.generate import engine
+from dreamfactory.pipelines.video_files import read_settings, read_video
+
+from .test_generate import painter, text_alone  # noqa: F401  (fixtures)
+
+KILLS = int(os.environ.get("KILLS", "3"))
+PROMPTS = int(os.environ.get("PROMPTS", "24"))
+
+
+def run(capsys, *args):
+    """(exit code, standard output, standard error)"""
+    try:
+        code = main(["generate", *map(str, args)])
+    except SystemExit as stop:
+        code = stop.code
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def write(path, *lines):
+    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
+    return path
+
+
+def files(folder):
+    """{name: what is in it}"""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def index(folder):
+    return [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
+
+
+# -- what comes out -----------------------------------------------------------------------------------------------
+
+
+def test_a_list(capsys, text_alone, tmp_path):  # noqa: F811
+    prompts = write(
+        tmp_path / "list.jsonl",
+        {"text": "a red circle", "motion": "it moves up"},
+        "",
+        {"text": "a blue star", "seed": 70, "frames": 2, "out": "star.mp4"},
+        {"text": "a heart", "size": "64x40", "fps": 12, "guidance-scale": 5},
+    )
+    out = tmp_path / "clips"
+    code, printed, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", out, "--seed", 10)
+    assert (code, printed.strip()) == (0, str(out)), err
+    names = ["00001.mp4", "00001_sheet.png", "00004.mp4", "00004_sheet.png", "index.jsonl", "run.json"]
+    assert sorted(p.name for p in out.iterdir()) == [*names, "star.mp4", "star_sheet.png"]
+    rows = index(out)
+    assert [row["line"] for row in rows] == [1, 3, 4]
+    assert [row["seed"] for row in rows] == [10, 70, 12]  # counts on, but where a line says its own
+    assert [row["file"] for row in rows] == ["00001.mp4", "star.mp4", "00004.mp4"]
+    assert rows[2]["guidance_scale"] == 5
+    assert read_video(out / "star.mp4")[0].shape == (2, 3, 32, 48)
+    assert read_video(out / "00004.mp4")[0].shape == (4, 3, 40, 64)
+    assert "3 of 3 clips, 0 of them there before" in err
+    for row in rows:  # the index says what the clips themselves say
+        told = read_settings(out / row["file"])
+        assert {k: v for k, v in row.items() if k not in ("line", "file", "sheet")} == told
+
+
+def test_a_clip_of_a_list_is_the_clip_alone(capsys, text_alone, tmp_path):  # noqa: F811
+    prompts = write(tmp_path / "list.jsonl", {"text": "a red circle"}, {"text": "a star", "seed": 3, "steps": 3})
+    run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips", "--no-sheets")
+    alone = ("--checkpoint", text_alone, "--text", "a star", "--seed", 3, "--steps", 3)
+    run(capsys, *alone, "--out", tmp_path / "alone.mp4")
+    assert torch.equal(read_video(tmp_path / "alone.mp4")[0], read_video(tmp_path / "clips" / "00002.mp4")[0])
+    assert sorted(p.name for p in (tmp_path / "clips").glob("*.png")) == []
+
+
+def test_pictures_are_named_from_the_list_s_folder(capsys, tmp_path):
+    (tmp_path / "red.png").write_bytes((DEMO / "pictures" / "red_circle.png").read_bytes())
+    prompts = write(tmp_path / "list.jsonl", {"image": "red.png", "motion": "it moves up", "frames": 2, "steps": 1})
+    code, _, err = run(capsys, "--prompts", prompts, "--out", tmp_path / "clips")
+    assert code == 0, err
+    assert index(tmp_path / "clips")[0]["image"] == str(tmp_path / "red.png")
+
+
+def test_first_frames_of_a_list_are_drawn_first(capsys, painter, tmp_path):  # noqa: F811
+    own = str(DEMO / "pictures" / "blue_square.png")
+    prompts = write(
+        tmp_path / "list.jsonl",
+        {"text": "a red circle", "motion": "it moves up"},
+        {"image": own, "motion": "it moves up"},
+        {"text": "a star", "motion": "it grows", "first_frame_seed": 4, "first_frame_size": "32x32"},
+    )
+    drawn = ("--first-frame-from", painter, "--first-frame-steps", 1, "--first-frame-size", "64x64")
+    fixed = ("--prompts", prompts, *drawn, "--frames", 2, "--steps", 1, "--out", tmp_path / "clips")
+    code, _, err = run(capsys, *fixed)
+    assert code == 0, err
+    rows = index(tmp_path / "clips")
+    assert [row.get("first_frame") for row in rows] == ["00001_first_frame.png", None, "00003_first_frame.png"]
+    assert rows[1]["image"] == own
+    before = files(tmp_path / "clips")
+    (tmp_path / "clips" / "00003.mp4").unlink()  # its picture is there: it is not drawn again
+    code, _, err = run(capsys, *fixed)
+    assert "drawing" not in err
+    assert files(tmp_path / "clips") == before
+
+
+# -- going on -----------------------------------------------------------------------------------------------------
+
+
+def test_a_list_goes_on_where_it_stopped(capsys, text_alone, tmp_path):  # noqa: F811
+    lines = [{"text": f"a red circle {'moves ' * (i % 3)}up"} for i in range(7)]
+    prompts = write(tmp_path / "list.jsonl", *lines)
+    fixed = ("--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips", "--batch", 3)
+    run(capsys, *fixed)
+    whole = files(tmp_path / "clips")
+    for name in ("00002.mp4", "00002_sheet.png", "00005.mp4", "00007.mp4", "index.jsonl"):
+        (tmp_path / "clips" / name).unlink()
+    (tmp_path / "clips" / ".00007.mp4.tmp").write_bytes(b"half")  # what a kill leaves
+    code, _, err = run(capsys, *fixed)
+    assert code == 0
+    assert "4 of them there before" in err
+    assert files(tmp_path / "clips") == whole
+    write(prompts, *lines, {"text": "a star"})  # a longer list keeps what there is
+    code, _, err = run(capsys, *fixed)
+    assert "8 of 8 clips, 7 of them there before" in err
+    assert {k: v for k, v in files(tmp_path / "clips").items() if k in whole and k != "index.jsonl"} == {
+        k: v for k, v in whole.items() if k != "index.jsonl"
+    }
+
+
+def test_another_list_or_network_is_refused(capsys, text_alone, tmp_path):  # noqa: F811
+    prompts = write(tmp_path / "list.jsonl", {"text": "a red circle"})
+    fixed = ("--prompts", prompts, "--out", tmp_path / "clips", "--quiet")
+    assert run(capsys, "--checkpoint", text_alone, *fixed)[0] == 0
+    before = files(tmp_path / "clips")
+    for args, sentence in (
+        (("--checkpoint", text_alone, "--seed", 3), "another seed (0, here 3)"),
+        (("--checkpoint", text_alone, "--steps", 1), "another steps"),
+        (("--checkpoint", "demo", "--image", DEMO / "pictures" / "red_circle.png"), "another checkpoint"),
+        (("--checkpoint", text_alone, "--batch", 2), "another batch"),
+    ):
+        code, _, err = run(capsys, *args, *fixed)
+        assert (code, len(err.strip().splitlines())) == (2, 1)
+        assert sentence in err
+        assert "choose another --out" in err
+    assert files(tmp_path / "clips") == before
+    weights = text_alone / "unet.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-4] + b"\0\0\0\0")  # other weights under the same name
+    code, _, err = run(capsys, "--checkpoint", text_alone, *fixed)
+    weights.write_bytes(kept)
+    assert code == 2
+    assert "another weights" in err
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "beach.mp4").write_bytes(b"x")
+    code, _, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "holiday")
+    assert "holds videos and no run.json" in err
+
+
+def command(checkpoint, prompts, out, *more):
+    return [
+        "-m", "dreamfactory", "generate", "--checkpoint", str(checkpoint), "--prompts", str(prompts), "--out", str(out),
+        "--batch", "4", *more,
+    ]  # fmt: skip
+
+
+def test_killed_at_any_moment_the_same_files(text_alone, tmp_path):  # noqa: F811
+    """KILLS=10 PROMPTS=200 for the whole of it: SIGKILL at random moments, then to the end."""
+    shapes, ways = ("circle", "star", "heart"), ("up", "left", "down and to the right")
+    lines = [{"text": f"a red {shapes[i % 3]}", "motion": f"it moves {ways[i % 2]}"} for i in range(PROMPTS)]
+    prompts = write(tmp_path / "list.jsonl", *lines)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(out):
+        return subprocess.Popen(
+            [sys.executable, *command(text_alone, prompts, out, "--upscale", "demo")],
+            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    assert start(tmp_path / "whole").wait(timeout=900) == 0
+    draw, kills, halves, counts = random.Random(0), 0, 0, []
+    out = tmp_path / "killed"
+    while kills < KILLS:
+        # Somewhere after the next few clips, wherever that is in the work on the following ones.
+        process, there = start(out), len(list(out.glob("*.mp4")))
+        wanted = there + draw.randint(0, max(1, 2 * PROMPTS // KILLS - 2))
+        while process.poll() is None and len(list(out.glob("*.mp4"))) < wanted:
+            time.sleep(0.02)
+        time.sleep(draw.random() * 0.3)
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+        halves += bool(list(out.glob(".*.tmp")))
+        for clip in out.glob("*.mp4"):
+            assert read_video(clip)[0].shape == (4, 3, 128, 192)  # whole, whenever it is there
+        counts.append(len(list(out.glob("*.mp4"))))
+    assert start(out).wait(timeout=900) == 0
+    print(f"{kills} kills, {halves} of them in the middle of a file, after {counts} clips")
+    assert kills
+    assert files(out) == files(tmp_path / "whole")
+
+
+def test_two_processes_make_the_files_of_one(text_alone, tmp_path):  # noqa: F811
+    prompts = write(tmp_path / "list.jsonl", *({"text": f"a red circle {'up ' * i}"} for i in range(9)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    one = [sys.executable, *command(text_alone, prompts, tmp_path / "one")]
+    subprocess.run(one, env=environment, check=True, capture_output=True, timeout=300)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for _ in range(2):
+        done = subprocess.run(
+            [*launcher, *command(text_alone, prompts, tmp_path / "two")],
+            env=environment, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        # torchrun looks for a free port, and lets go of it before it takes it: another run may have been quicker.
+        if "EADDRINUSE" not in done.stderr and "already in use" not in done.stderr:
+            break
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "two")  # told once
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+# -- what fails ---------------------------------------------------------------------------------------------------
+
+
+def test_failures_are_named_at_the_end_and_cost_the_others_nothing(capsys, text_alone, tmp_path, monkeypatch):  # noqa: F811
+    prompts = write(tmp_path / "list.jsonl", *({"text": text} for text in ("a", "bad", "c", "worse", "e")))
+    fixed = ("--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips")
+    real = image_to_video.animate
+
+    def animate(bundle, images, text, *more, **named):
+        if {"bad", "worse"} & set(text):
+            raise InputError("sampling ended in numbers that are no picture.")
+        return real(bundle, images, text, *more, **named)
+
+    monkeypatch.setattr(engine, "animate", animate)
+    code, printed, err = run(capsys, *fixed)
+    assert (code, printed) == (3, "")
+    told = err.strip().splitlines()[-3:]
+    assert told[0].startswith("2 clips of")
+    assert told[1] == "line 2, 00002.mp4: sampling ended in numbers that are no picture."
+    assert told[2].startswith("line 4, 00004.mp4")
+    assert [row.get("error", "") != "" for row in index(tmp_path / "clips")] == [False, True, False, True, False]
+    assert sorted(p.name for p in (tmp_path / "clips").glob("*.mp4")) == ["00001.mp4", "00003.mp4", "00005.mp4"]
+    monkeypatch.setattr(engine, "animate", real)
+    code, _, err = run(capsys, *fixed)  # the same command tries them again
+    assert code == 0
+    assert "5 of 5 clips, 3 of them there before" in err
+    assert not any("error" in row for row in index(tmp_path / "clips"))
+
+
+def test_more_clips_than_memory_holds_go_in_halves(capsys, text_alone, tmp_path, monkeypatch):  # noqa: F811
+    prompts = write(tmp_path / "list.jsonl", *({"text": f"a {i}"} for i in range(5)))
+    real, sizes = image_to_video.animate, []
+
+    def animate(bundle, images, text, *more, **named):
+        sizes.append(len(text))
+        if len(text) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(bundle, images, text, *more, **named)
+
+    monkeypatch.setattr(engine, "animate", animate)
+    code, _, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "c", "--batch", 4)
+    assert code == 0
+    assert sizes == [4, 2, 1, 1, 2, 1, 1, 1]
+    assert "4 clips at once do not fit the memory" in err
+    assert len(list((tmp_path / "c").glob("*.mp4"))) == 5
+
+
+def test_a_bug_is_no_failed_clip(capsys, text_alone, tmp_path, monkeypatch):  # noqa: F811
+    prompts = write(tmp_path / "list.jsonl", {"text": "a"})
+    monkeypatch.setattr(engine, "animate", lambda *args, **named: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips")
+
+
+WRONG = {
+    "empty": ([], "holds no prompt"),
+    "blank": (["", "  "], "holds no prompt"),
+    "line 7 of 12": ([{"text": "a"}] * 6 + ['{"text": "a"'] + [{"text": "a"}] * 5, "line 7: it is not valid JSON"),
+    "a list": (["[1]"], "it is no JSON object"),
+    "bare text": (['"a red circle"'], 'write {"text": "a red circle"}'),
+    "unknown": ([{"txt": "a"}], "no setting 'txt' of a clip; did you mean 'text'?"),
+    "of the whole run": ([{"checkpoint": "x"}], "there is no setting 'checkpoint' of a clip"),
+    "number for text": ([{"text": 3}], "text is 3; expected text in quotes"),
+    "text for a number": ([{"text": "a", "seed": "3"}], 'seed is "3"; expected a whole number'),
+    "true for a number": ([{"text": "a", "steps": True}], "steps is true"),
+    "half a step": ([{"text": "a", "steps": 2.5}], "steps is 2.5; expected a whole number"),
+    "NaN": (['{"text": "a", "eta": NaN}'], "NaN is no number"),
+    "twice": (['{"text": "a", "text": "b"}'], "'text' is there twice"),
+    "range": ([{"text": "a", "frames": 0}], "frames is 0; expected 1 to 1024"),
+    "size": ([{"text": "a", "size": "4by4"}], "size is '4by4'; write width x height"),
+    "sampler": ([{"text": "a", "sampler": "magic"}], "no sampler 'magic'"),
+    "multiple": ([{"text": "a", "width": 50}], "multiples of 8"),
+    "no caption": ([{}], "say with --text"),
+    "picture": ([{"text": "a", "image": "nowhere.png"}], "nowhere.png does not exist"),
+    "no place": ([{"text": "a", "image": str(DEMO / "pictures" / "red_circle.png")}], "leave --image out"),
+    "path as name": ([{"text": "a", "out": "../x.mp4"}], "expected a file name"),
+    "no video": ([{"text": "a", "out": "x.gif"}], "expected a file name that ends in .mp4"),
+    "same name": ([{"text": "a", "out": "x.mp4"}, {"text": "b", "out": "X.mp4"}], "as of line 1"),
+    "the number's name": ([{"text": "a"}, {"text": "b", "out": "00001.mp4"}], "as of line 1"),
+    "several": ([{"text": "a"}, {"sed": 1}, {"text": 3}], "line 2: there is no setting 'sed'"),
+    "the same in many": ([{"txt": "a"}] * 9, "9 lines, 1 first: there is no setting"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_list_costs_one_sentence(capsys, text_alone, tmp_path, case):  # noqa: F811
+    lines, sentence = WRONG[case]
+    prompts = write(tmp_path / "list.jsonl", *lines)
+    code, out, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips")
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "clips").exists()
+
+
+def test_files_that_are_no_list(capsys, text_alone, tmp_path):  # noqa: F811
+    (tmp_path / "latin.jsonl").write_bytes('{"text": "é"}'.encode("latin-1"))
+    (tmp_path / "bom.jsonl").write_bytes('\ufeff{"text": "a"}\r\n'.encode())
+    (tmp_path / "file").write_text("x")
+    fixed = ("--checkpoint", text_alone)
+    for args, sentence in (
+        (("--prompts", tmp_path / "latin.jsonl", "--out", tmp_path / "c"), "is no UTF-8 text; save it as UTF-8"),
+        (("--prompts", tmp_path / "nowhere.jsonl", "--out", tmp_path / "c"), "cannot be read"),
+        (("--prompts", tmp_path / "bom.jsonl", "--out", tmp_path / "c.mp4"), "give a folder"),
+        (("--prompts", tmp_path / "bom.jsonl", "--out", tmp_path / "file"), "give a folder"),
+        (("--prompts", tmp_path / "bom.jsonl", "--out", tmp_path / "file" / "c"), "cannot be"),
+    ):
+        code, _, err = run(capsys, *fixed, *args)
+        assert (code, len(err.strip().splitlines())) == (2, 1), err
+        assert sentence in err
+    assert run(capsys, *fixed, "--prompts", tmp_path / "bom.jsonl", "--out", tmp_path / "clips", "--quiet")[0] == 0
