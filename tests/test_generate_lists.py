@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -190,27 +191,25 @@ def test_killed_at_any_moment_the_same_files(text_alone, tmp_path):  # noqa: F81
         )  # fmt: skip
 
     assert start(tmp_path / "whole").wait(timeout=900) == 0
-    draw, kills, halves, counts = random.Random(0), 0, 0, []
+    draw, halves, counts = random.Random(0), 0, []
     out = tmp_path / "killed"
-    while kills < KILLS:
-        # Somewhere after the next few clips, wherever that is in the work on the following ones.
+    for kill in range(KILLS):
         process, there = start(out), len(list(out.glob("*.mp4")))
-        wanted = there + draw.randint(0, max(1, 2 * PROMPTS // KILLS - 2))
+        wanted = there + draw.randint(0, 2 * (PROMPTS - there) // (KILLS - kill + 1))
         while process.poll() is None and len(list(out.glob("*.mp4"))) < wanted:
             time.sleep(0.02)
-        time.sleep(draw.random() * 0.3)
-        if process.poll() is not None:
-            break
+        # Every other time anywhere in the work that follows, else in the middle of a file.
+        ends = time.monotonic() + (draw.random() * 0.3 if kill % 2 else 10)
+        while process.poll() is None and time.monotonic() < ends and (kill % 2 or not list(out.glob(".*.mp4.tmp"))):
+            time.sleep(0.001)
         process.kill()
-        process.wait()
-        kills += 1
+        assert process.wait() == -signal.SIGKILL
         halves += bool(list(out.glob(".*.tmp")))
         for clip in out.glob("*.mp4"):
             assert read_video(clip)[0].shape == (4, 3, 128, 192)  # whole, whenever it is there
         counts.append(len(list(out.glob("*.mp4"))))
     assert start(out).wait(timeout=900) == 0
-    print(f"{kills} kills, {halves} of them in the middle of a file, after {counts} clips")
-    assert kills
+    print(f"{KILLS} kills, {halves} of them in the middle of a file, after {counts} clips")
     assert files(out) == files(tmp_path / "whole")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 
 ABOUT = """\
@@ -108,6 +109,10 @@ def run(args: argparse.Namespace) -> int:
     """The exit code."""
     # The same bits wherever memory lies: MKL's products may otherwise depend on it, and with them a list gone on with.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    # What libraries think of each other is none of the user's business: their errors stay.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import sys
 
     from ..lora import parse_lora
