@@ -10,7 +10,8 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -189,3 +190,16 @@ def fingerprint(path: str | Path, *options: object) -> str:
             data.seek(max(0, size - SAMPLE))
             digest.update(data.read(SAMPLE))
     return digest.hexdigest()
+
+
+@contextmanager
+def sole(path: str | os.PathLike) -> Iterator[None]:
+    """Hold a lock file, which stays; raises BlockingIOError if another process holds it, OSError if it cannot be."""
+    with Path(path).open("a") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows has no flock; two processes go unnoticed there
+            yield
+            return
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield

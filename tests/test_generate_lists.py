@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from dreamfactory.cli import main
+from dreamfactory.model_patches.files import sole
 from dreamfactory.pipelines import image_to_video
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.errors import InputError
@@ -42,7 +43,7 @@ def write(path, *lines):
 
 def files(folder):
     """{name: what is in it}"""
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("[!.]*"))}
 
 
 def index(folder):
@@ -64,7 +65,7 @@ def test_a_list(capsys, text_alone, tmp_path):  # noqa: F811
     code, printed, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", out, "--seed", 10)
     assert (code, printed.strip()) == (0, str(out)), err
     names = ["00001.mp4", "00001_sheet.png", "00004.mp4", "00004_sheet.png", "index.jsonl", "run.json"]
-    assert sorted(p.name for p in out.iterdir()) == [*names, "star.mp4", "star_sheet.png"]
+    assert sorted(p.name for p in out.glob("[!.]*")) == [*names, "star.mp4", "star_sheet.png"]
     rows = index(out)
     assert [row["line"] for row in rows] == [1, 3, 4]
     assert [row["seed"] for row in rows] == [10, 70, 12]  # counts on, but where a line says its own
@@ -170,6 +171,16 @@ def test_another_list_or_network_is_refused(capsys, text_alone, tmp_path):  # no
     assert "holds videos and no run.json" in err
 
 
+def test_two_runs_do_not_share_a_folder(capsys, text_alone, tmp_path):  # noqa: F811
+    prompts, out = write(tmp_path / "list.jsonl", {"text": "a red circle"}), tmp_path / "clips"
+    out.mkdir()
+    with sole(out / ".lock"):
+        code, _, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", out)
+    assert code == 2
+    assert "another run is writing to" in err
+    assert [p.name for p in out.iterdir()] == [".lock"]
+
+
 def command(checkpoint, prompts, out, *more):
     return [
         "-m", "dreamfactory", "generate", "--checkpoint", str(checkpoint), "--prompts", str(prompts), "--out", str(out),
@@ -195,7 +206,7 @@ def test_killed_at_any_moment_the_same_files(text_alone, tmp_path):  # noqa: F81
     out = tmp_path / "killed"
     for kill in range(KILLS):
         process, there = start(out), len(list(out.glob("*.mp4")))
-        wanted = there + draw.randint(0, 2 * (PROMPTS - there) // (KILLS - kill + 1))
+        wanted = there + draw.randint(0, 3 * (PROMPTS - there) // (2 * (KILLS - kill + 1)))
         while process.poll() is None and len(list(out.glob("*.mp4"))) < wanted:
             time.sleep(0.02)
         # Every other time anywhere in the work that follows, else in the middle of a file.

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..model_patches.files import sole
 from .errors import TrainingError
 
 FOLDER, MANIFEST, LOCK = "checkpoints", "manifest.json", "run.lock"
@@ -183,22 +184,15 @@ def sweep(folder: Path) -> None:
 @contextmanager
 def only_run(folder: Path):
     """Hold a run's folder; raises TrainingError if another process holds it."""
-    path = folder / LOCK
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(path.open("a"))
-        except OSError as error:
-            raise TrainingError(f"output.folder {folder} cannot be written: {error.strerror}.") from error
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no flock; two runs in one folder go unnoticed there
-            pass
-        except OSError as error:
+            stack.enter_context(sole(folder / LOCK))
+        except BlockingIOError as error:
             raise TrainingError(
                 f"another run is writing to {folder}; stop it, or choose another output.folder."
             ) from error
+        except OSError as error:
+            raise TrainingError(f"output.folder {folder} cannot be written: {error.strerror}.") from error
         yield
 
 

@@ -193,10 +193,27 @@ def _list(
     folder = ClipFolder(out, group.main)
     run = {**studio.planner.networks.record(), **studio.planner.numbers, "batch": studio.batch}
     run["weights"] = studio.planner.networks.fingerprints()
-    run = folder.begin(run)
-    batch = run["batch"] or min(_at_once(studio, job) for job in jobs)
+    run = folder.begun(run)
+    if run["batch"] is None:
+        run["batch"] = min(_at_once(studio, job) for job in jobs)
     group.wait()  # all have seen the folder as it was
-    folder.open({**run, "batch": batch})
+    with folder.held(run):
+        group.wait()
+        batch = folder.begun({})["batch"]  # the main process's: what memory is free, others may see otherwise
+        problems, before = _make(studio, jobs, batch, folder, group)
+        folder.rewrite([_row(job, problems.get(job)) for job in jobs])
+    if group.main and not studio.quiet:
+        _say(f"{len(jobs) - len(problems)} of {len(jobs)} clips, {before} of them there before", studio, started)
+    group.wait()  # a launcher stops all processes when the first of them ends with a failure
+    if problems:
+        raise Failed(_told(problems, prompts) if group.main else "")
+    return out
+
+
+def _make(
+    studio: Studio, jobs: list[Job], batch: int, folder: ClipFolder, group: Processes
+) -> tuple[dict[Job, str], int]:
+    """Whatever of a list is not there yet; returns what could not be made, and how many clips there were before."""
     done = {job.out for job in jobs if is_made(job.out, job.record)}
     folder.rewrite([_row(job) for job in jobs if job.out in done])
     if group.main:
@@ -213,16 +230,11 @@ def _list(
         mine = _batches(jobs, batch, _alike)[group.rank :: group.world]
         _make_all(studio, mine, done, folder, len(jobs))
     except KeyboardInterrupt:
-        note(f"{len(folder.rows())} of {len(jobs)} clips are there; the same command goes on")
+        there = sum("error" not in row for row in folder.rows().values())
+        note(f"{there} of {len(jobs)} clips are there; the same command goes on")
         raise
     group.wait()
-    problems = _problems(jobs, folder)
-    folder.rewrite([_row(job, problems.get(job)) for job in jobs])
-    if group.main and not studio.quiet:
-        _say(f"{len(jobs) - len(problems)} of {len(jobs)} clips, {len(done)} of them there before", studio, started)
-    if problems:
-        raise Failed(_told(problems, prompts) if group.main else "")
-    return out
+    return _problems(jobs, folder), len(done)
 
 
 def _jobs(studio: Studio, asked: Sequence[tuple[int, Request]], out: Path, prompts: Path, sheets: bool) -> list[Job]:
@@ -292,7 +304,7 @@ def _make_all(studio: Studio, batches: list[list[Job]], done: set[Path], folder:
                         _write(studio, job, clip)
                         folder.add(_row(job))
             _add_problems(studio, batch, folder)
-            bar.n = min(count, len(folder.rows()))  # of all processes
+            bar.n = min(count, folder.count())  # of all processes
             bar.refresh()
 
 

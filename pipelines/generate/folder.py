@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -15,11 +17,12 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ...model_patches.errors import reason
+from ...model_patches.files import sole
 from ..errors import InputError
 from ..sheets import save_image, to_uint8
 from ..video_files import read_settings
 
-INDEX, RUN = "index.jsonl", "run.json"
+INDEX, RUN, LOCK = "index.jsonl", "run.json", ".lock"
 NOTE = "dreamfactory"  # under which a picture keeps how it was made
 
 
@@ -28,9 +31,10 @@ class ClipFolder:
 
     def __init__(self, path: str | Path, main: bool = True) -> None:
         self.path, self.main = Path(path), main
+        self._read, self._lines = 0, 0  # of the index: bytes seen, and lines in them
 
-    def begin(self, run: dict) -> dict:
-        """Make the folder, or refuse one that holds another run's clips; returns the run as it was begun.
+    def begun(self, run: dict) -> dict:
+        """Refuse a folder that holds another run's clips; returns the run as it was begun, or else this one.
 
         run: what all clips share. A value of None was not asked for: it is then as it was.
         """
@@ -44,17 +48,26 @@ class ClipFolder:
                     )
         return before or run
 
-    def open(self, run: dict) -> None:
-        """Write down what all clips share; files that a killed run left half-written go."""
+    @contextmanager
+    def held(self, run: dict) -> Iterator[None]:
+        """Nobody else's while the clips are made; run: written down. Files that a killed run left half-written go."""
         if not self.main:
+            yield
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for left in self.path.glob(".*.tmp"):
-                left.unlink()
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(sole(self.path / LOCK))
+                for left in self.path.glob(".*.tmp"):
+                    left.unlink()
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another run is writing to {self.path}; wait for it, or choose another --out."
+                ) from error
+            except OSError as error:
+                raise InputError(f"{self.path} cannot be written: {reason(error)}; choose another place.") from error
             _write(self.path / RUN, json.dumps(run, indent=2) + "\n")
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {reason(error)}; choose another place.") from error
+            yield
 
     def _begun(self) -> dict | None:
         try:
@@ -85,6 +98,14 @@ class ClipFolder:
             os.write(handle, _line(row).encode())
         finally:
             os.close(handle)
+
+    def count(self) -> int:
+        """Lines of the index, by all processes."""
+        with open(self.path / INDEX, "rb") as file:
+            file.seek(self._read)
+            new = file.read()
+        self._read, self._lines = self._read + len(new), self._lines + new.count(b"\n")
+        return self._lines
 
     def rows(self) -> dict[str, dict]:
         """The newest line of every file."""
