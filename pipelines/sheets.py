@@ -11,6 +11,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..model_patches.errors import reason
+from .errors import InputError
+
+WIDEST = 600  # pixels of a caption over frames that are narrower together
 INK, PAPER, FAINT = (28, 30, 34), (250, 249, 246), (120, 122, 126)
 
 
@@ -32,6 +36,7 @@ def clip_sheet(
     scale = max(1, round(tile / h)) if h <= tile else tile / h
     th, tw = round(h * scale), round(w * scale)
     gap, margin, label, head = 4, 16, 20, 34 if title else 0
+    captions = [_cut(caption, max(WIDEST, len(picks) * (tw + gap))) for caption in captions]
     texts = max(font(13).getlength(c) for c in captions), font(18).getlength(title)
     width = margin * 2 + max(len(picks) * (tw + gap) - gap, *(round(t) + 1 for t in texts))
     height = margin * 2 + head + b * (th + label + gap * 2)
@@ -55,15 +60,27 @@ def to_uint8(image: Tensor) -> np.ndarray:
 
 
 def save_image(image: Image.Image, path: str | Path, **options) -> None:
-    """Through a temporary file and one rename."""
+    """Through a temporary file and one rename. Raises InputError where that cannot be."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         image.save(temporary, format=path.suffix.lstrip(".").upper(), **options)
         os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {reason(error)}; choose another place.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _cut(caption: str, width: int) -> str:
+    """On one line, and no longer than that."""
+    caption = " ".join(caption.split())[:width]  # no letter is narrower than a pixel
+    if font(13).getlength(caption) <= width:
+        return caption
+    while caption and font(13).getlength(caption + "…") > width:
+        caption = caption[:-1]
+    return caption + "…"
 
 
 def font(size: int):

@@ -41,10 +41,10 @@ class Turns:
             network.to(self.device)
         self._here = [*others, *wanted]
 
-    def over(self) -> None:
-        """Nobody's turn: the device is free of weights."""
-        self._send_away(self._here)
-        self._here = []
+    def over(self, *but: nn.Module) -> None:
+        """Nobody's turn, but of these: the device is free of other weights."""
+        self._send_away([here for here in self._here if here not in but])
+        self._here = [here for here in self._here if here in but]
 
     def peak(self) -> str:
         """The most memory there was in use so far, in words."""

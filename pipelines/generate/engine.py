@@ -234,7 +234,8 @@ def _make(
         note(f"{there} of {len(jobs)} clips are there; the same command goes on")
         raise
     group.wait()
-    return _problems(jobs, folder), len(done)
+    problems = {job: "it was not made" for job in jobs if not job.out.exists()}
+    return problems | _problems(jobs, folder), len(done)
 
 
 def _jobs(studio: Studio, asked: Sequence[tuple[int, Request]], out: Path, prompts: Path, sheets: bool) -> list[Job]:
@@ -300,10 +301,9 @@ def _make_all(studio: Studio, batches: list[list[Job]], done: set[Path], folder:
             able = [job for job in batch if job.out not in studio.problems]
             for part, clips in _in_parts(studio, able, lambda part: _animate(studio, part)):
                 for job, clip in zip(part, clips, strict=True):
-                    if job.out not in done:
-                        _write(studio, job, clip)
+                    if job.out not in done and _is_written(studio, job, clip):
                         folder.add(_row(job))
-            _add_problems(studio, batch, folder)
+            _add_problems(studio, [job for job in batch if job.out not in done], folder)
             bar.n = min(count, folder.count())  # of all processes
             bar.refresh()
 
@@ -317,7 +317,8 @@ def _put_away_painter(studio: Studio) -> None:
 def _problems(jobs: list[Job], folder: ClipFolder) -> dict[Job, str]:
     """What all processes could not make."""
     rows = folder.rows()
-    return {job: rows[job.out.name]["error"] for job in jobs if "error" in rows.get(job.out.name, {})}
+    problems = {job: rows[job.out.name]["error"] for job in jobs if "error" in rows.get(job.out.name, {})}
+    return {job: told for job, told in problems.items() if not job.out.exists()}
 
 
 def _add_problems(studio: Studio, batch: list[Job], folder: ClipFolder) -> None:
@@ -346,14 +347,32 @@ def _in_parts(
     if studio.turns.device.type == "cuda":
         torch.cuda.empty_cache()
     if len(jobs) == 1:
-        studio.problems[jobs[0].out] = problem
-        note(f"line {jobs[0].line}: {problem}")
+        _fail(studio, jobs[0], problem)
         return
     if short:
         note(f"{len(jobs)} clips at once do not fit the memory; {len(jobs) // 2} from here on for these.")
     half = len(jobs) // 2
     yield from _in_parts(studio, jobs[:half], work)
     yield from _in_parts(studio, jobs[half:], work)
+
+
+def _fail(studio: Studio, job: Job, problem: str) -> None:
+    studio.problems[job.out] = problem
+    note(f"line {job.line}: {problem}")
+
+
+def _is_written(studio: Studio, job: Job, clip: Tensor) -> bool:
+    """A clip of a list in its file. Enlarging may fail for one clip alone; a full disk ends the list."""
+    try:
+        _write(studio, job, clip)
+    except Exception as error:
+        short = out_of_memory(error)
+        if not short and not isinstance(error, (CheckpointError, ConfigError)):
+            raise
+        _fail(studio, job, f"memory ran out ({reason(error)})" if short else str(error))
+        traceback.clear_frames(error.__traceback__)
+        return False
+    return True
 
 
 # -- the work itself --------------------------------------------------------------------------------------------------
@@ -407,7 +426,8 @@ def _enlarged(studio: Studio, job: Job, clip: Tensor) -> Iterator[Tensor]:
     upscaler = studio.planner.upscaler
     studio.turns(upscaler.network)
     if studio.enlarger is None:
-        studio.enlarger = Enlarger(upscaler, studio.turns.device, say=note)
+        alone = studio.turns.over  # the video network's memory, where strips cannot be thin enough
+        studio.enlarger = Enlarger(upscaler, studio.turns.device, make_room=lambda: alone(upscaler.network), say=note)
     with _bar(studio, "upscaling", len(clip), "frame") as bar:
         for frames in clip.split(ENLARGED_AT_ONCE):
             yield fit(studio.enlarger(frames), *job.target)
@@ -428,7 +448,8 @@ def _row(job: Job, problem: str | None = None) -> dict:
 
 def _told(problems: dict[Job, str], prompts: Path) -> str:
     told = [f"line {job.line}, {job.out.name}: {problem}" for job, problem in problems.items()]
-    return "\n".join([f"{len(told)} clips of {prompts} could not be made; the same command tries them again:", *told])
+    count = "1 clip" if len(told) == 1 else f"{len(told)} clips"
+    return "\n".join([f"{count} of {prompts} could not be made; the same command tries again:", *told])
 
 
 def _say(what: str, studio: Studio, started: float) -> None:

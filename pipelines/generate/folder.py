@@ -93,11 +93,14 @@ class ClipFolder:
 
     def add(self, row: dict) -> None:
         """One more line at the end, by one write: processes share the index."""
-        handle = os.open(self.path / INDEX, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(handle, _line(row).encode())
-        finally:
-            os.close(handle)
+            handle = os.open(self.path / INDEX, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(handle, _line(row).encode())
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise InputError(f"{self.path / INDEX} cannot be written: {reason(error)}.") from error
 
     def count(self) -> int:
         """Lines of the index, by all processes."""
@@ -110,7 +113,8 @@ class ClipFolder:
     def rows(self) -> dict[str, dict]:
         """The newest line of every file."""
         try:
-            lines = (self.path / INDEX).read_text("utf-8").splitlines()
+            # Not splitlines: captions may hold other separators of lines; a kill may cut a letter through.
+            lines = (self.path / INDEX).read_text("utf-8", "replace").split("\n")
         except FileNotFoundError:
             return {}
         found = {}
@@ -146,10 +150,7 @@ def save_picture(path: Path, image: Tensor, record: dict) -> None:
     """A picture (3, h, w) in [0, 1] as PNG, with how it was made."""
     told = PngInfo()
     told.add_itxt(NOTE, json.dumps(record))
-    try:
-        save_image(Image.fromarray(to_uint8(image)), path, pnginfo=told)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {reason(error)}.") from error
+    save_image(Image.fromarray(to_uint8(image)), path, pnginfo=told)
 
 
 def _same(path: Path, kept: dict, record: dict) -> bool:

@@ -17,6 +17,8 @@ from ..upscale import LARGEST, parse_size
 from ..video_files import check_picture
 from .request import Request
 
+LONGEST = 200  # bytes of a file's name, so that its companions' are within a file system's 255
+
 
 @dataclass(frozen=True)
 class Networks:
@@ -83,7 +85,9 @@ def check_request(request: Request, draws: bool) -> None:
     if request.out is not None:
         bare = Path(request.out).name == request.out and "\\" not in request.out
         if not bare or not request.out.endswith(".mp4") or request.out.startswith("."):
-            raise InputError(f"out is {request.out!r}; expected a file name that ends in .mp4.")
+            raise InputError(f"out is {request.out[:60]!r}; expected a file name that ends in .mp4.")
+        if len(request.out.encode()) > LONGEST:
+            raise InputError(f"out is {len(request.out.encode())} bytes long; expected up to {LONGEST}.")
     for picture in (request.image, request.last_image):
         if picture is not None:
             check_picture(picture)

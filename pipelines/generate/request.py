@@ -117,11 +117,10 @@ def from_line(line: str, base: Request, folder: Path) -> Request:
     """A line of JSON on top of what it does not say. folder: from which its pictures are named. Raises InputError."""
     try:
         values = json.loads(line, object_pairs_hook=_once, parse_constant=_no_number)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"it is not valid JSON ({reason(error)}).") from error
     if not isinstance(values, dict):
         raise InputError(f'it is no JSON object; write {{"text": {json.dumps(values)[:60]}}} or the like.')
-    values = {key.replace("-", "_"): value for key, value in values.items()}
     for key, value in values.items():
         _check(key, value)
     said = {k: v for k, v in values.items() if v is not None}
@@ -139,6 +138,10 @@ def _check(key: str, value: Any) -> None:
         return
     wanted = next(kind for kind in kinds if kind is not type(None))
     fits = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
+    if fits and wanted is str and not _is_text(value):
+        raise InputError(f"{key} holds characters that are no text; write it again.")
+    if fits and wanted is not str and not abs(value) < 2**63:
+        raise InputError(f"{key} is {str(value)[:20]}…; expected a number that a machine can hold.")
     if not fits:
         names = {str: "text in quotes", int: "a whole number", float: "a number"}
         raise InputError(f"{key} is {json.dumps(value)[:60]}; expected {names[wanted]}.")
@@ -146,6 +149,7 @@ def _check(key: str, value: Any) -> None:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict:
     """An object whose keys are there once each: JSON's readers keep the last one without a word."""
+    pairs = [(key.replace("-", "_"), value) for key, value in pairs]
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [key for key, _ in pairs]
@@ -155,3 +159,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number")
+
+
+def _is_text(value: str) -> bool:
+    """Whether a tokenizer and a file system can take it."""
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
