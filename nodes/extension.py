@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .bundles import LoadBundle, LoadDemo
 from .conditioning import ImageToVideo
-from .loaders import LoadDemo, LoadTextEncoder, LoadVideoUNet
+from .loaders import LoadTextEncoder, LoadVideoUNet
 from .patches import PACA, ImageAdapter, MotionOnModel, SwapAttention
 from .prompts import PromptPerFrame
 from .save import SaveVideoUNet
@@ -15,6 +16,7 @@ from .upscale import UpscaleVideo
 NODES: list[type[io.ComfyNode]] = [
     LoadVideoUNet,
     LoadDemo,
+    LoadBundle,
     LoadTextEncoder,
     MotionOnModel,
     ImageToVideo,

@@ -1,4 +1,4 @@
-"""Loaders: a video network, the demo bundle, text encoders of any size."""
+"""Loaders of single files: a video network, text encoders of any size."""
 
 from __future__ import annotations
 
@@ -7,19 +7,12 @@ import re
 from pathlib import Path
 
 import folder_paths
-import numpy as np
 import torch
 from comfy_api.latest import io
-from PIL import Image
 
-from .codec import codec_latent_format, load_codec_vae
 from .folders import blame, names, path_of, stamp
 from .model import load_video_model
 from .text_encoder import load_text_encoder
-from .upscale import load_upscale_model
-from .vision_encoder import load_vision_encoder
-
-DEMO = Path(__file__).parents[1] / "pipelines" / "demo"
 
 DTYPES = {
     "default": None,
@@ -96,64 +89,6 @@ class LoadVideoUNet(io.ComfyNode):
             return io.NodeOutput(load_video_model(path, DTYPES[weight_dtype], RELEASES[release] or None))
 
 
-class LoadDemo(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="DreamFactoryLoadDemo",
-            display_name="Load Demo Bundle",
-            category="DreamFactory/loaders",
-            description="Everything the demo workflow needs, in one node and without any download: small networks "
-            "that ship with the pack (12 MB), trained on a world of coloured shapes. They animate a 64x64 picture of "
-            "one shape in 8 frames and enlarge it to 256x256, in seconds on a CPU.",
-            search_aliases=["demo", "example", "tiny", "first steps"],
-            inputs=[
-                io.Combo.Input(
-                    "weight_dtype",
-                    options=list(DTYPES),
-                    default="default",
-                    tooltip="How the network's weights are kept in memory. default lets ComfyUI choose.",
-                ),
-                io.Combo.Input(
-                    "picture",
-                    options=list(_pictures()),
-                    tooltip="A first frame to begin with; none of them was in the training set.",
-                ),
-            ],
-            outputs=[
-                io.Model.Output(display_name="model", tooltip="The video network."),
-                io.Clip.Output(display_name="text", tooltip="Text encoder for what is seen: 'a red circle on grey'."),
-                io.Clip.Output(
-                    display_name="motion text",
-                    tooltip="Text encoder (T5) for what happens: 'the red circle moves left'.",
-                ),
-                io.ClipVision.Output(
-                    display_name="clip vision", tooltip="Image encoder through which the network looks at the picture."
-                ),
-                io.Vae.Output(display_name="vae", tooltip="Pictures to latents and back."),
-                io.Image.Output(display_name="picture", tooltip="The chosen first frame, 64x64."),
-                io.UpscaleModel.Output(
-                    display_name="upscale model", tooltip="An RCAN that enlarges frames of this world four times."
-                ),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, weight_dtype, picture) -> io.NodeOutput:
-        pixels = np.asarray(Image.open(_pictures()[picture]).convert("RGB"), dtype=np.float32) / 255
-        vae = load_codec_vae(DEMO / "codec.safetensors")
-        latents = codec_latent_format(vae.first_stage_model)
-        return io.NodeOutput(
-            load_video_model(str(DEMO / "unet.safetensors"), DTYPES[weight_dtype], latent_format=latents),
-            load_text_encoder(DEMO / "text_encoder"),
-            load_text_encoder(DEMO / "motion_encoder"),
-            load_vision_encoder(DEMO / "image_encoder"),
-            vae,
-            torch.from_numpy(pixels)[None],
-            load_upscale_model(DEMO / "upscaler.safetensors"),
-        )
-
-
 class LoadTextEncoder(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -215,10 +150,6 @@ class LoadTextEncoder(io.ComfyNode):
 
 def _encoder(path: str, layer: str, max_tokens: int, weight_dtype: str):
     return load_text_encoder(path, layer=layer, max_length=max_tokens or None, dtype=DTYPES[weight_dtype])
-
-
-def _pictures() -> dict[str, Path]:
-    return {path.stem.replace("_", " "): path for path in sorted((DEMO / "pictures").glob("*.png"))}
 
 
 def _encoders() -> list[str]:

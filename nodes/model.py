@@ -25,6 +25,7 @@ import logging
 import math
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -283,11 +284,13 @@ def load_video_model(
     dtype: torch.dtype | None = None,
     overrides: Mapping | None = None,
     latent_format=None,
+    seen: Mapping | None = None,
     disable_dynamic: bool = False,
 ):
     """A MODEL from a file of ours or a public one (converted in memory). Raises CheckpointError with one sentence.
 
-    dtype: of the weights, float8 included; None leaves it to the host.
+    dtype: of the weights, float8 included; None leaves it to the host. seen: how the network looks at a picture, where
+    a bundle says it in its place: `uncond` as UNetConfig.image_uncond, `features` as ProjectorConfig.features.
     """
     config, schedule, state, report = read_network(path, overrides, read_weights if disable_dynamic else read_file)
     if schedule is None:
@@ -295,8 +298,9 @@ def load_video_model(
     if report is not None:
         logging.info("DreamFactory: %s read as %s weights: %s", path, report.source, report)
     trained = ScheduleConfig.from_dict(schedule)
+    config = _seeing(config, **seen or {})
     model = make_model(config, trained, state, dtype, str(path), latent_format, disable_dynamic)
-    model.cached_patcher_init = (load_video_model, (path, dtype, overrides, latent_format))  # for a second copy
+    model.cached_patcher_init = (load_video_model, (path, dtype, overrides, latent_format, seen))  # for a second copy
     return model
 
 
@@ -394,6 +398,14 @@ def weights_of(model) -> dict[str, Tensor]:
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
+
+
+def _seeing(config: UNetConfig, uncond: str | None = None, features: str | None = None) -> UNetConfig:
+    if uncond is not None:
+        config = replace(config, image_uncond=uncond)
+    if features is not None and config.image_projector is not None:
+        config = replace(config, image_projector=replace(config.image_projector, features=features))
+    return config
 
 
 def _host_attention(

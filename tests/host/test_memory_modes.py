@@ -3,6 +3,7 @@
 On a card ComfyUI builds modules without weights and lets ModelPatcherDynamic fill them (inside/memory_modes.py).
 """
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from dreamfactory.model_patches import VideoUNet, load_unet, save_patch, save_unet
 
 from .inside.memory_modes import MODES
-from .inside.networks import FULL, PLAIN, SD1, SHIFTED, TEMPORAL, inputs_for, save_network
+from .inside.networks import FULL, PLAIN, SD1, SHIFTED, TEMPORAL, TEXT, TINY, inputs_for, save_kl_vae, save_network
 from .server import ROOT, run_inside
 
 INSIDE = Path(__file__).parent / "inside"
@@ -47,6 +48,11 @@ def files(tmp_path_factory):
         save_file(inputs_for(config, FRAMES, SIZE), folder / f"{name}_inputs.safetensors")
     for name in ("text_encoder", "motion_encoder"):
         shutil.copytree(DEMO / name, encoders / name)
+    shutil.copytree(DEMO / "text_encoder", networks / "bundle" / "text_encoder")
+    save_network(networks / "bundle", "unet", replace(TEXT, context_dim=64), TINY)
+    save_kl_vae(networks / "bundle" / "vae")
+    index = {"unet": "unet.safetensors", "codec": "vae", "text": "text_encoder"}
+    (networks / "bundle" / "bundle.json").write_text(json.dumps(index))
 
     generator = torch.Generator().manual_seed(0)
 

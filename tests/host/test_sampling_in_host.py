@@ -13,7 +13,7 @@ from dreamfactory.model_patches import load_unet
 from dreamfactory.pipelines.sampling import Prompt, sample
 from dreamfactory.schedulers import SCHEDULES, ScheduleConfig, diffusers_bridge, drop_unusable, spacing
 
-from .inside.networks import CRAFTER, FULL, IMAGE, PLAIN, SHIFTED, inputs_for, save_network
+from .inside.networks import CRAFTER, FULL, IMAGE, PLAIN, SHIFTED, TEXT, TINY, inputs_for, save_network
 from .server import ROOT, run_inside
 
 INSIDE = Path(__file__).parent / "inside"
@@ -30,9 +30,10 @@ SCHEDULED = {
     "eps, signal scale": (CRAFTER, SCHEDULES["videocrafter2"]),
     "eps, zero SNR": (FULL, SCHEDULES["factorized-dreamer-paper"]),
     "x0": (FULL, replace(SHIFTED, prediction="x0")),
+    "text alone": (TEXT, TINY),
 }
 LEFT_OUT = {("eps, zero SNR", "dpmpp_2m")}  # our headless sampling offers DDIM alone there
-SPACED_BY_THE_HOST = ("v, zero SNR, strong shift", "eps", "demo")
+SPACED_BY_THE_HOST = ("v, zero SNR, strong shift", "eps", "text alone", "demo")
 DEMO = ROOT / "pipelines" / "demo" / "unet.safetensors"
 
 
@@ -48,7 +49,9 @@ def timesteps_of(config: ScheduleConfig) -> list[int]:
 @torch.no_grad()
 def headless(path, config: ScheduleConfig, inputs, sampler: str, rescale: float):
     unet = load_unet(path)
-    tokens = {"image_tokens": unet.project_image(inputs["image"])}
+    tokens = {}
+    if "image" in inputs:
+        tokens["image_tokens"] = unet.project_image(inputs["image"])
     if unet.config.image_tokens_per_frame is not None:
         tokens["uncond_image_tokens"] = unet.project_image(inputs["grey_image"])
     named = ("text", "uncond_text", "motion", "uncond_motion", "first_frame", "last_frame")

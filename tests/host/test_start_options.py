@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 import comfy.sample
 import nodes as core
 from a_pack.nodes.conditioning import ImageToVideo
-from a_pack.nodes.loaders import LoadDemo
+from a_pack.nodes.bundles import LoadDemo
 from a_pack.nodes.upscale import UpscaleVideo
 
 with torch.inference_mode():

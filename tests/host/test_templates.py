@@ -2,14 +2,20 @@
 
 Files that no test can have are stood in for: a small network of random weights under the file's name, and small
 loaders (`stand_ins`) for core's loaders of big files. Everything else of a template runs as it is.
+
+The demos' thumbnails are made of the clips they give; after a change of weights write them anew:
+
+    WRITE_THUMBNAILS=1 python -m pytest tests/host/test_templates.py -k "video and demo"
 """
 
 import json
+import os
 from pathlib import Path
 
 import av
 import pytest
 import torch
+from PIL import Image
 
 from dreamfactory.model_patches import ProjectorConfig, UNetConfig, VideoUNet, save_unet
 from dreamfactory.model_patches.rcan import RCAN, RCANConfig, save_rcan
@@ -33,6 +39,9 @@ SMALL = {
     "frame_rate_embedding": "fps",
 }  # fmt: skip
 UPSCALED = (380, 256)  # four times 96x64, and four columns less
+DEMO_SIZE = (256, 256)  # the demos run as they are
+SIZES = {"demo": DEMO_SIZE, "demo_text_to_video": DEMO_SIZE, "text_to_video_upscaled": UPSCALED}
+SHOWN = (0, 2, 5, 7)  # frames of a demo's thumbnail
 VISION_WIDTH = json.loads((ROOT / "pipelines/demo/image_encoder/config.json").read_text("utf-8"))["hidden_size"]
 NETWORKS = {
     "dynamicrafter_1024_v1_bf16.safetensors": (
@@ -89,26 +98,35 @@ def one(graph: dict, kind: str) -> dict:
     return node["inputs"]
 
 
-def frames_of(path: Path) -> list[tuple[int, int]]:
+def frames_of(path: Path) -> list[Image.Image]:
     with av.open(str(path)) as file:
-        return [(frame.width, frame.height) for frame in file.decode(video=0)]
+        return [frame.to_image() for frame in file.decode(video=0)]
+
+
+def thumbnail(pictures: list[Image.Image]) -> Image.Image:
+    """Four frames, two by two."""
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (2 * width, 2 * height))
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % 2 * width, i // 2 * height))
+    return sheet
 
 
 @pytest.mark.parametrize("name", [p.stem for p in TEMPLATES])
 def test_template_runs_to_a_video(small, name, tmp_path):
     graph = json.loads((API / f"{name}.json").read_text("utf-8"))
-    graph = graph if name == "demo" else shrink(graph)
+    graph = graph if SIZES.get(name) == DEMO_SIZE else shrink(graph)
     frames = one(graph, "DreamFactoryImageToVideo")["frames"]
     picture = tmp_path / "example.png"
     if any(n["class_type"] == "LoadImage" for n in graph.values()):
-        from PIL import Image
-
         Image.new("RGB", (90, 60), (200, 80, 40)).save(picture)
         one(graph, "LoadImage")["image"] = small.client.upload(picture)
     saved = [f for f in queue_workflow.saved_files(small.client.run(graph)) if f["filename"].endswith(".mp4")]
     assert len(saved) == 1
-    sizes = frames_of(small.client.fetch(saved[0], tmp_path / "clip.mp4"))
-    assert sizes == [{"demo": (256, 256), "text_to_video_upscaled": UPSCALED}.get(name, (96, 64))] * frames
+    clip = frames_of(small.client.fetch(saved[0], tmp_path / "clip.mp4"))
+    assert [picture.size for picture in clip] == [SIZES.get(name, (96, 64))] * frames
+    if os.environ.get("WRITE_THUMBNAILS") and SIZES.get(name) == DEMO_SIZE:
+        thumbnail([clip[i] for i in SHOWN]).save(API.parent / f"{name}.jpg", quality=88)
 
 
 @pytest.mark.parametrize("name", [p.stem for p in TEMPLATES])

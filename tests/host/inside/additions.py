@@ -12,8 +12,8 @@ import comfy.samplers
 import comfy.supported_models
 import folder_paths
 import torch
+from a_pack.nodes.bundles import DEMO
 from a_pack.nodes.conditioning import ImageToVideo
-from a_pack.nodes.loaders import DEMO
 from a_pack.nodes.model import PREFIX
 from a_pack.nodes.patches import ImageAdapter, MotionOnModel
 from a_pack.nodes.vision_encoder import load_vision_encoder

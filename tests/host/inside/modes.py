@@ -21,8 +21,8 @@ import comfy.sd  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
+from a_pack.nodes.bundles import DEMO  # noqa: E402
 from a_pack.nodes.extension import NODES  # noqa: E402
-from a_pack.nodes.loaders import DEMO  # noqa: E402
 from a_pack.nodes.model import weights_of  # noqa: E402
 from a_pack.nodes.vision_encoder import load_vision_encoder  # noqa: E402
 from a_pack.tests.host.inside.common import both, randn  # noqa: E402
@@ -258,6 +258,20 @@ def demo():
     keep("text, a LoRA as a hook", encode(changed, "a red circle")[0][0][0])
 
 
+def bundle():
+    """A bundle whose VAE is a folder of diffusers'."""
+    model, text, _, _, vae = use("LoadBundle", bundle_name="bundle", weight_dtype="default")
+    facts["patchers"] |= {"bundle's text": type(text.patcher).__name__, "bundle's vae": type(vae.patcher).__name__}
+    seen, nothing = (core.CLIPTextEncode().encode(text, prompt)[0] for prompt in ("a red circle moves left", ""))
+    positive, negative, latent = use(
+        "ImageToVideo", positive=seen, negative=nothing, vae=vae, width=64, height=48, frames=8
+    )  # fmt: skip
+    samples = core.KSampler().sample(model, 7, 2, 3.0, "euler", "sgm_uniform", positive, negative, latent, denoise=1.0)
+    keep("bundle's latents", samples[0]["samples"])
+    keep("bundle's images", core.VAEDecode().decode(vae, samples[0])[0])
+    keep("bundle's encoded", vae.encode(randn(2, 48, 64, 3).sigmoid()))
+
+
 def encoders():
     for name in ("motion_encoder", "text_encoder"):
         for dtype in ("default", "fp16"):
@@ -281,7 +295,7 @@ def encoders():
 
 
 with torch.inference_mode():
-    for part in (networks, additions, branches, schedules, motion, demo, encoders):
+    for part in (networks, additions, branches, schedules, motion, demo, bundle, encoders):
         part()
 facts["unused"] = sorted(unused)
 save_file(made, FOLDER / f"{MODE}.safetensors")

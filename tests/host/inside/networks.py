@@ -52,6 +52,16 @@ CRAFTER = replace(
     ),
     frame_rate_embedding="fps",
 )
+# VideoFactory's, as the preset tiny-videofactory has it: text alone, Swap-CA, sums by convolution around it.
+TEXT = replace(
+    VIDEO,
+    temporal_positions="sinusoidal",
+    fusion="conv_except_swap",
+    temporal_skips=True,
+    swap_attention="swapped",
+    swap_window=(4, 3, 6),
+    swap_head_dim=16,
+)
 
 # Stable Diffusion's two generations, small, and what a temporal file adds to them.
 SD1 = UNetConfig(
@@ -69,6 +79,7 @@ TEMPORAL = {"temporal_conv": True, "temporal_attention": True, "temporal_positio
 
 PLAIN = SCHEDULES["stable-diffusion"]
 SHIFTED = ScheduleConfig(trained_shape=(8, 128, 128))
+TINY = ScheduleConfig(shift_reference=64.0, trained_shape=(8, 64, 64))  # of the presets of the tiny world
 
 
 def random_network(config: UNetConfig, seed: int = 0) -> VideoUNet:
@@ -111,3 +122,19 @@ def inputs_for(config: UNetConfig, frames: int, size: tuple[int, int], seed: int
         shape = (1, width) if config.image_projector.kind == "linear" else (1, 6, width)
         found |= {"image": randn(*shape), "grey_image": randn(*shape)}
     return found
+
+
+def save_kl_vae(folder: Path, scaling_factor: float = 0.3, width: int = 32):
+    """A small AutoencoderKL of random weights in a folder as diffusers writes it; Stable Diffusion's shape."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=[width, 2 * width, 2 * width, 2 * width],
+        layers_per_block=2,
+        scaling_factor=scaling_factor,
+    ).eval()
+    vae.save_pretrained(folder)
+    return vae

@@ -14,8 +14,8 @@ import latent_preview
 import torch
 import torch._dynamo.utils
 from a_pack.model_patches.load import read_network
+from a_pack.nodes.bundles import DEMO, LoadDemo
 from a_pack.nodes.codec import CodecLatents
-from a_pack.nodes.loaders import DEMO, LoadDemo
 from a_pack.nodes.model import load_video_model, make_model
 from a_pack.nodes.patches import SwapAttention, with_strength
 from a_pack.nodes.sampling import VideoSampling

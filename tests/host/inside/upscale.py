@@ -14,8 +14,8 @@ import spandrel
 import torch
 from a_pack.model_patches.upscaling import load_upscaler
 from a_pack.nodes import upscale
+from a_pack.nodes.bundles import DEMO
 from a_pack.nodes.errors import NodeError
-from a_pack.nodes.loaders import DEMO
 from a_pack.nodes.upscale import UpscaleVideo, load_upscale_model, private
 from comfy_extras.nodes_upscale_model import UpscaleModelLoader
 from spandrel.architectures.Compact import Compact
