@@ -1,4 +1,4 @@
-"""`make demo`: pictures the model has never seen, each brought to life by two captions, on one sheet."""
+"""`make demo`: never-seen pictures brought to life by captions, and clips of captions alone, on two sheets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from ...model_patches.upscaling import Enlarger
-from ...pipelines.bundle import load_bundle
+from ...pipelines.bundle import Bundle, load_bundle
 from ...pipelines.image_to_video import Settings, animate
 from ...pipelines.sheets import clip_sheet
 from ...pipelines.upscale import open_upscaler
@@ -24,15 +25,32 @@ WISHES = (
     ("triangle", "rotates clockwise", "moves up"),
     ("star", "grows", "bounces up and down"),
 )
+# What text alone is asked for, in combinations of colour, shape and background that were never trained on.
+PROMPTS = (
+    ("a red circle on a plain background", "the red circle moves quickly left"),
+    ("a yellow moon on a cloudy background", "the yellow moon moves down and to the right"),
+    ("a purple square on a plain background", "the purple square moves right"),
+    ("a red star on a dotted background", "the red star moves up"),
+    ("a white heart on a plain background", "the white heart grows"),
+    ("a white cross on a striped background", "the white cross moves up and to the left"),
+    ("the orange triangle on a dotted background", "the orange triangle moves slowly down"),
+    ("a pink circle on a plain background", "the pink circle bounces up and down"),
+)
 
 
 def show(folder: str | Path, seed: int = 7) -> str:
-    """Write `sheet.png`, one upscaled mp4 a caption, `upscaled.png` and `demo.gif` into the folder; says where."""
+    """Write a sheet, upscaled mp4s and a GIF of either demo, and `upscaled.png`, into the folder; says where."""
     folder = Path(folder)
-    sheet = check_output(folder / "sheet.png", ".png")
+    sheets = check_output(folder / "sheet.png", ".png"), check_output(folder / "text_to_video.png", ".png")
+    _show_pictures(sheets[0], seed)
+    _show_prompts(sheets[1], seed)
+    return f"look at {sheets[0]}, {sheets[1].name} and upscaled.png (and the clips beside them)"
+
+
+def _show_pictures(sheet: Path, seed: int) -> None:
+    """Factorized-Dreamer's recipe: a first frame and two captions."""
     bundle = load_bundle("demo")
     pictures = held_out(64, size=bundle.defaults.height, seed=seed)
-
     images, text, motion = [], [], []
     for shape, *wishes in WISHES:
         # The first picture of this shape; its caption begins with what it shows: "the red star ...".
@@ -42,21 +60,39 @@ def show(folder: str | Path, seed: int = 7) -> str:
             images.append(pictures.first_frames[i])
             text.append(pictures.text[i])
             motion.append(f"{thing} {wish}")
-    with tqdm(total=bundle.defaults.steps, desc="animating 8 clips") as bar:
-        clips = animate(
-            bundle, torch.stack(images), text, motion, Settings(seed=seed), on_step=lambda done, total: bar.update()
-        )
-    enlarge = Enlarger(open_upscaler("demo"), "cpu")
-    large = torch.stack([enlarge(clip) for clip in tqdm(clips, desc="upscaling")])
-    for i, clip in enumerate(large):
-        name = motion[i].replace(" ", "_")
-        write_video(folder / f"{i + 1}_{name}.mp4", clip, 8, settings={"text": text[i], "motion": motion[i]})
+    clips = _animate(bundle, torch.stack(images), text, motion, seed)
     title = "A still picture (left column) comes alive as its caption says"
     clip_sheet(sheet, clips, motion, title=title, tile=96)
+    large = _enlarge(clips)
+    _write(sheet, "demo.gif", large, text, motion)
     closer = [(clips[i, -1], large[i, -1]) for i in range(0, len(clips), 2)]
-    comparison(folder / "upscaled.png", closer, 4, "Last frames, four times as large")
-    write_gif(folder / "demo.gif", wall(F.avg_pool2d(large.flatten(0, 1), 2).unflatten(0, large.shape[:2])), 8)
-    return f"look at {sheet} and upscaled.png (and the clips beside them)"
+    comparison(sheet.with_name("upscaled.png"), closer, 4, "Last frames, four times as large")
+
+
+def _show_prompts(sheet: Path, seed: int) -> None:
+    """VideoFactory's: captions alone."""
+    text, motion = (list(captions) for captions in zip(*PROMPTS, strict=True))
+    clips = _animate(load_bundle("demo-text-to-video"), None, text, motion, seed)
+    clip_sheet(sheet, clips, [", ".join(pair) for pair in PROMPTS], title="Captions alone make the clip", tile=96)
+    _write(sheet, "text_to_video.gif", _enlarge(clips), text, motion)
+
+
+def _animate(bundle: Bundle, images: Tensor | None, text: list[str], motion: list[str], seed: int) -> Tensor:
+    with tqdm(total=bundle.defaults.steps, desc=f"making {len(text)} clips") as bar:
+        return animate(bundle, images, text, motion, Settings(seed=seed), on_step=lambda done, total: bar.update())
+
+
+def _enlarge(clips: Tensor) -> Tensor:
+    enlarge = Enlarger(open_upscaler("demo"), "cpu")
+    return torch.stack([enlarge(clip) for clip in tqdm(clips, desc="upscaling")])
+
+
+def _write(sheet: Path, gif: str, clips: Tensor, text: list[str], motion: list[str]) -> None:
+    """One mp4 a clip, and all of them on one GIF."""
+    for i, clip in enumerate(clips):
+        path = sheet.with_name(f"{sheet.stem}_{i + 1}_{motion[i].replace(' ', '_')}.mp4")
+        write_video(path, clip, 8, settings={"text": text[i], "motion": motion[i]})
+    write_gif(sheet.with_name(gif), wall(F.avg_pool2d(clips.flatten(0, 1), 2).unflatten(0, clips.shape[:2])), 8)
 
 
 def wall(clips: torch.Tensor, columns: int = 4) -> torch.Tensor:
