@@ -107,6 +107,8 @@ def animate(
     )
     bundle.turn(bundle.codec)
     pixels = bundle.codec.decode(latents).float()
+    if not torch.isfinite(pixels).all():
+        raise InputError("the VAE made numbers that are no picture; try bf16 or fp32.")
     return rearrange((pixels + 1) / 2, "(b t) c h w -> b t c h w", t=frames).clamp(0, 1).cpu()
 
 

@@ -97,7 +97,7 @@ MISPLACED = {
     "a picture for text alone": (("--checkpoint", "{text}", *CAPTIONS, "--image", PICTURE), "leave --image out"),
     "a drawn picture for text alone": (
         ("--checkpoint", "{text}", *CAPTIONS, "--first-frame-from", DEMO / "unet.safetensors"),
-        "",  # whichever is told first
+        "which draws no pictures alone",
     ),
     "no picture": (CAPTIONS, "name one by --image"),
     "a last frame": (("--image", PICTURE, "--last-image", PICTURE), "has no place for a last frame"),
@@ -114,8 +114,9 @@ MISPLACED = {
     "no upscaler": (("--image", PICTURE, "--upscale", "nowhere.safetensors"), "does not exist"),
     "a network as upscaler": (("--image", PICTURE, "--upscale", DEMO / "unet.safetensors"), "upscale"),
     "no LoRA": (("--image", PICTURE, "--lora", "nowhere.safetensors:0.5"), "does not exist"),
-    "batch of a list": (("--image", PICTURE, "--batch", 0), "batch is 0"),
-    "no network of this kind": (("--image", PICTURE, "--scale", 99), "scale is 99"),
+    "no batch": (("--image", PICTURE, "--batch", 0), "batch is 0"),
+    "batch of a list": (("--image", PICTURE, "--batch", 2), "--batch is of a list"),
+    "too large a scale": (("--image", PICTURE, "--scale", 99), "scale is 99"),
     "a list's name": (("--prompts", "nowhere.jsonl", "--image", PICTURE), "is one file; give a folder"),
 }
 
@@ -145,6 +146,24 @@ def test_the_command_s_own_mistakes_cost_one_sentence(capsys):
         assert code == 2
         assert sentence in err, args
         assert len(err.strip().splitlines()) == 1
+
+
+def test_a_picture_is_not_written_over(capsys, tmp_path):
+    picture = tmp_path / "boat_sheet.png"
+    picture.write_bytes(PICTURE.read_bytes())
+    code, _, err = run(capsys, "--image", picture, *CAPTIONS, "--out", tmp_path / "boat.mp4")
+    assert code == 2
+    assert "written over the picture" in err
+    assert picture.read_bytes() == PICTURE.read_bytes()
+
+
+def test_what_does_nothing_is_told(capsys, text_alone, tmp_path):
+    nothing = ("--paca-strength", 0.5, "--image-strength", 0, "--negative", "a star", "--guidance-scale", 1)
+    more = ("--guidance-rescale", 0.7, "--frame-rate", 8, "--steps", 1, "--frames", 2, "--quiet")
+    code, _, err = run(capsys, "--checkpoint", text_alone, *CAPTIONS, *nothing, *more, "--out", tmp_path / "x.mp4")
+    assert code == 0
+    for option in ("paca-strength", "image-strength", "negative", "guidance-rescale", "frame-rate"):
+        assert f"--{option}" in err, option
 
 
 # -- enlarged in the same run -------------------------------------------------------------------------------------

@@ -81,7 +81,9 @@ def generate(
         raise InputError(f"batch is {batch}; expected 1 or more.")
     if group.world > 1 and prompts is None:
         raise InputError("several processes share a list, and this is one clip; give --prompts, or start one process.")
-    asked = _asked(request, networks, prompts)
+    if batch is not None and prompts is None:
+        raise InputError("--batch is of a list, and this is one clip; leave it out, or give --prompts.")
+    asked = _asked(request, networks, prompts, sheets)
     upscaler = _check_networks(networks)
     turns = Turns(device)
     numbers = {"device": turns.device.type, "dtype": str(dtype)}  # of several cards, each is as good
@@ -95,7 +97,7 @@ def generate(
 # -- before the work --------------------------------------------------------------------------------------------------
 
 
-def _asked(request: Request, networks: Networks, prompts: str | None) -> list[tuple[int, Request]]:
+def _asked(request: Request, networks: Networks, prompts: str | None, sheets: bool) -> list[tuple[int, Request]]:
     """(line, request) of all that is asked for, as far as it can be checked without a network."""
     if request.out is None:
         raise InputError("--out is missing; name the .mp4 to write, or with --prompts a folder.")
@@ -105,15 +107,18 @@ def _asked(request: Request, networks: Networks, prompts: str | None) -> list[tu
     if prompts is None:
         check_request(replace(request, out=None), draws)
         out = check_output(request.out)
-        for suffix in ("_sheet.png", *(["_first_frame.png"] if draws else [])):
+        for suffix in [*(["_sheet.png"] if sheets else []), *(["_first_frame.png"] if draws else [])]:
             check_output(out.with_name(out.stem + suffix), ".png")
         return [(0, request)]
     if Path(request.out).suffix.lower() == ".mp4" or Path(request.out).is_file():
         raise InputError(f"--prompts makes many clips, and {request.out} is one file; give a folder as --out.")
+    if Path(request.out).resolve().is_relative_to(Path(networks.checkpoint).resolve()):
+        raise InputError(f"--out {request.out} lies in the network's own folder; choose a folder of its own.")
     names: dict[str, int] = {}
+    looked_at: set[str] = set()
 
     def check(line: int, one: Request) -> None:
-        check_request(one, draws)
+        check_request(one, draws, looked_at)
         name = _name(line, one)
         if names.setdefault(name.lower(), line) != line:
             raise InputError(f"out is {name!r}, as of line {names[name.lower()]}; give each clip its own.")
@@ -381,7 +386,7 @@ def _is_written(studio: Studio, job: Job, clip: Tensor) -> bool:
 def _draw(studio: Studio, jobs: Sequence[Job], on_step=None) -> Tensor:
     """(b, 3, h, w) in [0, 1], drawn as the jobs say."""
     asked = [job.request for job in jobs]
-    return studio.planner.painter.draw(
+    drawn = studio.planner.painter.draw(
         [r.text for r in asked],
         [r.first_frame_negative for r in asked],
         [r.first_frame_seed for r in asked],
@@ -390,6 +395,9 @@ def _draw(studio: Studio, jobs: Sequence[Job], on_step=None) -> Tensor:
         guidance_scale=asked[0].first_frame_guidance_scale,
         on_step=on_step,
     )
+    if not torch.isfinite(drawn).all():
+        raise InputError(f"{studio.planner.painter.name} drew numbers that are no picture; try --dtype bf16 or fp32.")
+    return drawn
 
 
 def _animate(studio: Studio, jobs: Sequence[Job], on_step=None) -> Tensor:

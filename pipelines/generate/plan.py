@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...model_patches.files import fingerprint
 from ...model_patches.upscaling import Upscaler, check_target
-from ..bundle import Bundle
+from ..bundle import DEMOS, Bundle
 from ..errors import InputError
 from ..image_to_video import check_settings, check_size, reads_picture
 from ..lora import Lora
@@ -17,6 +17,7 @@ from ..upscale import LARGEST, parse_size
 from ..video_files import check_picture
 from .request import Request
 
+SHOWN = 20  # unknown words that a note names
 LONGEST = 200  # bytes of a file's name, so that its companions' are within a file system's 255
 
 
@@ -45,7 +46,8 @@ class Networks:
         """Of every file and folder named, but those that come with the pack."""
         files = [self.checkpoint, self.vae, self.text_encoder, self.motion_encoder, self.image_encoder]
         files += [self.first_frame_from, self.first_frame_tokenizer, self.upscale, *(lora.path for lora in self.lora)]
-        return {file: fingerprint(file) for file in files if file is not None and Path(file).exists()}
+        own = [file for file in files if file is not None and file not in DEMOS]
+        return {file: fingerprint(file) for file in own if Path(file).exists()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +70,12 @@ class Job:
         return self.request.motion or self.request.text or "no caption"
 
 
-def check_request(request: Request, draws: bool) -> None:
-    """What needs no network to be refused. draws: whether a first frame is drawn where none is named."""
+def check_request(request: Request, draws: bool, looked_at: set[str] | None = None) -> None:
+    """What needs no network to be refused. draws: whether a first frame is drawn where none is named.
+
+    looked_at: pictures that are known to be good; those of this request join them.
+    """
+    looked_at = set() if looked_at is None else looked_at
     check_settings(request.settings)
     ranges = {"fps": (0.1, 240), "scale": (1, 16), "first_frame_steps": (1, 1000)}
     ranges |= {"first_frame_guidance_scale": (0, 100), "first_frame_seed": (0, 2**63 - 1)}
@@ -89,8 +95,9 @@ def check_request(request: Request, draws: bool) -> None:
         if len(request.out.encode()) > LONGEST:
             raise InputError(f"out is {len(request.out.encode())} bytes long; expected up to {LONGEST}.")
     for picture in (request.image, request.last_image):
-        if picture is not None:
+        if picture is not None and picture not in looked_at:
             check_picture(picture)
+            looked_at.add(picture)
     if not draws:
         asked = [
             f.name
@@ -126,6 +133,12 @@ class Planner:
         record = self._record(request, target) | ({"first_frame": picture.name} if draws else {})
         picture = picture if draws else None
         sheet_at = out.with_name(f"{out.stem}_sheet.png") if sheet else None
+        given = {Path(path).resolve() for path in (request.image, request.last_image) if path is not None}
+        for made in (sheet_at, picture):
+            if made is not None and made.resolve() in given:
+                raise InputError(
+                    f"{made} would be written over the picture the clip is made from; choose another --out."
+                )
         return Job(line, request, out, sheet_at, picture, size, target, drawn_size, record, drawn)
 
     def _check_captions(self, request: Request, reads: bool) -> None:
@@ -216,6 +229,8 @@ class Planner:
         if self.painter is None or request.image is not None:
             asked = {k: v for k, v in asked.items() if not k.startswith("first_frame")}
         size = {"size": f"{target[1]}x{target[0]}"}
+        if request.image is not None:
+            size["image_fingerprint"] = fingerprint(request.image)
         return {"dreamfactory": __version__, **self.networks.record(), **self.numbers, **asked, **size}
 
     def notes(self, requests: Sequence[Request]) -> list[str]:
@@ -228,6 +243,22 @@ class Planner:
             notes.append("this network has no frame-rate condition; --frame-rate does nothing.")
         if any((r.negative or r.negative_motion) and r.guidance_scale == 1 for r in requests):
             notes.append("with guidance scale 1 nothing is guided; --negative does nothing.")
+        if any(r.guidance_rescale and r.guidance_scale == 1 for r in requests):
+            notes.append("with guidance scale 1 nothing is guided; --guidance-rescale does nothing.")
+        if any(r.first_frame_negative and (r.first_frame_guidance_scale or 2) <= 1 for r in requests):
+            notes.append("with guidance scale 1 nothing is guided; --first-frame-negative does nothing.")
+        parts = {
+            "image_strength": config.image_adapter,
+            "paca_strength": config.paca,
+            "swap_strength": config.swap_attention,
+        }
+        for name, part in parts.items():
+            if part in (False, "off") and any(getattr(r, name) != 1 for r in requests):
+                notes.append(f"this network has nothing that --{name.replace('_', '-')} is of; it does nothing.")
+        if self.networks.motion_encoder is not None and config.motion_text == "off":
+            notes.append("this network reads no motion text; --motion-encoder does nothing.")
+        if self.networks.image_encoder is not None and config.image_adapter == "off":
+            notes.append("this network has no image adapter; --image-encoder does nothing.")
         if any(r.eta and r.sampler != "ddim" for r in requests):
             notes.append("eta is of the sampler ddim; it does nothing here.")
         joined = config.motion_text == "off"
@@ -240,6 +271,8 @@ class Planner:
             words = " ".join(dict.fromkeys(word for text in texts for word in text.split()))
             unknown = [] if encoder is None else encoder.unknown_words(words)
             if unknown:
-                told = ", ".join(map(repr, unknown))
+                told = ", ".join(map(repr, unknown[:SHOWN])) + (
+                    f" and {len(unknown) - SHOWN} more words" if len(unknown) > SHOWN else ""
+                )
                 notes.append(f"the {name} encoder of {bundle.name} does not know {told}; it reads on without.")
         return notes

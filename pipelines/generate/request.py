@@ -123,9 +123,10 @@ def from_line(line: str, base: Request, folder: Path) -> Request:
         raise InputError(f'it is no JSON object; write {{"text": {json.dumps(values)[:60]}}} or the like.')
     for key, value in values.items():
         _check(key, value)
-    said = {k: v for k, v in values.items() if v is not None}
-    said |= {k: str(folder / said[k]) for k in ("image", "last_image") if k in said}
-    return replace(base, **{k: float(v) if TYPES[k] in (float, float | None) else v for k, v in said.items()})
+    said = values | {k: str(folder / values[k]) for k in ("image", "last_image") if values.get(k) is not None}
+    return replace(
+        base, **{k: float(v) if type(v) is int and TYPES[k] in (float, float | None) else v for k, v in said.items()}
+    )
 
 
 def _check(key: str, value: Any) -> None:
