@@ -12,7 +12,6 @@ import time
 import pytest
 import torch
 
-from dreamfactory.cli import main
 from dreamfactory.model_patches import ConfigError
 from dreamfactory.model_patches.files import sole
 from dreamfactory.pipelines import image_to_video
@@ -21,20 +20,10 @@ from dreamfactory.pipelines.errors import InputError
 from dreamfactory.pipelines.generate import engine
 from dreamfactory.pipelines.video_files import read_settings, read_video
 
-from .test_generate import painter, text_alone  # noqa: F401  (fixtures)
+from .test_generate import painter, run, text_alone  # noqa: F401  (fixtures)
 
 KILLS = int(os.environ.get("KILLS", "3"))
 PROMPTS = int(os.environ.get("PROMPTS", "24"))
-
-
-def run(capsys, *args):
-    """(exit code, standard output, standard error)"""
-    try:
-        code = main(["generate", *map(str, args)])
-    except SystemExit as stop:
-        code = stop.code
-    out = capsys.readouterr()
-    return code, out.out, out.err
 
 
 def write(path, *lines):
@@ -153,6 +142,7 @@ def test_another_list_or_network_is_refused(capsys, text_alone, tmp_path):  # no
         (("--checkpoint", text_alone, "--steps", 1), "another steps"),
         (("--checkpoint", "demo", "--image", DEMO / "pictures" / "red_circle.png"), "another checkpoint"),
         (("--checkpoint", text_alone, "--batch", 2), "another batch"),
+        (("--checkpoint", text_alone, "--upscale", "demo"), "another upscale (null, here"),
     ):
         code, _, err = run(capsys, *args, *fixed)
         assert (code, len(err.strip().splitlines())) == (2, 1)
@@ -180,6 +170,16 @@ def test_two_runs_do_not_share_a_folder(capsys, text_alone, tmp_path):  # noqa: 
     assert code == 2
     assert "another run is writing to" in err
     assert [p.name for p in out.iterdir()] == [".lock"]
+
+
+def test_a_list_begun_with_an_upscaler_does_not_go_on_without(capsys, text_alone, tmp_path):  # noqa: F811
+    prompts = write(tmp_path / "list.jsonl", {"text": "a red circle"})
+    fixed = ("--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips", "--quiet")
+    assert run(capsys, *fixed, "--upscale", "demo")[0] == 0
+    (tmp_path / "clips" / "00001.mp4").unlink()
+    code, _, err = run(capsys, *fixed)
+    assert code == 2
+    assert 'another upscale ("demo", here null)' in err
 
 
 def command(checkpoint, prompts, out, *more):

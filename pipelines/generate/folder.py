@@ -36,12 +36,13 @@ class ClipFolder:
     def begun(self, run: dict) -> dict:
         """Refuse a folder that holds another run's clips; returns the run as it was begun, or else this one.
 
-        run: what all clips share. A value of None was not asked for: it is then as it was.
+        run: what all clips share; {} only reads. A batch of None was not asked for: it is then as it was.
         """
         before = self._begun()
         if before is not None:
-            for key, value in run.items():
-                if value is not None and before.get(key) != value:
+            for key in {**before, **run} if run else ():
+                value = run.get(key)
+                if before.get(key) != value and not (key == "batch" and value is None):
                     raise InputError(
                         f"{self.path} holds clips of another {key.replace('_', ' ')} ({_short(before.get(key))}, here "
                         f"{_short(value)}); choose another --out, or make them as they were."
