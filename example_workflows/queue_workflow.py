@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import difflib
 import hashlib
 import http.client
 import json
@@ -88,9 +89,22 @@ def refusal(graph: dict, answer: dict) -> str:
         for error in node["errors"]:
             name = error.get("extra_info", {}).get("input_name", "")
             details = error["details"].removeprefix(name).lstrip(" :,-")  # they repeat the name in front
+            details = nearest_choices(error) or details
             place = f'node "{title_of(graph, node_id)}"' + (f', input "{name}"' if name else "")
             said.append(": ".join(part for part in (place, error["message"], details) if part))
     return f"The server refuses the workflow: {'; '.join(said) or answer['error']['message']}"
+
+
+def nearest_choices(error: dict) -> str:
+    """What is wanted and what comes nearest, where the server prints every file of a long list; else ""."""
+    extra = error.get("extra_info", {})
+    kind, *rest = extra.get("input_config") or [None]
+    choices = [str(choice) for choice in (rest[0].get("options", []) if kind == "COMBO" and rest else kind or [])]
+    value = extra.get("received_value")
+    if not isinstance(value, str) or sum(map(len, choices)) < 200:
+        return ""
+    near = difflib.get_close_matches(value, choices, n=3, cutoff=0.4)
+    return f"{value!r} is none of {len(choices)}" + (f"; nearest: {', '.join(map(repr, near))}" if near else "")
 
 
 def check_event(graph: dict, event: str, data: dict) -> None:

@@ -408,6 +408,25 @@ def test_refused_workflow_names_node_and_input(comfy, graph, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize("as_combo", [False, True], ids=["list", "COMBO"])
+def test_long_lists_are_cut_to_what_comes_nearest(comfy, graph, tmp_path, capsys, as_combo):
+    files = [f"runs/one_{index}/image_encoder/model.safetensors" for index in range(19)] + ["sd15_video.safetensors"]
+    extra = {
+        "input_name": "unet_name",
+        "input_config": ["COMBO", {"options": files}] if as_combo else [files, {}],
+        "received_value": "sd15_vidoe.safetensors",
+    }
+    error = {"message": "Value not in list", "details": f"unet_name: 'sd15_vidoe.safetensors' not in {files}"}
+    comfy.refusal = {
+        "error": {"message": "Prompt outputs failed validation", "details": ""},
+        "node_errors": {"2": {"errors": [error | {"extra_info": extra}]}},
+    }
+    assert main(comfy, tmp_path, graph) == 1
+    told = capsys.readouterr().err
+    assert "Value not in list: 'sd15_vidoe.safetensors' is none of 20; nearest: 'sd15_video.safetensors'" in told
+    assert len(told) < 400
+
+
 def test_missing_node_type_is_told(comfy, graph):
     comfy.refusal = {"error": {"message": "Node 'Sampler' not found.", "details": "Node ID '#2'"}, "node_errors": {}}
     with pytest.raises(ComfyError, match=r"refuses the workflow: Node 'Sampler' not found\.$"):
