@@ -11,6 +11,8 @@ import re
 import sys
 from typing import NoReturn
 
+from .pipelines.generate.processes import is_launched
+
 EXIT_CODES = """\
 Exit codes: 0 done; 1 memory ran out (one sentence), or a bug (its traceback); 2 a mistake in what was asked (one
 sentence on standard error, nothing written); 3 some clips of a list could not be made (`generate --prompts`), or there
@@ -121,6 +123,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         for pattern, sentence in MISTAKES.items():
             message = re.sub(pattern, sentence, message)
+        if is_launched() and os.environ["RANK"] != "0":
+            self.exit(2)  # the first process says so for all
         joint = " See" if message.endswith("?") else "; see"
         self.exit(2, f"{self.prog}: {message}{joint} `{self.prog} --help`.\n")
 

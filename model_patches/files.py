@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -154,21 +155,34 @@ def write(
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path.name} must end in .safetensors, the only format written here.")
     tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in state.items()}
-    temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(suffix=".tmp", prefix=path.name, dir=path.parent)
-        os.close(handle)
-        save_file(tensors, temporary, metadata)
-        os.chmod(temporary, 0o666 & ~umask())
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            save_file(tensors, temporary, metadata)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written: {reason(error)}.") from error
+
+
+TEMPORARY = re.compile(r"\.(?P<target>.+)\.\w{8}\.tmp")
+
+
+@contextmanager
+def whole(path: str | os.PathLike) -> Iterator[Path]:
+    """A file beside `path` that takes its place at the end. Nothing is left of it where an error is raised; a killed
+    process leaves a hidden file whose name `TEMPORARY` matches. Raises OSError."""
+    path = Path(path)
+    # A name of its own: another process may be writing the same target.
+    handle, name = tempfile.mkstemp(suffix=".tmp", prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
     finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
 
 
-def umask() -> int:
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..model_patches import VideoUNet, load_unet, read_header
 from ..model_patches.errors import blameless, reason
+from ..model_patches.files import whole
 from ..model_patches.patch_codec import load_codec, save_codec
 from ..schedulers import ScheduleConfig
 from .encoders import ImageEncoder, TextEncoder
@@ -84,6 +85,11 @@ class KLCodec(nn.Module):
         return torch.cat([self.vae.decode(latent).sample for latent in latents.split(1)])
 
 
+def vae_dtype(codec: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """Stable Diffusion's VAEs overflow in float16, into black pictures; the small codecs of ours do not."""
+    return torch.float32 if dtype is torch.float16 and isinstance(codec, KLCodec) else dtype
+
+
 def load_vae(path: str | Path) -> nn.Module:
     """Our codec's file, or a diffusers AutoencoderKL folder."""
     path = Path(path)
@@ -145,7 +151,8 @@ def load_bundle(
         return cls.load(base / entry.pop("path"), dtype=dtype, **entry).to(device)
 
     # The network, the heaviest part, comes after everything that may be refused.
-    codec = load_vae(base / _text(index, "codec")).to(device, dtype)
+    codec = load_vae(base / _text(index, "codec"))
+    codec = codec.to(device, vae_dtype(codec, dtype))
 
     text, motion, image = encoder(TextEncoder, "text"), encoder(TextEncoder, "motion"), encoder(ImageEncoder, "image")
     unet = load_unet(base / _text(index, "unet") if folder.is_dir() else folder, attention=attention, dtype=dtype)
@@ -160,6 +167,18 @@ def load_bundle(
     bundle = Bundle(unet, codec, text, motion, image, schedule, defaults, str(where), turns)
     _check(bundle)
     return bundle
+
+
+def files_of(where: str | Path) -> list[Path]:
+    """The files and folders that a bundle is read from: its own folder, and what its index names elsewhere."""
+    folder = DEMOS.get(str(where)) or Path(where)
+    if not folder.is_dir():
+        return [folder]
+    index = _read_index(folder)
+    named = [_text(index, key) for key in ("unet", "codec") if key in index]
+    named += [_entry(index, key)["path"] for key in ("text", "motion", "image") if key in index]
+    paths = [folder / path for path in named]
+    return [folder, *(path for path in paths if not path.resolve().is_relative_to(folder.resolve()))]
 
 
 def save_bundle(
@@ -193,9 +212,8 @@ def save_bundle(
         elif key == "text" and encoder.layer != "last":
             index[key]["layer"] = encoder.layer
     index |= elsewhere
-    temporary = folder / (INDEX + ".tmp")
-    temporary.write_text(json.dumps(index, indent=2) + "\n")
-    temporary.replace(folder / INDEX)
+    with whole(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _entry(index: dict, key: str) -> dict:

@@ -106,7 +106,7 @@ def animate(
         on_step=on_step,
     )
     bundle.turn(bundle.codec)
-    pixels = bundle.codec.decode(latents).float()
+    pixels = bundle.codec.decode(latents.to(next(bundle.codec.parameters()))).float()
     if not torch.isfinite(pixels).all():
         raise InputError("the VAE made numbers that are no picture; try bf16 or fp32.")
     return rearrange((pixels + 1) / 2, "(b t) c h w -> b t c h w", t=frames).clamp(0, 1).cpu()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..model_patches.errors import reason
+from ..model_patches.files import whole
 from .errors import InputError
 
 WIDEST = 600  # pixels of a caption over frames that are narrower together
@@ -62,15 +62,12 @@ def to_uint8(image: Tensor) -> np.ndarray:
 def save_image(image: Image.Image, path: str | Path, **options) -> None:
     """Through a temporary file and one rename. Raises InputError where that cannot be."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(temporary, format=path.suffix.lstrip(".").upper(), **options)
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            image.save(temporary, format=path.suffix.lstrip(".").upper(), **options)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {reason(error)}; choose another place.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _cut(caption: str, width: int) -> str:

@@ -27,7 +27,7 @@ from ..model_patches.converters.sd import SD1_CONTEXT
 from ..model_patches.errors import reason
 from ..model_patches.files import read_weights
 from ..schedulers import ScheduleConfig
-from .bundle import KLCodec, load_vae
+from .bundle import KLCodec, load_vae, vae_dtype
 from .encoders import TextEncoder, load_tokenizer
 from .errors import InputError
 from .sampling import Prompt, sample
@@ -65,6 +65,7 @@ class StableDiffusion:
     name: str
     size: tuple[int, int]
     notes: list[str] = field(default_factory=list)
+    ignores: dict[str, str] = field(default_factory=dict)
     steps: int = 30
     guidance_scale: float = 7.5
 
@@ -85,7 +86,7 @@ class StableDiffusion:
         on_step: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """As `TextToImage.draw`: (b, 3, h, w) float32 on the CPU, in [0, 1]."""
-        check_request(self.name, self.unit, size, steps, guidance_scale)
+        check_drawing(self.name, self.unit, size, steps, guidance_scale)
         schedule = ScheduleConfig.from_dict(self.unet.schedule)
         shape = (1, self.unet.config.in_channels, *(side // self.unit for side in size))
         noise = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
@@ -108,12 +109,13 @@ class StableDiffusion:
             )
             self.turns(self.codec)
             pixels = self.codec.decode(latents.to(next(self.codec.parameters())))
-        finally:
+        except BaseException:
             self.turns.over()
+            raise
         return ((pixels.float() + 1) / 2).clamp(0, 1).cpu()
 
 
-def check_request(name: str, unit: int, size: tuple[int, int], steps: int, guidance_scale: float) -> None:
+def check_drawing(name: str, unit: int, size: tuple[int, int], steps: int, guidance_scale: float) -> None:
     """Refuse what no model could draw."""
     height, width = size
     if height % unit or width % unit or height < unit or width < unit:
@@ -183,7 +185,8 @@ def open_file(
 
     model = _clip(state, "gelu" if open_clip else "quick_gelu", path).to(dtype).requires_grad_(False).eval()
     text = TextEncoder(model, words, min(words.model_max_length, model.config.max_position_embeddings))
-    codec = KLCodec(_vae(_within(weights, VAE), path).to(_vae_dtype(dtype)).requires_grad_(False).eval())
+    codec = KLCodec(_vae(_within(weights, VAE), path).requires_grad_(False).eval())
+    codec = codec.to(vae_dtype(codec, dtype))
     unet = load_unet(path, attention=attention, dtype=dtype)
     second = unet.config.context_dim != SD1_CONTEXT
     large = second and unet.schedule["prediction"] == "v"
@@ -201,7 +204,8 @@ def open_folder(
 ) -> StableDiffusion:
     """A diffusers folder that `is_stable_diffusion`; arguments as there and as `open_text_to_image`."""
     text = TextEncoder.load(folder / "text_encoder", tokenizer=tokenizer or folder / "tokenizer", dtype=dtype)
-    codec = load_vae(folder / "vae").to(_vae_dtype(dtype))
+    codec = load_vae(folder / "vae")
+    codec = codec.to(vae_dtype(codec, dtype))
     config, schedule, state, report = convert_file_in_memory(folder)  # which reads the folder's scheduler as well
     state = {key: weight.to(dtype) for key, weight in state.items()}
     unet = build(config, state, str(folder), attention=attention, dtype=dtype).eval()
@@ -230,11 +234,6 @@ def _assemble(where, text, unet, codec, turns, size, notes) -> StableDiffusion:
             "give a checkpoint whose parts belong together."
         )
     return StableDiffusion(text, unet, codec, turns, str(where), size, notes)
-
-
-def _vae_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Stable Diffusion's VAEs overflow in float16, into black pictures."""
-    return torch.float32 if dtype is torch.float16 else dtype
 
 
 def _within(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

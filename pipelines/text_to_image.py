@@ -34,7 +34,7 @@ from .stable_diffusion import (
     OPEN_CLIP,
     OURS,
     VAE,
-    check_request,
+    check_drawing,
     half_only,
     is_stable_diffusion,
     open_file,
@@ -86,6 +86,7 @@ class TextToImage(Protocol):
     steps: int  # by default
     guidance_scale: float
     notes: list[str]  # what was left aside or assumed, in sentences
+    ignores: dict[str, str]  # settings that change nothing here ("negative", "guidance_scale"): a sentence each
 
     def draw(
         self,
@@ -101,17 +102,19 @@ class TextToImage(Protocol):
         """Pictures (b, 3, h, w), float32 on the CPU, in [0, 1], for b texts and as many negative ones ("" is none).
 
         size: (h, w). The same seed draws the same picture, whatever else is drawn with it. A guidance scale up to 1
-        is none. on_step(done, total) is called after every step; raise from it to cancel. Afterwards the device is
-        free. Raises InputError with one sentence.
+        is none. on_step(done, total) is called after every step; raise from it to cancel, and the device is free.
+        Raises InputError with one sentence.
         """
         ...
 
 
-def check_text_to_image(where: str | Path) -> None:
+def check_text_to_image(where: str | Path, tokenizer: str | Path | None = None) -> None:
     """Whether a file or folder can be used, before any weight is read. Raises InputError or CheckpointError."""
     path = Path(where)
     if path.is_dir():
-        _check_folder(path)
+        kind, parts = _check_folder(path)
+        if tokenizer is not None and not is_stable_diffusion(path, kind, parts):
+            raise InputError(f"{path} is a {kind}, which brings its own tokenizers; name no other.")
     else:
         _check_file(path)
 
@@ -138,7 +141,10 @@ def open_text_to_image(
     kind, parts = _check_folder(path)
     if is_stable_diffusion(path, kind, parts):
         return open_folder(path, parts, tokenizer, turns, dtype, attention)
-    return AnyPipeline(path, turns, dtype)
+    drawer = AnyPipeline(path, turns, dtype)
+    if attention != "sdpa":
+        drawer.notes.append(f"{kind} computes attention as diffusers does; {attention} is not used for the picture")
+    return drawer
 
 
 class AnyPipeline:
@@ -152,7 +158,8 @@ class AnyPipeline:
         kind, parts = _read_index(folder)
         self.arguments = _arguments(folder, kind)
         self.pipeline = _load(folder, dtype, "fp16" if any(half_only(folder / part) for part in parts) else None)
-        self.turns, self.name, self.notes = turns, str(folder), []
+        self.turns, self.name, self.notes, self.ignores = turns, str(folder), [], {}
+        self._offloaded = False
         self.networks = [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
         inner = getattr(self.pipeline, "unet", None) or getattr(self.pipeline, "transformer", None)
         config = {} if inner is None else inner.config
@@ -166,9 +173,10 @@ class AnyPipeline:
         numbers = [name for name in GUIDANCE if isinstance(self._default(name), int | float)]
         self.guidance = next(iter(numbers), None)
         self.guidance_scale = float(self._default(self.guidance)) if self.guidance else 1.0
-        for name, told in (("negative_prompt", "negative prompt"), (self.guidance, "guidance scale")):
-            if name not in self.arguments:
-                self.notes.append(f"{kind} knows no {told}; a {told} changes nothing")
+        if "negative_prompt" not in self.arguments:
+            self.ignores["negative"] = f"{kind} knows no negative prompt"
+        if self.guidance is None:
+            self.ignores["guidance_scale"] = f"{kind} knows no guidance scale"
 
     def draw(
         self,
@@ -182,7 +190,7 @@ class AnyPipeline:
         on_step: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """As `TextToImage.draw`."""
-        check_request(self.name, self.unit, size, steps, guidance_scale)
+        check_drawing(self.name, self.unit, size, steps, guidance_scale)
         drawn: list[Tensor] = []
 
         def told(step: int) -> None:
@@ -200,21 +208,39 @@ class AnyPipeline:
             known["callback"] = lambda step, timestep, latents: told(step)
         known = {name: value for name, value in known.items() if name in self.arguments}
         try:
-            self.turns(*self.networks)
+            self._to_device()
             for words, unwanted, seed in zip(text, negative, seeds, strict=True):
                 generator = torch.Generator().manual_seed(seed)
                 drawn.append(self._call(prompt=words, generator=generator, **self._away_from(unwanted), **known))
-        finally:
+        except BaseException:
             self.turns.over()
+            if self._offloaded:
+                self.pipeline.maybe_free_model_hooks()
+            raise
         return torch.cat(drawn).float().clamp(0, 1).cpu()
+
+    def _to_device(self) -> None:
+        """All at once where they fit the card; else one after the other, as diffusers does it."""
+        if not self.turns.too_large(*self.networks):
+            self.turns(*self.networks)
+        elif not self._offloaded:
+            self.turns.over()
+            self.pipeline.enable_model_cpu_offload(device=self.turns.device)
+            self._offloaded = True
 
     def _call(self, **arguments) -> Tensor:
         try:
-            return self.pipeline(**arguments).images
+            made = self.pipeline(**arguments)
         except ValueError as error:
             if isinstance(error, InputError) or blameless(error):
                 raise
             raise InputError(f"{self.name} does not draw this: diffusers says {reason(error)!r}.") from error
+        if any(getattr(made, "nsfw_content_detected", None) or []):
+            raise InputError(
+                f"the safety checker in {self.name} takes the picture for an unsafe one and blackened it; try another "
+                "seed or text."
+            )
+        return made.images
 
     def _away_from(self, unwanted: str) -> dict[str, str]:
         """The negative prompt. Left out where it is empty, because a pipeline may know better than an empty text,

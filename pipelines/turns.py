@@ -7,12 +7,11 @@ import sys
 import torch
 from torch import nn
 
-from ..model_patches import UNetConfig
+from ..model_patches import VideoUNet
 
 SHARE = 0.5  # of a card's memory that weights may fill; the rest is for what is computed
-PER_CELL = (
-    0.0125 * 2**20
-)  # bytes of activations a latent pixel and byte of a number, at 320 channels (benchmarks/memory)
+PER_CELL = 13107  # bytes of activations a latent pixel and byte of a number, at 320 channels (benchmarks/memory)
+RESERVE = 2**29  # bytes of a card that its driver and libraries take
 MOST_CLIPS = 8  # at once: more are no quicker
 
 
@@ -34,12 +33,16 @@ class Turns:
         """It is these networks' turn; None stands for a part that is not there."""
         wanted = [network for network in networks if network is not None]
         others = [here for here in self._here if not any(here is network for network in wanted)]
-        if self.memory is not None and sum(map(bytes_of, [*wanted, *others])) > SHARE * self.memory:
+        if self.too_large(*wanted, *others):
             self._send_away(others)
             others = []
         for network in wanted:
             network.to(self.device)
         self._here = [*others, *wanted]
+
+    def too_large(self, *networks: nn.Module) -> bool:
+        """Whether weights leave too little of the device's memory to compute in."""
+        return self.memory is not None and sum(map(bytes_of, networks)) > SHARE * self.memory
 
     def over(self, *but: nn.Module) -> None:
         """Nobody's turn, but of these: the device is free of other weights."""
@@ -57,16 +60,16 @@ class Turns:
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return f"{used * (1 if sys.platform == 'darwin' else 2**10) / 2**30:.2f} GiB"
 
-    def clips_at_once(self, config: UNetConfig, frames: int, height: int, width: int, number: int) -> int:
-        """How many clips of so many latent pixels a pass may have, from what is free now; number: bytes of one."""
-        guided = 2  # with and without captions, in one pass
-        each = guided * frames * height * width * number * PER_CELL * config.model_channels / 320
-        return max(1, min(MOST_CLIPS, int(self._free() // each)))
+    def clips_at_once(self, unet: VideoUNet, frames: int, height: int, width: int) -> int:
+        """How many clips of so many latent pixels a pass of the network may have, from what memory is left."""
+        guided, number = 2, next(unet.parameters()).element_size()  # with and without captions, in one pass
+        each = guided * frames * height * width * number * PER_CELL * unet.config.model_channels / 320
+        return max(1, min(MOST_CLIPS, int(self._left(unet) // each)))
 
-    def _free(self) -> float:
-        """Bytes that activations may have."""
+    def _left(self, network: nn.Module) -> float:
+        """Bytes that activations may have beside a network's weights, and others' that stay where they fit."""
         if self.memory is not None:
-            return (1 - SHARE) * self.memory
+            return max(0.0, self.memory - RESERVE - max(SHARE * self.memory, bytes_of(network)))
         try:
             with open("/proc/meminfo") as lines:
                 facts = dict(line.split(":", 1) for line in lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..model_patches.errors import reason
+from ..model_patches.files import whole
 from .errors import InputError
 from .sheets import to_uint8
 
@@ -97,10 +97,10 @@ def write_video(
     from .video_frames import as_bt709, to_yuv
 
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    options = {"movflags": "use_metadata_tags+faststart"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(temporary), "w", format="mp4", options={"movflags": "use_metadata_tags+faststart"}) as out:
+        with whole(path) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as out:
             if settings is not None:
                 out.metadata["title"] = "DreamFactory"
                 out.metadata["comment"] = json.dumps(dict(settings))
@@ -118,11 +118,8 @@ def write_video(
                 for image in frames[..., :height, :width]:
                     out.mux(stream.encode(to_yuv(image)))
             out.mux(stream.encode())
-        os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_video(path: str | Path) -> tuple[Tensor, dict]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..model_patches.files import umask
+from ..model_patches.files import whole
 from .errors import InputError
 from .video_frames import CONTAINERS, as_bt709, pixels, shown_size, to_yuv
 
@@ -197,21 +196,13 @@ def _rate(stream: av.VideoStream) -> Fraction:
 
 @contextmanager
 def _written(target: Path) -> Iterator[av.container.OutputContainer]:
-    temporary = None
+    options = {"movflags": "use_metadata_tags+faststart"}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: another process may be writing the same target.
-        handle, temporary = tempfile.mkstemp(suffix=".tmp", prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-        os.chmod(temporary, 0o666 & ~umask())
-        with av.open(temporary, "w", format="mp4", options={"movflags": "use_metadata_tags+faststart"}) as out:
+        with whole(target) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as out:
             yield out
-        os.replace(temporary, target)
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{target} cannot be written ({_reason(error)}); choose another place.") from error
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 class Video:

@@ -1,14 +1,20 @@
 """`dreamfactory generate` for one clip: text alone, text and picture, enlarged; what has no place is refused."""
 
 import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from dreamfactory.cli import main
 from dreamfactory.model_patches import VideoUNet, load_unet, preset
 from dreamfactory.pipelines.bundle import DEMO, Bundle, Defaults, load_bundle, save_bundle
+from dreamfactory.pipelines.generate.plan import Networks, Planner
+from dreamfactory.pipelines.generate.request import Request
 from dreamfactory.pipelines.image_to_video import Settings, animate
 from dreamfactory.pipelines.turns import Turns
 from dreamfactory.pipelines.video_files import read_video
@@ -102,6 +108,7 @@ MISPLACED = {
     "no picture": (CAPTIONS, "name one by --image"),
     "a last frame": (("--image", PICTURE, "--last-image", PICTURE), "has no place for a last frame"),
     "two first frames": (("--image", PICTURE, "--first-frame-from", "sd"), "give one of the two"),
+    "half a letter": (("--image", PICTURE, "--text", "a \ud83d"), "text holds characters that are no text"),
     "a drawn frame's steps": (("--image", PICTURE, "--first-frame-steps", 4), "name what draws it"),
     "a tokenizer for nothing": (("--image", PICTURE, "--first-frame-tokenizer", "x"), "give that too"),
     "two enlargers": (("--image", PICTURE, "--upscale", "demo", "--scale", 2), "give one of the two"),
@@ -291,3 +298,41 @@ def test_networks_that_read_a_picture_are_known_by_their_config():
     assert all(reads_picture(preset(name)) for name in with_picture)
     assert not any(reads_picture(preset(name)) for name in without)
     assert reads_picture(load_unet(DEMO / "unet.safetensors").config)
+
+
+def test_what_a_painter_has_no_place_for_is_told_where_it_was_asked_for():
+    ignores = {"negative": "A knows no negative prompt", "guidance_scale": "A knows no guidance scale"}
+    painter = SimpleNamespace(ignores=ignores, notes=[], guidance_scale=1.0)
+    planner = Planner(Networks(first_frame_from="a"), load_bundle("demo"), painter, None, {})
+    plain = Request(text="a red circle", first_frame_guidance_scale=1.0, guidance_scale=3.0)
+    own = replace(plain, image="a.png", first_frame_negative="grey")  # draws nothing
+    assert planner.notes([plain, own]) == []
+    assert planner.notes([replace(plain, first_frame_negative="grey")]) == [
+        "A knows no negative prompt; --first-frame-negative does nothing."
+    ]
+    assert planner.notes([replace(plain, first_frame_guidance_scale=5.0)]) == [
+        "A knows no guidance scale; --first-frame-guidance-scale does nothing."
+    ]
+
+
+def test_weights_that_an_index_names_elsewhere_are_a_folder_s_own(text_alone, tmp_path):
+    """A list does not go on where any file it reads has changed."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(text_alone, folder)
+    shutil.move(folder / "codec.safetensors", tmp_path / "codec.safetensors")
+    index = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(index | {"codec": "../codec.safetensors"}))
+    load_bundle(folder)
+    before = Networks(checkpoint=str(folder)).fingerprints()
+    data = (tmp_path / "codec.safetensors").read_bytes()
+    (tmp_path / "codec.safetensors").write_bytes(data[:-1] + b"x")
+    after = Networks(checkpoint=str(folder)).fingerprints()
+    assert [file for file in after if after[file] != before[file]] == [str(folder / ".." / "codec.safetensors")]
+
+
+def test_kl_vaes_stay_whole_where_the_rest_is_in_half_precision(tmp_path):
+    """float16 is too small for Stable Diffusion's; the codecs of ours fit."""
+    AutoencoderKL(latent_channels=12, norm_num_groups=8, block_out_channels=(8,)).save_pretrained(tmp_path)
+    demo = load_bundle("demo", dtype=torch.float16)
+    assert next(demo.codec.parameters()).dtype == torch.float16
+    assert next(load_bundle("demo", vae=str(tmp_path), dtype=torch.float16).codec.parameters()).dtype == torch.float32

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,8 @@ from dreamfactory.model_patches.files import sole
 from dreamfactory.pipelines import image_to_video
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.errors import InputError
-from dreamfactory.pipelines.generate import engine
+from dreamfactory.pipelines.generate import studio
+from dreamfactory.pipelines.generate.processes import Processes, processes
 from dreamfactory.pipelines.video_files import read_settings, read_video
 
 from .test_generate import painter, run, text_alone  # noqa: F401  (fixtures)
@@ -108,6 +110,35 @@ def test_first_frames_of_a_list_are_drawn_first(capsys, painter, tmp_path):  # n
     assert files(tmp_path / "clips") == before
 
 
+def test_a_picture_that_is_gone_is_drawn_again_for_its_neighbours(capsys, painter, tmp_path):  # noqa: F811
+    prompts = write(tmp_path / "list.jsonl", *({"text": f"a {x}", "motion": "up"} for x in ("circle", "star", "heart")))
+    drawn = ("--first-frame-from", painter, "--first-frame-steps", 1, "--first-frame-size", "64x64")
+    fixed = ("--prompts", prompts, *drawn, "--frames", 2, "--steps", 1, "--batch", 3, "--out", tmp_path / "clips")
+    assert run(capsys, *fixed)[0] == 0
+    before = files(tmp_path / "clips")
+    (tmp_path / "clips" / "00001_first_frame.png").unlink()  # of a clip that is there
+    code, _, err = run(capsys, *fixed)
+    assert (code, "drawing" in err) == (0, False)  # and of no use to anyone
+    (tmp_path / "clips" / "00002.mp4").unlink()
+    code, _, err = run(capsys, *fixed)
+    assert code == 0
+    assert files(tmp_path / "clips") == before
+
+
+def test_sheets_are_named_where_they_are(capsys, text_alone, tmp_path):  # noqa: F811
+    prompts = write(tmp_path / "list.jsonl", {"text": "a circle"}, {"text": "a star"})
+    fixed = ("--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips")
+    assert run(capsys, *fixed, "--no-sheets")[0] == 0
+    assert not any("sheet" in row for row in index(tmp_path / "clips"))
+    (tmp_path / "clips" / "00002.mp4").unlink()
+    code, _, err = run(capsys, *fixed)
+    assert code == 0
+    assert "1 of the clips that are there have no sheet" in err
+    assert [row.get("sheet") for row in index(tmp_path / "clips")] == [None, "00002_sheet.png"]
+    assert run(capsys, *fixed, "--no-sheets")[0] == 0
+    assert [row.get("sheet") for row in index(tmp_path / "clips")] == [None, "00002_sheet.png"]
+
+
 # -- going on -----------------------------------------------------------------------------------------------------
 
 
@@ -119,11 +150,13 @@ def test_a_list_goes_on_where_it_stopped(capsys, text_alone, tmp_path):  # noqa:
     whole = files(tmp_path / "clips")
     for name in ("00002.mp4", "00002_sheet.png", "00005.mp4", "00007.mp4", "index.jsonl"):
         (tmp_path / "clips" / name).unlink()
-    (tmp_path / "clips" / ".00007.mp4.tmp").write_bytes(b"half")  # what a kill leaves
+    (tmp_path / "clips" / ".00007.mp4.abc12345.tmp").write_bytes(b"half")  # what a kill leaves
+    (tmp_path / "clips" / ".notes.tmp").write_bytes(b"somebody's own")
     code, _, err = run(capsys, *fixed)
     assert code == 0
     assert "4 of them there before" in err
     assert files(tmp_path / "clips") == whole
+    assert [p.name for p in (tmp_path / "clips").glob(".*.tmp")] == [".notes.tmp"]
     write(prompts, *lines, {"text": "a star"})  # a longer list keeps what there is
     code, _, err = run(capsys, *fixed)
     assert "8 of 8 clips, 7 of them there before" in err
@@ -155,7 +188,7 @@ def test_another_list_or_network_is_refused(capsys, text_alone, tmp_path):  # no
     code, _, err = run(capsys, "--checkpoint", text_alone, *fixed)
     weights.write_bytes(kept)
     assert code == 2
-    assert "another weights" in err
+    assert f"other weights: {text_alone} has changed since" in err
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "beach.mp4").write_bytes(b"x")
     code, _, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "holiday")
@@ -212,7 +245,7 @@ def test_killed_at_any_moment_the_same_files(text_alone, tmp_path):  # noqa: F81
             time.sleep(0.02)
         # Every other time anywhere in the work that follows, else in the middle of a file.
         ends = time.monotonic() + (draw.random() * 0.3 if kill % 2 else 10)
-        while process.poll() is None and time.monotonic() < ends and (kill % 2 or not list(out.glob(".*.mp4.tmp"))):
+        while process.poll() is None and time.monotonic() < ends and (kill % 2 or not list(out.glob(".*.mp4.*.tmp"))):
             time.sleep(0.001)
         process.kill()
         if process.wait() != -signal.SIGKILL:  # it was quicker: half of its work is to be done again
@@ -248,6 +281,55 @@ def test_two_processes_make_the_files_of_one(text_alone, tmp_path):  # noqa: F81
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+def test_processes_refuse_with_one_voice(text_alone, tmp_path):  # noqa: F811
+    """What is wrong is said once, whether arguments, a line, or the folder are to blame."""
+    bad = write(tmp_path / "bad.jsonl", {"text": "a"}, {"txt": "b"})
+    good = write(tmp_path / "good.jsonl", {"text": "a"})
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "beach.mp4").write_bytes(b"x")
+    lists = (bad, tmp_path / "a"), (good, tmp_path / "holiday")
+    for args, sentence in (
+        (command(text_alone, *lists[0]), "did you mean 'text'?"),
+        (command(text_alone, *lists[1]), "holds videos and no run.json"),
+        (command(text_alone, *lists[1], "--lora", "x.safetensors:much"), "much"),
+        (command(text_alone, *lists[1], "--steps", "many"), "expected a whole number"),
+    ):
+        told = [process.communicate(timeout=300)[1] for process in together(args)]
+        assert "Traceback" not in "".join(told)
+        assert [len(err.strip().splitlines()) for err in told] == [1, 0], told
+        assert sentence in told[0]
+
+
+def together(args, world=2):
+    """As a launcher would start them, whose own words would be in the way."""
+    port = str(free_port())
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "WORLD_SIZE": str(world)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, *args],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("told", [{"WORLD_SIZE": ""}, {"WORLD_SIZE": "4"}, {"WORLD_SIZE": "two", "RANK": "0"}])
+def test_what_a_cluster_leaves_in_the_environment_starts_nothing(told, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert processes("cpu") == Processes()
+
+
 # -- what fails ---------------------------------------------------------------------------------------------------
 
 
@@ -261,7 +343,7 @@ def test_failures_are_named_at_the_end_and_cost_the_others_nothing(capsys, text_
             raise InputError("sampling ended in numbers that are no picture.")
         return real(bundle, images, text, *more, **named)
 
-    monkeypatch.setattr(engine, "animate", animate)
+    monkeypatch.setattr(studio, "animate", animate)
     code, printed, err = run(capsys, *fixed)
     assert (code, printed) == (3, "")
     told = err.strip().splitlines()[-3:]
@@ -270,7 +352,7 @@ def test_failures_are_named_at_the_end_and_cost_the_others_nothing(capsys, text_
     assert told[2].startswith("line 4, 00004.mp4")
     assert [row.get("error", "") != "" for row in index(tmp_path / "clips")] == [False, True, False, True, False]
     assert sorted(p.name for p in (tmp_path / "clips").glob("*.mp4")) == ["00001.mp4", "00003.mp4", "00005.mp4"]
-    monkeypatch.setattr(engine, "animate", real)
+    monkeypatch.setattr(studio, "animate", real)
     code, _, err = run(capsys, *fixed)  # the same command tries them again
     assert code == 0
     assert "5 of 5 clips, 3 of them there before" in err
@@ -280,15 +362,15 @@ def test_failures_are_named_at_the_end_and_cost_the_others_nothing(capsys, text_
 def test_a_clip_that_cannot_be_enlarged_costs_the_others_nothing(capsys, text_alone, tmp_path, monkeypatch):  # noqa: F811
     prompts = write(tmp_path / "list.jsonl", *({"text": text} for text in ("a", "b\u2028c", "d")))
     fixed = ("--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips")
-    real, calls = engine._write, []
+    real, calls = studio.write_video, []
 
-    def fail(studio, job, clip):
-        calls.append(job)
+    def fail(*args, **named):
+        calls.append(args)
         if len(calls) == 2:
             raise ConfigError("it does not fit the memory of the card.")
-        real(studio, job, clip)
+        real(*args, **named)
 
-    monkeypatch.setattr(engine, "_write", fail)
+    monkeypatch.setattr(studio, "write_video", fail)
     code, _, err = run(capsys, *fixed)
     assert code == 3
     assert "line 2, 00002.mp4: it does not fit the memory of the card." in err
@@ -315,17 +397,17 @@ def test_more_clips_than_memory_holds_go_in_halves(capsys, text_alone, tmp_path,
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(bundle, images, text, *more, **named)
 
-    monkeypatch.setattr(engine, "animate", animate)
+    monkeypatch.setattr(studio, "animate", animate)
     code, _, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "c", "--batch", 4)
     assert code == 0
-    assert sizes == [4, 2, 1, 1, 2, 1, 1, 1]
+    assert sizes == [4, 2, 1, 1, 1, 1, 1]  # what did not fit once is not tried again
     assert "4 clips at once do not fit the memory" in err
     assert len(list((tmp_path / "c").glob("*.mp4"))) == 5
 
 
 def test_a_bug_is_no_failed_clip(capsys, text_alone, tmp_path, monkeypatch):  # noqa: F811
     prompts = write(tmp_path / "list.jsonl", {"text": "a"})
-    monkeypatch.setattr(engine, "animate", lambda *args, **named: 1 / 0)
+    monkeypatch.setattr(studio, "animate", lambda *args, **named: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips")
 
@@ -353,6 +435,14 @@ WRONG = {
     "no place": ([{"text": "a", "image": str(DEMO / "pictures" / "red_circle.png")}], "leave --image out"),
     "path as name": ([{"text": "a", "out": "../x.mp4"}], "expected a file name"),
     "no video": ([{"text": "a", "out": "x.gif"}], "expected a file name that ends in .mp4"),
+    "a device": ([{"text": "a", "out": "nul.mp4"}], "a name that Windows cannot have"),
+    "a device's name": ([{"text": "a", "out": "COM1 .x.mp4"}], "a name that Windows cannot have"),
+    "a time": ([{"text": "a", "out": "12:30.mp4"}], "a name that Windows cannot have"),
+    "half a letter": (['{"text": "\\ud83d"}'], "text holds characters that are no text"),
+    "a picture drawn and named": (
+        [{"image": str(DEMO / "pictures" / "red_circle.png"), "first_frame_steps": 3}],
+        "give one of the two",
+    ),
     "same name": ([{"text": "a", "out": "x.mp4"}, {"text": "b", "out": "X.mp4"}], "as of line 1"),
     "the number's name": ([{"text": "a"}, {"text": "b", "out": "00001.mp4"}], "as of line 1"),
     "no text": (['{"text": "a \\ud800 b"}'], "holds characters that are no text"),

@@ -6,6 +6,7 @@ Every weight is random, and small networks stand for Stable Diffusion's; nothing
 import json
 import logging
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -416,6 +417,7 @@ def test_a_pipeline_of_the_older_form_draws_as_well(tmp_path):
     assert difference(drawn, theirs(pipeline)) <= TOLERANCE
     assert steps == [(n, 2 * STEPS) for n in range(1, 2 * STEPS + 1)]
     assert (drawer.unit, drawer.size, drawer.steps, drawer.guidance_scale) == (8, (64, 64), 20, 4.5)
+    assert drawer.ignores == {}
 
 
 def test_half_precision_variants_are_read(tmp_path):
@@ -461,10 +463,10 @@ def test_a_picture_depends_on_its_own_words_and_seed(first, xl, which):
 
 
 class Card:
-    """A card with room for one byte: what is on it is noted, and nothing moves."""
+    """A card with room for one byte, or so many: what is on it is noted, and nothing moves."""
 
-    def __init__(self):
-        self.turns, self.place, self.seen = Turns("cuda", memory=1), {}, []
+    def __init__(self, memory=1):
+        self.turns, self.place, self.seen = Turns("cuda", memory=memory), {}, []
 
     @property
     def on_it(self):
@@ -488,7 +490,23 @@ def test_networks_take_turns(first, monkeypatch):
         card.put(monkeypatch, name, getattr(drawer, name), method)
     ours(drawer)
     assert card.seen == [("text", {"text"})] * 2 + [("unet", {"unet"})] * STEPS + [("codec", {"codec"})]
+    card.turns.over()
     assert card.on_it == set()
+
+
+def test_a_pipeline_too_large_for_the_card_is_offloaded_by_diffusers(xl, monkeypatch):
+    drawer, asked, freed = open_text_to_image(xl[1], turns=Turns("cuda", memory=1)), [], []
+    monkeypatch.setattr(drawer.pipeline, "enable_model_cpu_offload", lambda device: asked.append(device))
+    monkeypatch.setattr(drawer.pipeline, "maybe_free_model_hooks", lambda: freed.append(True))
+    for network in drawer.networks:
+        monkeypatch.setattr(network, "to", lambda device: pytest.fail("the whole of it does not fit"))
+    drawn = ours(drawer)
+    assert torch.equal(ours(drawer), drawn)
+    assert asked == [torch.device("cuda")]  # once
+    del freed[:]
+    with pytest.raises(ZeroDivisionError):
+        ours(drawer, on_step=lambda done, total: 1 / 0)
+    assert freed == [True]
 
 
 @pytest.mark.parametrize("which", ["ours", "xl"])
@@ -499,7 +517,7 @@ def test_the_device_is_free_after_a_cancelled_picture(first, xl, which, monkeypa
     def cancel(done, total):
         raise Cancelled
 
-    card = Card()
+    card = Card(memory=1 if which == "ours" else 2**40)
     drawer = open_text_to_image(first / "model" if which == "ours" else xl[1], turns=card.turns)
     network = drawer.unet if which == "ours" else drawer.pipeline.unet
     card.put(monkeypatch, "unet", network)
@@ -515,7 +533,6 @@ def test_the_device_is_free_after_a_cancelled_picture(first, xl, which, monkeypa
 def test_half_precision_keeps_the_vae_whole(first):
     """bfloat16, which a CPU computes with; float16's range is what SD's VAEs do not fit in."""
     drawer = open_text_to_image(first / "model", dtype=torch.bfloat16)
-    assert next(drawer.unit_parameters()).dtype == torch.bfloat16 if hasattr(drawer, "unit_parameters") else True
     assert ours(drawer).dtype == torch.float32
     drawer = open_text_to_image(
         first / "model.safetensors", tokenizer=first / "model" / "tokenizer", dtype=torch.float16
@@ -768,6 +785,25 @@ def test_a_pipeline_that_refuses_says_why(xl, monkeypatch):
     with pytest.raises(InputError, match=r"diffusers says .*divisible by 64") as caught:
         ours(drawer)
     assert one_sentence(caught.value)
+
+
+def test_a_picture_that_a_safety_checker_blackened_is_none(xl, monkeypatch):
+    drawer = open_text_to_image(xl[1])
+    black = SimpleNamespace(images=torch.zeros(1, 3, 64, 64), nsfw_content_detected=[True])
+    monkeypatch.setattr(drawer, "pipeline", lambda **arguments: black)
+    with pytest.raises(InputError, match=r"safety checker .* another seed or text") as caught:
+        ours(drawer)
+    assert one_sentence(caught.value)
+
+
+def test_what_a_pipeline_of_diffusers_has_no_place_for_is_told(xl, tmp_path):
+    with pytest.raises(InputError, match="StableDiffusionXLPipeline, which brings its own tokenizers") as caught:
+        check_text_to_image(xl[1], tokenizer=tmp_path)
+    assert one_sentence(caught.value)
+    drawer = open_text_to_image(xl[1], attention="math")
+    assert drawer.notes == [
+        "StableDiffusionXLPipeline computes attention as diffusers does; math is not used for the picture"
+    ]
 
 
 def test_a_missing_library_is_not_the_folders_fault(first, monkeypatch):

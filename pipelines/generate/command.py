@@ -119,30 +119,33 @@ def run(args: argparse.Namespace) -> int:
     from ..placement import placement
     from .engine import Failed, generate
     from .plan import Networks
-    from .processes import processes
+    from .processes import RefusedElsewhere, processes
     from .request import KEYS, Request
 
     request = Request(**{key: getattr(args, key) for key in KEYS})
-    lora = tuple(parse_lora(text) for text in args.lora)
     named = [name for name in Networks.__dataclass_fields__ if name != "lora"]
-    networks = Networks(lora=lora, **{name: getattr(args, name) for name in named})
     group = processes(args.device)
     device = group.device if args.device == "auto" and group.device else args.device
     try:
+        lora = group.agree(lambda: tuple(parse_lora(text) for text in args.lora))
         out = generate(
             request,
-            networks,
+            Networks(lora=lora, **{name: getattr(args, name) for name in named}),
             prompts=args.prompts,
             batch=args.batch,
             sheets=not args.no_sheets,
             quiet=args.quiet,
             group=group,
-            **placement(device, args.dtype),
+            **group.agree(lambda: placement(device, args.dtype)),
         )
+    except RefusedElsewhere:
+        return 2
     except Failed as error:
         if group.main:
             print(error, file=sys.stderr)
+        group.close()
         return 3
     if group.main:
         print(out)
+    group.close()
     return 0

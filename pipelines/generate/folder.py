@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ...model_patches.errors import reason
-from ...model_patches.files import sole
+from ...model_patches.files import TEMPORARY, sole, whole
 from ..errors import InputError
 from ..sheets import save_image, to_uint8
 from ..video_files import read_settings
@@ -41,17 +41,19 @@ class ClipFolder:
         before = self._begun()
         if before is not None:
             for key in {**before, **run} if run else ():
-                value = run.get(key)
-                if before.get(key) != value and not (key == "batch" and value is None):
-                    raise InputError(
-                        f"{self.path} holds clips of another {key.replace('_', ' ')} ({_short(before.get(key))}, here "
-                        f"{_short(value)}); choose another --out, or make them as they were."
-                    )
+                was, value = before.get(key), run.get(key)
+                if was == value or (key == "batch" and value is None):
+                    continue
+                raise InputError(
+                    f"{self.path} holds clips of {_other(key, was, value)}; choose another --out, or make them as they "
+                    "were."
+                )
         return before or run
 
     @contextmanager
-    def held(self, run: dict) -> Iterator[None]:
-        """Nobody else's while the clips are made; run: written down. Files that a killed run left half-written go."""
+    def held(self, run: dict, files: set[str]) -> Iterator[None]:
+        """Nobody else's while the clips are made; run: written down. files: the names of all that is made; what a
+        killed run left of them half-written goes."""
         if not self.main:
             yield
             return
@@ -60,14 +62,16 @@ class ClipFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(sole(self.path / LOCK))
                 for left in self.path.glob(".*.tmp"):
-                    left.unlink()
+                    found = TEMPORARY.fullmatch(left.name)
+                    if found is not None and found["target"] in {RUN, INDEX, *files}:
+                        left.unlink()
             except BlockingIOError as error:
                 raise InputError(
                     f"another run is writing to {self.path}; wait for it, or choose another --out."
                 ) from error
             except OSError as error:
                 raise InputError(f"{self.path} cannot be written: {reason(error)}; choose another place.") from error
-            _write(self.path / RUN, json.dumps(run, indent=2) + "\n")
+            _write(self.path / RUN, json.dumps(run, indent=2).encode() + b"\n")
             yield
 
     def _begun(self) -> dict | None:
@@ -90,14 +94,14 @@ class ClipFolder:
     def rewrite(self, rows: list[dict]) -> None:
         """The index anew, in the order of the list."""
         if self.main:
-            _write(self.path / INDEX, "".join(_line(row) for row in rows))
+            _write(self.path / INDEX, b"".join(_line(row) for row in rows))
 
     def add(self, row: dict) -> None:
         """One more line at the end, by one write: processes share the index."""
         try:
             handle = os.open(self.path / INDEX, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                os.write(handle, _line(row).encode())
+                os.write(handle, _line(row))
             finally:
                 os.close(handle)
         except OSError as error:
@@ -126,6 +130,15 @@ class ClipFolder:
             except (ValueError, KeyError, TypeError):
                 continue  # cut through by a kill; its clip is looked for on the disk
         return found
+
+
+def _other(key: str, was: object, value: object) -> str:
+    """What is another than it was, in words."""
+    if key == "weights":
+        was, value = was or {}, value or {}
+        changed = next((file for file in value if was.get(file) != value[file]), "a file that is not used now")
+        return f"other weights: {changed} has changed since"
+    return f"another {key.replace('_', ' ')} ({_short(was)}, here {_short(value)})"
 
 
 def is_made(path: Path, record: dict) -> bool:
@@ -162,6 +175,8 @@ def _same(path: Path, kept: dict, record: dict) -> bool:
         raise InputError(f"{path} does not say how it was made; choose another --out, or delete it.")
     key = next((k for k in {**kept, **wanted} if kept.get(k) != wanted.get(k)), "")
     was, now = _short(kept.get(key)), _short(wanted.get(key))
+    if key == "image_fingerprint":
+        raise InputError(f"{path} was made from a picture that has changed since; choose another --out, or delete it.")
     raise InputError(
         f"{path} was made with another {key.replace('_', ' ')} ({was}, here {now}); choose another --out, or delete it."
     )
@@ -172,17 +187,14 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _line(row: dict) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def _line(row: dict) -> bytes:
+    # Names of files may hold bytes that are no text; a backslash and their number is JSON as well.
+    return json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def _write(path: Path, data: bytes) -> None:
     try:
-        temporary.write_text(text, "utf-8")
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {reason(error)}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ...model_patches.files import fingerprint
 from ...model_patches.upscaling import Upscaler, check_target
-from ..bundle import DEMOS, Bundle
+from ..bundle import DEMOS, Bundle, files_of
 from ..errors import InputError
 from ..image_to_video import check_settings, check_size, reads_picture
 from ..lora import Lora
 from ..text_to_image import TextToImage
 from ..upscale import LARGEST, parse_size
 from ..video_files import check_picture
-from .request import Request
+from .request import Request, is_text
 
 SHOWN = 20  # unknown words that a note names
+RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
 LONGEST = 200  # bytes of a file's name, so that its companions' are within a file system's 255
 
 
@@ -43,8 +45,9 @@ class Networks:
         return told | ({"lora": [f"{lora.path}:{lora.strength:g}" for lora in self.lora]} if self.lora else {})
 
     def fingerprints(self) -> dict[str, str]:
-        """Of every file and folder named, but those that come with the pack."""
-        files = [self.checkpoint, self.vae, self.text_encoder, self.motion_encoder, self.image_encoder]
+        """Of every file and folder that is read, but those that come with the pack."""
+        files = [] if self.checkpoint in DEMOS else [str(path) for path in files_of(self.checkpoint)]
+        files += [self.vae, self.text_encoder, self.motion_encoder, self.image_encoder]
         files += [self.first_frame_from, self.first_frame_tokenizer, self.upscale, *(lora.path for lora in self.lora)]
         own = [file for file in files if file is not None and file not in DEMOS]
         return {file: fingerprint(file) for file in own if Path(file).exists()}
@@ -76,6 +79,9 @@ def check_request(request: Request, draws: bool, looked_at: set[str] | None = No
     looked_at: pictures that are known to be good; those of this request join them.
     """
     looked_at = set() if looked_at is None else looked_at
+    for name, value in asdict(request).items():
+        if isinstance(value, str) and not is_text(value):
+            raise InputError(f"{name} holds characters that are no text; write it again.")
     check_settings(request.settings)
     ranges = {"fps": (0.1, 240), "scale": (1, 16), "first_frame_steps": (1, 1000)}
     ranges |= {"first_frame_guidance_scale": (0, 100), "first_frame_seed": (0, 2**63 - 1)}
@@ -89,11 +95,7 @@ def check_request(request: Request, draws: bool, looked_at: set[str] | None = No
     if request.size is not None and request.scale > 1:
         raise InputError("size says how large the file is, and scale enlarges its pixels; give one of the two.")
     if request.out is not None:
-        bare = Path(request.out).name == request.out and "\\" not in request.out
-        if not bare or not request.out.endswith(".mp4") or request.out.startswith("."):
-            raise InputError(f"out is {request.out[:60]!r}; expected a file name that ends in .mp4.")
-        if len(request.out.encode()) > LONGEST:
-            raise InputError(f"out is {len(request.out.encode())} bytes long; expected up to {LONGEST}.")
+        _check_name(request.out)
     for picture in (request.image, request.last_image):
         if picture is not None and picture not in looked_at:
             check_picture(picture)
@@ -108,6 +110,16 @@ def check_request(request: Request, draws: bool, looked_at: set[str] | None = No
             raise InputError(f"{asked[0]} is of a picture that is drawn; name what draws it by --first-frame-from.")
 
 
+def _check_name(out: str) -> None:
+    """Of a clip in a list's folder: one that every file system takes, so that folders can be copied."""
+    if not out.endswith(".mp4") or out.startswith(".") or "/" in out:
+        raise InputError(f"out is {out[:60]!r}; expected a file name that ends in .mp4.")
+    if re.search(r'[\x00-\x1f<>:"\\|?*]', out) or RESERVED.fullmatch(out.split(".")[0].rstrip()):
+        raise InputError(f"out is {out[:60]!r}, a name that Windows cannot have; choose another.")
+    if len(out.encode()) > LONGEST:
+        raise InputError(f"out is {len(out.encode())} bytes long; expected up to {LONGEST}.")
+
+
 @dataclass(frozen=True)
 class Planner:
     """What is known of the networks once they are read."""
@@ -118,8 +130,11 @@ class Planner:
     upscaler: Upscaler | None
     numbers: dict  # device and dtype
 
-    def job(self, line: int, request: Request, out: Path, *, sheet: bool = True, picture: Path | None = None) -> Job:
-        """A request with every default in its place. Raises InputError or ConfigError with one sentence."""
+    def job(self, line: int, request: Request, out: Path, sheet: bool = True) -> Job:
+        """A request with every default in its place; sheet and picture lie beside the clip.
+
+        Raises InputError or ConfigError with one sentence.
+        """
         reads = reads_picture(self.bundle.unet.config)
         self._check_captions(request, reads)
         draws = reads and request.image is None
@@ -130,8 +145,8 @@ class Planner:
         if draws:
             request, drawn_size = self._drawn(request)
             drawn = self._drawn_record(request)
+        picture = out.with_name(f"{out.stem}_first_frame.png") if draws else None
         record = self._record(request, target) | ({"first_frame": picture.name} if draws else {})
-        picture = picture if draws else None
         sheet_at = out.with_name(f"{out.stem}_sheet.png") if sheet else None
         given = {Path(path).resolve() for path in (request.image, request.last_image) if path is not None}
         for made in (sheet_at, picture):
@@ -233,6 +248,20 @@ class Planner:
             size["image_fingerprint"] = fingerprint(request.image)
         return {"dreamfactory": __version__, **self.networks.record(), **self.numbers, **asked, **size}
 
+    def _notes_on_drawing(self, requests: Sequence[Request]) -> list[str]:
+        if self.painter is None:
+            return []
+        notes, ignores = [], self.painter.ignores
+        negative = [r for r in requests if r.first_frame_negative]
+        if "negative" in ignores and negative:
+            notes.append(f"{ignores['negative']}; --first-frame-negative does nothing.")
+        elif any(r.first_frame_guidance_scale <= 1 for r in negative):
+            notes.append("with guidance scale 1 nothing is guided; --first-frame-negative does nothing.")
+        scales = {r.first_frame_guidance_scale for r in requests} - {self.painter.guidance_scale}
+        if "guidance_scale" in ignores and scales:
+            notes.append(f"{ignores['guidance_scale']}; --first-frame-guidance-scale does nothing.")
+        return notes
+
     def notes(self, requests: Sequence[Request]) -> list[str]:
         """What was asked for and will not be seen, once for all of them."""
         config, bundle, notes = self.bundle.unet.config, self.bundle, []
@@ -245,8 +274,7 @@ class Planner:
             notes.append("with guidance scale 1 nothing is guided; --negative does nothing.")
         if any(r.guidance_rescale and r.guidance_scale == 1 for r in requests):
             notes.append("with guidance scale 1 nothing is guided; --guidance-rescale does nothing.")
-        if any(r.first_frame_negative and (r.first_frame_guidance_scale or 2) <= 1 for r in requests):
-            notes.append("with guidance scale 1 nothing is guided; --first-frame-negative does nothing.")
+        notes += self._notes_on_drawing([r for r in requests if r.image is None])
         parts = {
             "image_strength": config.image_adapter,
             "paca_strength": config.paca,

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class RefusedElsewhere(Exception):
+    """Another process was refused what was asked, and has said so; this one has nothing to add."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,35 @@ class Processes:
         if self.state is not None:
             self.state.wait_for_everyone()
 
+    def close(self) -> None:
+        """At the end of the work: threads of the connection that are still there would abort the process."""
+        if self.state is not None:
+            self.state.destroy_process_group()
+
+    def agree(self, work: Callable[[], T]) -> T:
+        """`work`, done by every process. Where it fails in one, it fails in all, and only the first that failed raises
+        its own error; the others raise RefusedElsewhere."""
+        if self.state is None:
+            return work()
+        from accelerate.utils import gather_object
+
+        done, failure = None, None
+        try:
+            done = work()
+        except Exception as error:
+            failure = error
+        failed = gather_object([failure is not None])
+        if not any(failed):
+            return done
+        self.close()
+        if failed.index(True) != self.rank:
+            raise RefusedElsewhere
+        raise failure
+
 
 def processes(device: str) -> Processes:
     """This process among its siblings. device: as asked for, "auto" too."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if not is_launched():
         return Processes()
     import torch
     from accelerate import PartialState
@@ -42,3 +74,9 @@ def processes(device: str) -> Processes:
     # The last process may come long after the first: shares of a list differ by whole clips.
     state = PartialState(cpu=cpu, timeout=datetime.timedelta(days=30))
     return Processes(state.process_index, state.num_processes, state)
+
+
+def is_launched() -> bool:
+    """Whether a launcher started this process and others. Clusters set some of these variables by themselves."""
+    told = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")]
+    return all(value.isdecimal() for value in told) and bool(os.environ.get("MASTER_ADDR")) and int(told[1]) > 1

@@ -123,6 +123,9 @@ def from_line(line: str, base: Request, folder: Path) -> Request:
         raise InputError(f'it is no JSON object; write {{"text": {json.dumps(values)[:60]}}} or the like.')
     for key, value in values.items():
         _check(key, value)
+    drawn = [key for key in values if key.startswith("first_frame") and values[key] not in (None, "")]
+    if drawn and values.get("image") is not None:
+        raise InputError(f"image names a first frame, and {drawn[0]} is of one that is drawn; give one of the two.")
     said = values | {k: str(folder / values[k]) for k in ("image", "last_image") if values.get(k) is not None}
     return replace(
         base, **{k: float(v) if type(v) is int and TYPES[k] in (float, float | None) else v for k, v in said.items()}
@@ -139,7 +142,7 @@ def _check(key: str, value: Any) -> None:
         return
     wanted = next(kind for kind in kinds if kind is not type(None))
     fits = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
-    if fits and wanted is str and not _is_text(value):
+    if fits and wanted is str and not is_text(value):
         raise InputError(f"{key} holds characters that are no text; write it again.")
     if fits and wanted is not str and not abs(value) < 2**63:
         raise InputError(f"{key} is {str(value)[:20]}…; expected a number that a machine can hold.")
@@ -162,7 +165,7 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether a tokenizer and a file system can take it."""
     try:
         return b"\0" not in value.encode()

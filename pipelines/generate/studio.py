@@ -1,0 +1,115 @@
+"""The networks at work: first frames drawn, clips denoised, enlarged and written."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...model_patches.upscaling import Enlarger, fit
+from ..errors import InputError
+from ..image_to_video import animate
+from ..sheets import clip_sheet
+from ..turns import Turns
+from ..video_files import read_image, write_video
+from ..video_stream import note
+from .plan import Job, Planner
+
+ENLARGED_AT_ONCE = 4  # frames
+
+
+@dataclass
+class Studio:
+    """The networks, and where they compute."""
+
+    planner: Planner
+    turns: Turns
+    quiet: bool
+    started: float = field(default_factory=time.perf_counter)
+    enlarger: Enlarger | None = None
+
+    def draw(self, jobs: Sequence[Job], on_step: Callable[[int, int], None] | None = None) -> Tensor:
+        """(b, 3, h, w) in [0, 1], drawn as the jobs say."""
+        asked, painter = [job.request for job in jobs], self.planner.painter
+        drawn = painter.draw(
+            [r.text for r in asked],
+            [r.first_frame_negative for r in asked],
+            [r.first_frame_seed for r in asked],
+            jobs[0].drawn_size,
+            steps=asked[0].first_frame_steps,
+            guidance_scale=asked[0].first_frame_guidance_scale,
+            on_step=on_step,
+        )
+        if not torch.isfinite(drawn).all():
+            raise InputError(f"{painter.name} drew numbers that are no picture; try --dtype bf16 or fp32.")
+        return drawn
+
+    def put_away_painter(self) -> None:
+        """Its memory is the video's from here on."""
+        self.turns.over()
+        self.planner = replace(self.planner, painter=None)
+
+    def animate(self, jobs: Sequence[Job], on_step: Callable[[int, int], None] | None = None) -> Tensor:
+        """(b, t, 3, h, w) in [0, 1] as the jobs say. A picture that was drawn is read from its file, as any other."""
+        asked, size = [job.request for job in jobs], jobs[0].size
+        firsts = [job.picture or job.request.image for job in jobs]
+        lasts = [r.last_image for r in asked]
+        return animate(
+            self.planner.bundle,
+            None if firsts[0] is None else torch.cat([read_image(picture, *size) for picture in firsts]),
+            [r.text for r in asked],
+            [r.motion for r in asked],
+            asked[0].settings,
+            size=size,
+            negative=[r.negative for r in asked],
+            negative_motion=[r.negative_motion for r in asked],
+            seeds=[r.seed for r in asked],
+            last_images=None if lasts[0] is None else torch.cat([read_image(picture, *size) for picture in lasts]),
+            on_step=on_step,
+        )
+
+    def write(self, job: Job, clip: Tensor) -> None:
+        """The sheet, and then the clip, which says that all is there."""
+        frames: Tensor | Iterator[Tensor] = clip
+        if self.planner.upscaler is not None:
+            frames = self._enlarged(job, clip)
+        if job.sheet is not None:
+            clip_sheet(job.sheet, clip[None], [job.caption], tile=128)
+        write_video(job.out, frames, job.request.fps, settings=job.record, scale=job.request.scale)
+
+    def _enlarged(self, job: Job, clip: Tensor) -> Iterator[Tensor]:
+        upscaler = self.planner.upscaler
+        self.turns(upscaler.network)
+        if self.enlarger is None:
+            alone = self.turns.over  # the video network's memory, where strips cannot be thin enough
+            self.enlarger = Enlarger(upscaler, self.turns.device, make_room=lambda: alone(upscaler.network), say=note)
+        with self.bar("upscaling", len(clip), "frame") as bar:
+            for frames in clip.split(ENLARGED_AT_ONCE):
+                yield fit(self.enlarger(frames), *job.target)
+                bar.update(len(frames))
+
+    # -- what is told
+
+    def bar(self, what: str, total: int, unit: str) -> tqdm:
+        return tqdm(total=total, desc=what, unit=unit, disable=self.quiet, leave=None)
+
+    def say(self, what: str) -> None:
+        """What was made, in what time and memory."""
+        if not self.quiet:
+            seconds = time.perf_counter() - self.started
+            print(f"{what} in {seconds:.1f} s; peak memory {self.turns.peak()}", file=sys.stderr)
+
+
+def steps(bar: tqdm) -> Callable[[int, int], None]:
+    """Steps of sampling, on a bar."""
+
+    def on_step(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return on_step
