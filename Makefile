@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Tests run in so many processes, of one thread each; files stay together, for what their tests share.
+JOBS   ?= 2
 
 .PHONY: demo test lint gpu-check host-test comfyui twins demo-quality clean
 
@@ -10,7 +12,7 @@ demo: $(READY)
 	$(BIN)/dreamfactory demo --out out/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
