@@ -123,7 +123,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         for pattern, sentence in MISTAKES.items():
             message = re.sub(pattern, sentence, message)
-        if is_launched() and os.environ["RANK"] != "0":
+        if self.prog.split()[-1] in ("generate", "train") and is_launched() and os.environ["RANK"] != "0":
             self.exit(2)  # the first process says so for all
         joint = " See" if message.endswith("?") else "; see"
         self.exit(2, f"{self.prog}: {message}{joint} `{self.prog} --help`.\n")

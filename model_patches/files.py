@@ -170,8 +170,9 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     """A file beside `path` that takes its place at the end. Nothing is left of it where an error is raised; a killed
     process leaves a hidden file whose name `TEMPORARY` matches. Raises OSError."""
     path = Path(path)
-    # A name of its own: another process may be writing the same target.
-    handle, name = tempfile.mkstemp(suffix=".tmp", prefix=f".{path.name}.", dir=path.parent)
+    # A name of its own, because another process may be writing the same target; of 255 bytes as any other.
+    start = path.name.encode(errors="surrogateescape")[:240].decode(errors="ignore")
+    handle, name = tempfile.mkstemp(suffix=".tmp", prefix=f".{start}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

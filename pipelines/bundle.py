@@ -86,7 +86,7 @@ class KLCodec(nn.Module):
 
 
 def vae_dtype(codec: nn.Module, dtype: torch.dtype) -> torch.dtype:
-    """Stable Diffusion's VAEs overflow in float16, into black pictures; the small codecs of ours do not."""
+    """Stable Diffusion's VAEs may overflow in float16, into black pictures; the small codecs of ours do not."""
     return torch.float32 if dtype is torch.float16 and isinstance(codec, KLCodec) else dtype
 
 

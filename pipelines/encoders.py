@@ -109,6 +109,10 @@ class TextEncoder(nn.Module):
         inner = getattr(self.model, "text_model", self.model)
         return inner.final_layer_norm(hidden)
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text is longer than what is read of it."""
+        return is_cut(self.tokenizer, text, self.length)
+
     def unknown_words(self, text: str) -> list[str]:
         """Words of a text that the tokenizer has no token for: a tiny vocabulary has many."""
         unknown = self.tokenizer.unk_token_id
@@ -175,6 +179,11 @@ class ImageEncoder(nn.Module):
         if self.features == "pooled":
             return out.image_embeds
         return out.hidden_states[-2] if self.features == "penultimate" else out.last_hidden_state
+
+
+def is_cut(tokenizer, text: str, length: int) -> bool:
+    """Whether a text is of more tokens than `length`, those of its ends among them."""
+    return len(tokenizer(text, truncation=True, max_length=length + 1)["input_ids"]) > length
 
 
 def load_tokenizer(folder: str | Path):

@@ -18,7 +18,7 @@ def placement(device: str, dtype: str, fallback: str | None = None) -> dict:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # the device "meta" has no numbers
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} cannot be used: {reason(error)}.") from error
     if dtype == "auto":

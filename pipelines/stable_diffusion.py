@@ -73,6 +73,10 @@ class StableDiffusion:
     def unit(self) -> int:
         return self.codec.downscale
 
+    def is_cut(self, text: str) -> bool:
+        """As `TextToImage.is_cut`."""
+        return self.text.is_cut(text)
+
     @torch.no_grad()
     def draw(
         self,

@@ -27,7 +27,7 @@ from ..model_patches.converters.keys import contents
 from ..model_patches.converters.recognise import Pattern
 from ..model_patches.errors import blameless, reason
 from ..model_patches.files import PICKLES
-from .encoders import TextEncoder
+from .encoders import UNBOUNDED, TextEncoder, is_cut
 from .errors import InputError
 from .stable_diffusion import (
     CLIP,
@@ -87,6 +87,10 @@ class TextToImage(Protocol):
     guidance_scale: float
     notes: list[str]  # what was left aside or assumed, in sentences
     ignores: dict[str, str]  # settings that change nothing here ("negative", "guidance_scale"): a sentence each
+
+    def is_cut(self, text: str) -> bool:
+        """Whether a text is longer than what is read of it."""
+        ...
 
     def draw(
         self,
@@ -175,6 +179,8 @@ class AnyPipeline:
         self.guidance_scale = float(self._default(self.guidance)) if self.guidance else 1.0
         if "negative_prompt" not in self.arguments:
             self.ignores["negative"] = f"{kind} knows no negative prompt"
+        elif self.guidance != "true_cfg_scale" and (self._default("true_cfg_scale") or 2) <= 1:
+            self.ignores["negative"] = f"{kind} reads a negative prompt only with a true_cfg_scale, which is not set"
         if self.guidance is None:
             self.ignores["guidance_scale"] = f"{kind} knows no guidance scale"
 
@@ -219,12 +225,23 @@ class AnyPipeline:
             raise
         return torch.cat(drawn).float().clamp(0, 1).cpu()
 
+    def is_cut(self, text: str) -> bool:
+        """As `TextToImage.is_cut`: of several encoders the one that reads most counts."""
+        from transformers import PreTrainedTokenizerBase
+
+        parts = self.pipeline.components.values()
+        tokenizers = [part for part in parts if isinstance(part, PreTrainedTokenizerBase)]
+        longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length, default=None)
+        limited = longest is not None and longest.model_max_length < UNBOUNDED
+        return limited and is_cut(longest, text, longest.model_max_length)
+
     def _to_device(self) -> None:
         """All at once where they fit the card; else one after the other, as diffusers does it."""
         if not self.turns.too_large(*self.networks):
             self.turns(*self.networks)
-        elif not self._offloaded:
-            self.turns.over()
+            return
+        self.turns.over()
+        if not self._offloaded:
             self.pipeline.enable_model_cpu_offload(device=self.turns.device)
             self._offloaded = True
 

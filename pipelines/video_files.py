@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -65,18 +67,18 @@ def check_output(path: str | Path, suffix: str = ".mp4") -> Path:
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise InputError(f"the output {path} must end in {suffix}.")
-    if path.is_dir():
-        raise InputError(f"the output {path} is a folder; give a file name.")
     new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.parent / f".{path.name}.probe"
-        probe.touch()
-        probe.unlink()
+        with contextlib.suppress(FileNotFoundError):  # and no other error, such as too long a name
+            path.lstat()
+        tempfile.TemporaryFile(dir=path.parent).close()
         for folder in new:  # made again when there is something to put there
             folder.rmdir()
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place.") from error
+    if path.is_dir():
+        raise InputError(f"the output {path} is a folder; give a file name.")
     return path
 
 

@@ -109,6 +109,7 @@ MISPLACED = {
     "a last frame": (("--image", PICTURE, "--last-image", PICTURE), "has no place for a last frame"),
     "two first frames": (("--image", PICTURE, "--first-frame-from", "sd"), "give one of the two"),
     "half a letter": (("--image", PICTURE, "--text", "a \ud83d"), "text holds characters that are no text"),
+    "no place to compute": (("--image", PICTURE, "--device", "meta"), "device 'meta' cannot be used"),
     "a drawn frame's steps": (("--image", PICTURE, "--first-frame-steps", 4), "name what draws it"),
     "a tokenizer for nothing": (("--image", PICTURE, "--first-frame-tokenizer", "x"), "give that too"),
     "two enlargers": (("--image", PICTURE, "--upscale", "demo", "--scale", 2), "give one of the two"),
@@ -302,7 +303,7 @@ def test_networks_that_read_a_picture_are_known_by_their_config():
 
 def test_what_a_painter_has_no_place_for_is_told_where_it_was_asked_for():
     ignores = {"negative": "A knows no negative prompt", "guidance_scale": "A knows no guidance scale"}
-    painter = SimpleNamespace(ignores=ignores, notes=[], guidance_scale=1.0)
+    painter = SimpleNamespace(ignores=ignores, notes=[], guidance_scale=1.0, name="A", is_cut=lambda text: False)
     planner = Planner(Networks(first_frame_from="a"), load_bundle("demo"), painter, None, {})
     plain = Request(text="a red circle", first_frame_guidance_scale=1.0, guidance_scale=3.0)
     own = replace(plain, image="a.png", first_frame_negative="grey")  # draws nothing
@@ -336,3 +337,51 @@ def test_kl_vaes_stay_whole_where_the_rest_is_in_half_precision(tmp_path):
     demo = load_bundle("demo", dtype=torch.float16)
     assert next(demo.codec.parameters()).dtype == torch.float16
     assert next(load_bundle("demo", vae=str(tmp_path), dtype=torch.float16).codec.parameters()).dtype == torch.float32
+
+
+def test_captions_that_are_not_read_to_the_end_are_told(text_alone):
+    bundle = load_bundle(text_alone)
+    planner = Planner(Networks(), bundle, None, None, {})
+    long = Request(
+        text=" ".join(["a red circle"] * (bundle.text.length // 2)), motion="it moves up", guidance_scale=3.0
+    )
+    short = Request(text="a red circle", guidance_scale=3.0)
+    assert planner.notes([short]) == []
+    (told,) = planner.notes([short, long, replace(long, negative=long.text)])
+    assert "does not read to the end of 'a red circle a red" in told
+    assert "and of 1 more; what matters should come first" in told
+
+
+@pytest.mark.parametrize("length", [200, 240, 241, 251])
+def test_names_as_long_as_a_file_system_takes(capsys, text_alone, tmp_path, length):
+    """They cost a sentence before the work, or nothing."""
+    out = tmp_path / ("a" * (length - 4) + ".mp4")
+    code, _, err = run(capsys, "--checkpoint", text_alone, "--text", "a red circle", "--out", out)
+    if length + len("_sheet.png") - len(".mp4") <= 255:
+        assert code == 0, err
+        assert len(list(tmp_path.iterdir())) == 2
+    else:
+        assert (code, len(err.strip().splitlines())) == (2, 1)
+        assert "name too long" in err
+
+
+def test_a_name_that_is_no_text_costs_a_sentence(capsys, text_alone, tmp_path):
+    fixed = ("--checkpoint", text_alone, "--text", "a red circle")
+    code, printed, err = run(capsys, *fixed, "--out", tmp_path / "\udcff.mp4")
+    assert (code, printed, len(err.strip().splitlines())) == (2, "", 1)
+    assert "no text; choose another name" in err
+
+
+@pytest.mark.parametrize("args", [["generate", "--out", "x.mp4"], ["generate", "--bogus"], ["upscale", "--bogus"]])
+def test_under_a_launcher_the_first_process_speaks_for_all(capsys, monkeypatch, args):
+    """But for commands that no launcher shares; and one clip waits for nobody."""
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for rank in "01":
+        for name, value in {**told, "RANK": rank}.items():
+            monkeypatch.setenv(name, value)
+        try:
+            code = main(args)
+        except SystemExit as stop:
+            code = stop.code
+        assert code == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == (rank == "0" or args[0] == "upscale")

@@ -1,9 +1,11 @@
 """`dreamfactory generate --prompts`: lists of clips, gone on with after a kill, shared by processes."""
 
+import contextlib
 import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -195,6 +197,54 @@ def test_another_list_or_network_is_refused(capsys, text_alone, tmp_path):  # no
     assert "holds videos and no run.json" in err
 
 
+def test_a_picture_that_has_changed_is_no_longer_the_clip_s(capsys, tmp_path):
+    for name in ("red_circle", "blue_square"):
+        (tmp_path / f"{name}.png").write_bytes((DEMO / "pictures" / f"{name}.png").read_bytes())
+    prompts = write(tmp_path / "list.jsonl", {"image": "red_circle.png", "motion": "up", "frames": 2, "steps": 1})
+    assert run(capsys, "--prompts", prompts, "--out", tmp_path / "clips")[0] == 0
+    shutil.copy(tmp_path / "blue_square.png", tmp_path / "red_circle.png")
+    code, _, err = run(capsys, "--prompts", prompts, "--out", tmp_path / "clips", "--quiet")
+    assert code == 2
+    assert "was made from a picture that has changed since" in err
+
+
+def test_clips_of_lines_that_are_gone_are_named(capsys, text_alone, tmp_path):  # noqa: F811
+    fixed = ("--checkpoint", text_alone, "--out", tmp_path / "clips", "--quiet")
+    first = write(tmp_path / "a.jsonl", {"text": "a", "out": "a.mp4"}, {"text": "b", "out": "b.mp4"})
+    assert run(capsys, *fixed, "--prompts", first)[0] == 0
+    code, _, err = run(capsys, *fixed, "--prompts", write(tmp_path / "b.jsonl", {"text": "c", "out": "c.mp4"}))
+    assert code == 0
+    assert "2 clips in" in err
+    assert "are of no line of the list, a.mp4 first; they stay" in err
+    assert sorted(p.name for p in (tmp_path / "clips").glob("*.mp4")) == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"batch": 0}', '{"batch": "two"}', "{"])
+def test_what_a_folder_was_begun_with_may_be_damaged(capsys, text_alone, tmp_path, text):  # noqa: F811
+    prompts = write(tmp_path / "list.jsonl", {"text": "a"})
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "run.json").write_text(text)
+    code, _, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "run.json is damaged" in err
+
+
+def test_a_list_does_not_go_where_it_reads(capsys, text_alone, tmp_path, monkeypatch):  # noqa: F811
+    prompts, encoder = write(tmp_path / "list.jsonl", {"text": "a"}), tmp_path / "encoder"
+    shutil.copytree(text_alone / "text_encoder", encoder)
+    own = ("--checkpoint", text_alone, "--text-encoder", encoder, "--prompts", prompts)
+    for out in (encoder / "clips", text_alone / "clips"):
+        code, _, err = run(capsys, *own, "--out", out)
+        assert (code, len(err.strip().splitlines())) == (2, 1)
+        assert "which is read; choose a folder of its own" in err
+    monkeypatch.chdir(tmp_path)  # a folder named as a demo is not the demo's
+    picture = DEMO / "pictures" / "red_circle.png"
+    code, _, err = run(
+        capsys, "--image", picture, "--frames", 2, "--steps", 1, "--prompts", prompts, "--out", "demo/clips"
+    )
+    assert code == 0, err
+
+
 def test_two_runs_do_not_share_a_folder(capsys, text_alone, tmp_path):  # noqa: F811
     prompts, out = write(tmp_path / "list.jsonl", {"text": "a red circle"}), tmp_path / "clips"
     out.mkdir()
@@ -281,14 +331,19 @@ def test_two_processes_make_the_files_of_one(text_alone, tmp_path):  # noqa: F81
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
-def test_processes_refuse_with_one_voice(text_alone, tmp_path):  # noqa: F811
+def test_processes_refuse_with_one_voice(text_alone, tmp_path, stack):  # noqa: F811
     """What is wrong is said once, whether arguments, a line, or the folder are to blame."""
     bad = write(tmp_path / "bad.jsonl", {"text": "a"}, {"txt": "b"})
     good = write(tmp_path / "good.jsonl", {"text": "a"})
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "beach.mp4").write_bytes(b"x")
-    lists = (bad, tmp_path / "a"), (good, tmp_path / "holiday")
+    lists = (bad, tmp_path / "a"), (good, tmp_path / "holiday"), (good, tmp_path / "held"), (good, tmp_path / "other")
+    subprocess.run([sys.executable, *command(text_alone, *lists[3])], check=True, capture_output=True, timeout=300)
+    (tmp_path / "held").mkdir()
+    stack.enter_context(sole(tmp_path / "held" / ".lock"))
     for args, sentence in (
+        (command(text_alone, *lists[2]), "another run is writing to"),
+        (command(text_alone, *lists[3], "--seed", "3"), "another seed"),
         (command(text_alone, *lists[0]), "did you mean 'text'?"),
         (command(text_alone, *lists[1]), "holds videos and no run.json"),
         (command(text_alone, *lists[1], "--lora", "x.safetensors:much"), "much"),
@@ -296,8 +351,37 @@ def test_processes_refuse_with_one_voice(text_alone, tmp_path):  # noqa: F811
     ):
         told = [process.communicate(timeout=300)[1] for process in together(args)]
         assert "Traceback" not in "".join(told)
-        assert [len(err.strip().splitlines()) for err in told] == [1, 0], told
-        assert sentence in told[0]
+        waiting = "note: one of 2 processes; waiting for the others.\n"
+        told = [err.replace(waiting, "") for err in told]
+        assert sorted(len(err.strip().splitlines()) for err in told) == [0, 1], told
+        assert sentence in "".join(told)
+
+
+@pytest.fixture
+def stack():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def test_a_picture_of_another_run_stops_all_processes_before_any_draws(painter, tmp_path):  # noqa: F811
+    lines = [{"text": f"a {shape}", "motion": "it moves up"} for shape in ("circle", "star", "heart")]
+    prompts, out = write(tmp_path / "list.jsonl", *lines), tmp_path / "clips"
+    drawn = ("--first-frame-from", str(painter), "--first-frame-size", "64x64", "--frames", "2", "--steps", "1")
+    args = command("demo", prompts, out, *drawn)
+    args[args.index("--batch") + 1] = "1"
+    one = [sys.executable, *args, "--first-frame-steps", "1"]
+    subprocess.run(one, check=True, capture_output=True, timeout=300)
+    for name in ("00001.mp4", "00002.mp4", "00003.mp4", "00002_first_frame.png", "00003_first_frame.png"):
+        (out / name).unlink()
+    before = files(out)
+    processes = together([*args, "--first-frame-steps", "2"])
+    told = "".join(process.communicate(timeout=300)[1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2]
+    assert told.count("another first frame steps (1, here 2)") == 1
+    assert "Traceback" not in told
+    assert {k: v for k, v in files(out).items() if k != "index.jsonl"} == {
+        k: v for k, v in before.items() if k != "index.jsonl"
+    }
 
 
 def together(args, world=2):

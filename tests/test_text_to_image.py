@@ -418,6 +418,7 @@ def test_a_pipeline_of_the_older_form_draws_as_well(tmp_path):
     assert steps == [(n, 2 * STEPS) for n in range(1, 2 * STEPS + 1)]
     assert (drawer.unit, drawer.size, drawer.steps, drawer.guidance_scale) == (8, (64, 64), 20, 4.5)
     assert drawer.ignores == {}
+    assert [drawer.is_cut("a red circle " * times) for times in (1, 200)] == [False, True]
 
 
 def test_half_precision_variants_are_read(tmp_path):

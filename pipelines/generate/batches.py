@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,9 +44,9 @@ def make_list(studio: Studio, jobs: list[Job], folder: ClipFolder, run: dict, pr
     if run["batch"] is None:
         run["batch"] = min(_at_once(studio, job) for job in jobs)
     group.wait()  # all have seen the folder as it was
-    with folder.held(run, {file.name for job in jobs for file in (job.out, job.sheet, job.picture) if file}):
-        group.wait()
-        batch = folder.begun({})["batch"]  # the main process's: what memory is free, others may see otherwise
+    with ExitStack() as stack:
+        group.agree(lambda: stack.enter_context(folder.held(run, {name for job in jobs for name in _names(job)})))
+        batch = folder.begun({})["batch"]  # the main process's: on what it has, others may see otherwise
         work = Work(studio, jobs, batch, folder, group)
         problems, before = work.make()
         folder.rewrite([_row(job, problems.get(job)) for job in jobs])
@@ -66,32 +67,38 @@ class Work:
     size: int  # clips a pass
     folder: ClipFolder
     group: Processes
-    done: set[Path] = field(default_factory=set)
+    done: set[Path] = field(default_factory=set)  # clips that are there
+    drawn: set[Path] = field(default_factory=set)  # clips whose first frame is there
     problems: dict[Path, str] = field(default_factory=dict)
     fits: dict[tuple, int] = field(default_factory=dict)  # clips a pass, where fewer than asked for fit the memory
 
     def make(self) -> tuple[dict[Job, str], int]:
-        """Returns what could not be made, by any process, and how many clips there were before."""
-        self.done = {job.out for job in self.jobs if is_made(job.out, job.record)}
-        self.folder.rewrite([_row(job) for job in self.jobs if job.out in self.done])
-        if self.group.main:
-            self._tell()
-        self.group.wait()
+        """Returns what could not be made, by any process, and how many clips there were before.
+
+        What one process is refused, all end with: on the disk, or in what lies there.
+        """
+        self.group.agree(self._look)
         self.studio.quiet = self.studio.quiet or not self.group.main
         try:
-            self._draw()
+            self.group.agree(self._draw)
             self.studio.put_away_painter()
-            self.group.wait()  # pictures that this process animates may be another's
             self.problems |= {job.out: told for job, told in self._all_problems().items()}
-            self._animate()
+            self.group.agree(self._animate)
         except KeyboardInterrupt:
             if self.group.main:
                 there = sum("error" not in row for row in self.folder.rows().values())
                 note(f"{there} of {len(self.jobs)} clips are there; the same command goes on")
             raise
-        self.group.wait()
         problems = {job: "it was not made" for job in self.jobs if not job.out.exists()}
         return problems | self._all_problems(), len(self.done)
+
+    def _look(self) -> None:
+        """What is there already. Every picture is looked at: one of another run must not become a clip of this one."""
+        self.done = {job.out for job in self.jobs if is_made(job.out, job.record)}
+        self.drawn = {job.out for job in self.jobs if job.drawn is not None and is_drawn(job.picture, job.drawn)}
+        self.folder.rewrite([_row(job) for job in self.jobs if job.out in self.done])
+        if self.group.main:
+            self._tell()
 
     def _tell(self) -> None:
         for told in self.studio.planner.notes([job.request for job in self.jobs]):
@@ -99,22 +106,24 @@ class Work:
         bare = [job for job in self.jobs if job.out in self.done and job.sheet is not None and not job.sheet.exists()]
         if bare:
             note(f"{len(bare)} of the clips that are there have no sheet; a clip that is deleted is made with one.")
+        wanted = {job.out.name for job in self.jobs}
+        others = sorted(path.name for path in self.folder.path.glob("[!.]*.mp4") if path.name not in wanted)
+        if others:
+            note(f"{len(others)} clips in {self.folder.path} are of no line of the list, {others[0]} first; they stay.")
 
     def _draw(self) -> None:
         """First frames that are not there yet and wanted, of clips to make and of their neighbours in a pass."""
         passes = _batches(self.jobs, self.size, _alike)
         wanted = {job.out for batch in passes if not self._is_done(batch) for job in batch}
         drawn = [job for job in self.jobs if job.drawn is not None]
+        missing = wanted - self.drawn
         mine = _batches(drawn, self.size, _drawn_alike)[self.group.rank :: self.group.world]
-        # Every picture is looked at: one of another run must not become a clip of this one.
-        there = {job.out for batch in mine for job in batch if is_drawn(job.picture, job.drawn)}
-        missing = wanted - there
         left = [batch for batch in mine if any(job.out in missing for job in batch)]
         if not left:
             return
         with self.studio.bar("drawing", sum(map(len, left)), "picture") as bar:
             for batch in left:
-                for part, pictures in self._in_parts(batch, self.studio.draw, ("drawn", *_drawn_alike(batch[0]))):
+                for part, pictures in self._in_parts(batch, self.studio.draw, ("pictures", *_drawn_alike(batch[0]))):
                     for job, picture in zip(part, pictures, strict=True):
                         if job.out in missing:
                             save_picture(job.picture, picture, job.drawn)
@@ -128,7 +137,7 @@ class Work:
                 if self._is_done(batch):
                     continue
                 able = [job for job in batch if job.out not in self.problems]
-                for part, clips in self._in_parts(able, self.studio.animate, _alike(batch[0])):
+                for part, clips in self._in_parts(able, self.studio.animate, ("clips", *_alike(batch[0]))):
                     for job, clip in zip(part, clips, strict=True):
                         if job.out not in self.done and self._is_written(job, clip):
                             self.folder.add(_row(job))
@@ -144,7 +153,7 @@ class Work:
     ) -> Iterator[tuple[list[Job], Tensor]]:
         """A batch in one pass; in smaller ones where that fails, down to single clips, whose failure is kept.
 
-        kind: what the memory of a pass depends on, besides its length.
+        kind: "clips" or "pictures", and what else the memory of a pass depends on besides its length.
         """
         waiting = [jobs] if jobs else []
         while waiting:
@@ -168,11 +177,10 @@ class Work:
             if len(part) == 1:
                 self._fail(part[0], problem)
                 continue
-            # Powers of two: a run that goes on with other batches ends up with the same passes.
-            fewer = 2 ** ((len(part) - 1).bit_length() - 1)
+            fewer = len(part) // 2
             if short:
                 self.fits[kind] = fewer
-                note(f"{len(part)} clips at once do not fit the memory; {fewer} from here on for these.")
+                note(f"{len(part)} {kind[0]} at once do not fit the memory; {fewer} from here on for these.")
             waiting = _slices(part, fewer) + waiting
 
     def _is_written(self, job: Job, clip: Tensor) -> bool:
@@ -202,6 +210,11 @@ class Work:
         rows = self.folder.rows()
         told = {job: rows.get(job.out.name, {}).get("error") for job in self.jobs if not job.out.exists()}
         return {job: problem for job, problem in told.items() if problem is not None}
+
+
+def _names(job: Job) -> list[str]:
+    """Of all files that a clip may have, whatever this run was asked for."""
+    return [job.out.name, *(f"{job.out.stem}_{part}.png" for part in ("sheet", "first_frame"))]
 
 
 def _problem(error: Exception) -> str | None:

@@ -115,15 +115,22 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import sys
 
+    from ..errors import InputError
     from ..lora import parse_lora
     from ..placement import placement
     from .engine import Failed, generate
     from .plan import Networks
-    from .processes import RefusedElsewhere, processes
+    from .processes import RefusedElsewhere, is_launched, processes
     from .request import KEYS, Request
 
     request = Request(**{key: getattr(args, key) for key in KEYS})
     named = [name for name in Networks.__dataclass_fields__ if name != "lora"]
+    if args.prompts is None and is_launched():
+        if os.environ["RANK"] == "0":
+            raise InputError(
+                "several processes share a list, and this is one clip; give --prompts, or start one process."
+            )
+        return 2
     group = processes(args.device)
     device = group.device if args.device == "auto" and group.device else args.device
     try:

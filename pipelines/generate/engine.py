@@ -23,7 +23,7 @@ from .batches import Failed, make_list, name_of
 from .folder import ClipFolder, save_picture
 from .plan import Job, Networks, Planner, check_request
 from .processes import Processes
-from .request import Request, read_prompts, refuse_lines
+from .request import Request, is_text, read_prompts, refuse_lines
 from .studio import Studio, steps
 
 __all__ = ["Failed", "generate"]
@@ -57,17 +57,14 @@ def generate(
     def prepare() -> tuple[Studio, list[Job], ClipFolder | None, dict]:
         if batch is not None and batch < 1:
             raise InputError(f"batch is {batch}; expected 1 or more.")
-        if group.world > 1 and prompts is None:
-            raise InputError(
-                "several processes share a list, and this is one clip; give --prompts, or start one process."
-            )
         if batch is not None and prompts is None:
             raise InputError("--batch is of a list, and this is one clip; leave it out, or give --prompts.")
         lines = _asked(request, networks, prompts, sheets)
         upscaler = _check_networks(networks)
         folder = None if prompts is None else ClipFolder(request.out, group.main)
-        run = {**networks.record(), **numbers, "batch": batch, "weights": networks.fingerprints()}
-        run = run if folder is None else folder.begun(run)
+        run = {}
+        if folder is not None:
+            run = folder.begun({**networks.record(), **numbers, "batch": batch, "weights": networks.fingerprints()})
         planner = _read(networks, upscaler, turns, dtype, numbers)
         return Studio(planner, turns, quiet, started), _jobs(planner, lines, request.out, prompts, sheets), folder, run
 
@@ -81,6 +78,8 @@ def _asked(request: Request, networks: Networks, prompts: str | None, sheets: bo
     """(line, request) of all that is asked for, as far as it can be checked without a network."""
     if request.out is None:
         raise InputError("--out is missing; name the .mp4 to write, or with --prompts a folder.")
+    if not is_text(request.out):
+        raise InputError("--out holds characters that are no text; choose another name.")
     if request.image is not None and networks.first_frame_from is not None:
         raise InputError("--image names a first frame and --first-frame-from draws one; give one of the two.")
     draws = networks.first_frame_from is not None
@@ -92,8 +91,9 @@ def _asked(request: Request, networks: Networks, prompts: str | None, sheets: bo
         return [(0, request)]
     if Path(request.out).suffix.lower() == ".mp4" or Path(request.out).is_file():
         raise InputError(f"--prompts makes many clips, and {request.out} is one file; give a folder as --out.")
-    if Path(request.out).resolve().is_relative_to(Path(networks.checkpoint).resolve()):
-        raise InputError(f"--out {request.out} lies in the network's own folder; choose a folder of its own.")
+    for folder in networks.files():
+        if Path(request.out).resolve().is_relative_to(Path(folder).resolve()):
+            raise InputError(f"--out {request.out} lies in {folder}, which is read; choose a folder of its own.")
     names: dict[str, int] = {}
     looked_at: set[str] = set()
 

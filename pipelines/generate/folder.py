@@ -85,7 +85,8 @@ class ClipFolder:
             raise InputError(f"{self.path / RUN} cannot be read: {reason(error)}; choose another --out.") from error
         except ValueError as error:
             raise InputError(f"{self.path / RUN} is damaged; choose another --out, or delete it.") from error
-        if not isinstance(values, dict):
+        batch = values.get("batch") if isinstance(values, dict) else None
+        if not isinstance(batch, int) or batch < 1:
             raise InputError(f"{self.path / RUN} is damaged; choose another --out, or delete it.")
         return values
 
@@ -175,7 +176,7 @@ def _same(path: Path, kept: dict, record: dict) -> bool:
         raise InputError(f"{path} does not say how it was made; choose another --out, or delete it.")
     key = next((k for k in {**kept, **wanted} if kept.get(k) != wanted.get(k)), "")
     was, now = _short(kept.get(key)), _short(wanted.get(key))
-    if key == "image_fingerprint":
+    if key.endswith("image_fingerprint"):
         raise InputError(f"{path} was made from a picture that has changed since; choose another --out, or delete it.")
     raise InputError(
         f"{path} was made with another {key.replace('_', ' ')} ({was}, here {now}); choose another --out, or delete it."

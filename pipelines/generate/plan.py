@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from ...model_patches.errors import reason
 from ...model_patches.files import fingerprint
 from ...model_patches.upscaling import Upscaler, check_target
 from ..bundle import DEMOS, Bundle, files_of
+from ..encoders import TextEncoder, one_caption
 from ..errors import InputError
 from ..image_to_video import check_settings, check_size, reads_picture
 from ..lora import Lora
@@ -44,13 +46,19 @@ class Networks:
         told = {k: v for k, v in asdict(self).items() if v is not None and k != "lora"}
         return told | ({"lora": [f"{lora.path}:{lora.strength:g}" for lora in self.lora]} if self.lora else {})
 
-    def fingerprints(self) -> dict[str, str]:
-        """Of every file and folder that is read, but those that come with the pack."""
+    def files(self) -> list[str]:
+        """Every file and folder that is read, but those that come with the pack."""
         files = [] if self.checkpoint in DEMOS else [str(path) for path in files_of(self.checkpoint)]
         files += [self.vae, self.text_encoder, self.motion_encoder, self.image_encoder]
         files += [self.first_frame_from, self.first_frame_tokenizer, self.upscale, *(lora.path for lora in self.lora)]
-        own = [file for file in files if file is not None and file not in DEMOS]
-        return {file: fingerprint(file) for file in own if Path(file).exists()}
+        return [file for file in files if file is not None and file not in DEMOS]
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of every file and folder that is read."""
+        try:
+            return {file: fingerprint(file) for file in self.files() if Path(file).exists()}
+        except OSError as error:
+            raise InputError(f"{error.filename} cannot be read: {reason(error)}.") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +89,8 @@ def check_request(request: Request, draws: bool, looked_at: set[str] | None = No
     looked_at = set() if looked_at is None else looked_at
     for name, value in asdict(request).items():
         if isinstance(value, str) and not is_text(value):
-            raise InputError(f"{name} holds characters that are no text; write it again.")
+            remedy = "rename the file" if name in ("image", "last_image") else "write it again"
+            raise InputError(f"{name} holds characters that are no text; {remedy}.")
     check_settings(request.settings)
     ranges = {"fps": (0.1, 240), "scale": (1, 16), "first_frame_steps": (1, 1000)}
     ranges |= {"first_frame_guidance_scale": (0, 100), "first_frame_seed": (0, 2**63 - 1)}
@@ -244,8 +253,9 @@ class Planner:
         if self.painter is None or request.image is not None:
             asked = {k: v for k, v in asked.items() if not k.startswith("first_frame")}
         size = {"size": f"{target[1]}x{target[0]}"}
-        if request.image is not None:
-            size["image_fingerprint"] = fingerprint(request.image)
+        for name in ("image", "last_image"):
+            if getattr(request, name) is not None:
+                size[f"{name}_fingerprint"] = fingerprint(getattr(request, name))
         return {"dreamfactory": __version__, **self.networks.record(), **self.numbers, **asked, **size}
 
     def _notes_on_drawing(self, requests: Sequence[Request]) -> list[str]:
@@ -255,12 +265,13 @@ class Planner:
         negative = [r for r in requests if r.first_frame_negative]
         if "negative" in ignores and negative:
             notes.append(f"{ignores['negative']}; --first-frame-negative does nothing.")
-        elif any(r.first_frame_guidance_scale <= 1 for r in negative):
+        elif "guidance_scale" not in ignores and any(r.first_frame_guidance_scale <= 1 for r in negative):
             notes.append("with guidance scale 1 nothing is guided; --first-frame-negative does nothing.")
         scales = {r.first_frame_guidance_scale for r in requests} - {self.painter.guidance_scale}
         if "guidance_scale" in ignores and scales:
             notes.append(f"{ignores['guidance_scale']}; --first-frame-guidance-scale does nothing.")
-        return notes
+        told = [caption for r in requests for caption in (r.text, r.first_frame_negative)]
+        return notes + _cut(f"the text encoder of {self.painter.name}", self.painter.is_cut, told)
 
     def notes(self, requests: Sequence[Request]) -> list[str]:
         """What was asked for and will not be seen, once for all of them."""
@@ -289,18 +300,30 @@ class Planner:
             notes.append("this network has no image adapter; --image-encoder does nothing.")
         if any(r.eta and r.sampler != "ddim" for r in requests):
             notes.append("eta is of the sampler ddim; it does nothing here.")
-        joined = config.motion_text == "off"
-        reader = bundle.text if joined else bundle.motion
-        captions = {
-            "text": (bundle.text, [c for r in requests for c in (r.text, r.negative)]),
-            "motion": (reader, [c for r in requests for c in (r.motion, r.negative_motion)]),
-        }
-        for name, (encoder, texts) in captions.items():
-            words = " ".join(dict.fromkeys(word for text in texts for word in text.split()))
-            unknown = [] if encoder is None else encoder.unknown_words(words)
+        for name, (encoder, captions) in self._captions(requests).items():
+            notes += _cut(f"the {name} encoder of {bundle.name}", encoder.is_cut, captions)
+            words = " ".join(dict.fromkeys(word for caption in captions for word in caption.split()))
+            unknown = encoder.unknown_words(words)
             if unknown:
                 told = ", ".join(map(repr, unknown[:SHOWN])) + (
                     f" and {len(unknown) - SHOWN} more words" if len(unknown) > SHOWN else ""
                 )
                 notes.append(f"the {name} encoder of {bundle.name} does not know {told}; it reads on without.")
         return notes
+
+    def _captions(self, requests: Sequence[Request]) -> dict[str, tuple[TextEncoder, list[str]]]:
+        """What each text encoder is given."""
+        seen = [pair for r in requests for pair in ((r.text, r.motion), (r.negative, r.negative_motion))]
+        if self.bundle.unet.config.motion_text == "off":
+            return {"text": (self.bundle.text, [one_caption(*pair) for pair in seen])}
+        text, motion = zip(*seen, strict=True)
+        return {"text": (self.bundle.text, list(text)), "motion": (self.bundle.motion, list(motion))}
+
+
+def _cut(reader: str, is_cut: Callable[[str], bool], captions: Sequence[str]) -> list[str]:
+    """A note on captions of which the end is not read."""
+    cut = [caption for caption in dict.fromkeys(captions) if is_cut(caption)]
+    if not cut:
+        return []
+    others = "" if len(cut) == 1 else f" and of {len(cut) - 1} more"
+    return [f"{reader} does not read to the end of {cut[0][:40]!r}…{others}; what matters should come first."]

@@ -70,6 +70,10 @@ def processes(device: str) -> Processes:
     import torch
     from accelerate import PartialState
 
+    from ..video_stream import note
+
+    if os.environ["RANK"] == "0":
+        note(f"one of {os.environ['WORLD_SIZE']} processes; waiting for the others.")
     cpu = device.startswith("cpu") or not torch.cuda.is_available()
     # The last process may come long after the first: shares of a list differ by whole clips.
     state = PartialState(cpu=cpu, timeout=datetime.timedelta(days=30))

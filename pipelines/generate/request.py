@@ -101,7 +101,9 @@ def refuse_lines(path: str | Path, wrong: list[tuple[int, str]]) -> None:
         alike.setdefault(problem.rstrip("."), []).append(number)
     told = [f"{_lines(numbers)}: {problem}" for problem, numbers in list(alike.items())[:SHOWN]]
     left = sum(map(len, list(alike.values())[SHOWN:]))
-    raise InputError(f"{path}, {'; '.join(told)}{f'; and {left} more lines' if left else ''}.")
+    told += [f"and {left} more line{'s' if left > 1 else ''}"] if left else []
+    sentence = "; ".join(told)
+    raise InputError(f"{path}, {sentence}{'' if sentence.endswith('?') else '.'}")
 
 
 def _lines(numbers: list[int]) -> str:

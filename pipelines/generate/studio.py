@@ -80,7 +80,12 @@ class Studio:
             frames = self._enlarged(job, clip)
         if job.sheet is not None:
             clip_sheet(job.sheet, clip[None], [job.caption], tile=128)
-        write_video(job.out, frames, job.request.fps, settings=job.record, scale=job.request.scale)
+        try:
+            write_video(job.out, frames, job.request.fps, settings=job.record, scale=job.request.scale)
+        except BaseException:
+            if job.sheet is not None and not job.out.exists():
+                job.sheet.unlink(missing_ok=True)
+            raise
 
     def _enlarged(self, job: Job, clip: Tensor) -> Iterator[Tensor]:
         upscaler = self.planner.upscaler
