@@ -345,7 +345,7 @@ def test_captions_that_are_not_read_to_the_end_are_told(text_alone):
     long = Request(
         text=" ".join(["a red circle"] * (bundle.text.length // 2)), motion="it moves up", guidance_scale=3.0
     )
-    short = Request(text="a red circle", guidance_scale=3.0)
+    short = Request(text="a red circle", motion="it moves up, left", guidance_scale=3.0)
     assert planner.notes([short]) == []
     (told,) = planner.notes([short, long, replace(long, negative=long.text)])
     assert "does not read to the end of 'a red circle a red" in told

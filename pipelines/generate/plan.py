@@ -22,6 +22,7 @@ from .request import Request, is_text
 
 SHOWN = 20  # unknown words that a note names
 RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
+WORD = re.compile(r"\w+(?:['’-]\w+)*")  # what stands between words is not missed
 LONGEST = 200  # bytes of a file's name, so that its companions' are within a file system's 255
 
 
@@ -302,7 +303,7 @@ class Planner:
             notes.append("eta is of the sampler ddim; it does nothing here.")
         for name, (encoder, captions) in self._captions(requests).items():
             notes += _cut(f"the {name} encoder of {bundle.name}", encoder.is_cut, captions)
-            words = " ".join(dict.fromkeys(word for caption in captions for word in caption.split()))
+            words = " ".join(dict.fromkeys(word for caption in captions for word in WORD.findall(caption)))
             unknown = encoder.unknown_words(words)
             if unknown:
                 told = ", ".join(map(repr, unknown[:SHOWN])) + (
