@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/recipes.py --out benchmarks/recipes.json
 
-Trains the presets tiny-factorized-dreamer (forty minutes) and tiny-videofactory (four hours) where runs/ does not hold
+Trains the presets tiny-factorized-dreamer (forty minutes) and tiny-videofactory (seven hours) where runs/ does not hold
 them yet, then the stage that brings a part again from the same checkpoint without it, for as many steps. Every stage is
 measured on the same held-out clips, at the stage's own size. Single seeds of short runs.
 """
