@@ -7,6 +7,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..schedulers import ScheduleConfig, log_snr_curves
+from .checked import CheckedNode
 from .conditioning import MAX_FRAMES
 from .curve import draw
 from .errors import NodeError
@@ -16,7 +17,7 @@ from .sampling import rescale_whole_clip, with_schedule
 OWN = "checkpoint"
 
 
-class NoiseSchedule(io.ComfyNode):
+class NoiseSchedule(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -128,7 +129,7 @@ def configure(
     return replace(own, **choices)
 
 
-class RescaleCFG(io.ComfyNode):
+class RescaleCFG(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
