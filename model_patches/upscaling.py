@@ -27,6 +27,7 @@ from .files import PICKLES, read_header, read_weights
 from .kernels import same_bits
 from .rcan import RCAN, rcan_config, rcan_of
 
+SCALES = (2, 3, 4, 8)  # that upscalers come in
 MIN_TILE = 64  # pixels, a side
 # Bytes of one strip of an RCAN's tail, where there is room. A CPU is as fast with small ones, a GPU wants enough to do.
 STRIP_ON_CPU, STRIP_ELSEWHERE = 128 * 2**20, 512 * 2**20
@@ -143,9 +144,10 @@ def check_target(scale: int, h: int, w: int, height: int, width: int) -> None:
     if height <= scale * h and width <= scale * w:
         return
     factor = math.ceil(round(100 * max(height / h, width / w), 6)) / 100
+    larger = next((made for made in SCALES if made >= factor), None)
+    remedy = "choose a smaller size" if larger is None else f"choose a x{larger} model or a smaller size"
     raise ConfigError(
-        f"{w}x{h} times {scale} is {scale * w}x{scale * h}; {width}x{height} asks for x{factor:g}: choose a "
-        f"x{math.ceil(factor)} model or a smaller size."
+        f"{w}x{h} times {scale} is {scale * w}x{scale * h}; {width}x{height} asks for x{factor:g}: {remedy}."
     )
 
 
@@ -308,7 +310,7 @@ class Enlarger:
         """Whose fault it is that there are none in the result."""
         name = self.upscaler.name
         if not torch.isfinite(frames).all():
-            return ConfigError("there are no numbers (NaN) in the frames to enlarge; give others.")
+            return ConfigError("the frames to enlarge hold numbers that are no picture (NaN or infinite); give others.")
         if not all(torch.isfinite(w).all() for w in self.upscaler.network.parameters()):
             return CheckpointError(f"{name} holds weights that are no numbers (NaN); choose another file.")
         remedy = "choose another model" if self.dtype == torch.float32 else "choose fp32"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..model_patches import UNetConfig
 from .bundle_files import INDEX, NAMES, BundleFiles, bundles, listed, model_folders, read_bundle
+from .checked import CheckedNode
 from .codec import codec_latent_format, load_codec_vae
 from .errors import NodeError
 from .folders import blame
@@ -40,7 +41,7 @@ LOADERS = {
 }
 
 
-class LoadBundle(io.ComfyNode):
+class LoadBundle(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -99,7 +100,7 @@ class LoadBundle(io.ComfyNode):
             return io.NodeOutput(*load_parts(bundle, DTYPES[weight_dtype]))
 
 
-class LoadDemo(io.ComfyNode):
+class LoadDemo(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

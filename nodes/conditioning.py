@@ -11,6 +11,7 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
+from .checked import CheckedNode
 from .errors import NodeError
 from .model import PREFIX
 
@@ -18,7 +19,7 @@ MAX_FRAMES = 1024
 MAX_SIDE = 8192
 
 
-class ImageToVideo(io.ComfyNode):
+class ImageToVideo(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -10,6 +10,8 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from .checked import CheckedNode
+from .errors import NodeError
 from .folders import blame, names, path_of, stamp
 from .model import load_video_model
 from .text_encoder import load_text_encoder
@@ -33,7 +35,7 @@ RELEASES = {
 }
 
 
-class LoadVideoUNet(io.ComfyNode):
+class LoadVideoUNet(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -89,7 +91,7 @@ class LoadVideoUNet(io.ComfyNode):
             return io.NodeOutput(load_video_model(path, DTYPES[weight_dtype], RELEASES[release] or None))
 
 
-class LoadTextEncoder(io.ComfyNode):
+class LoadTextEncoder(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -143,7 +145,11 @@ class LoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name, layer="auto", weight_dtype="default", max_tokens=0) -> io.NodeOutput:
-        path = _encoder_path(encoder_name) or path_of("encoder_name", encoder_name, "text_encoders")
+        path = _encoder_path(encoder_name)
+        if path is None:
+            raise NodeError(
+                f"encoder_name: there is no {encoder_name!r} in models/text_encoders; refresh and choose again."
+            )
         with blame("encoder_name", path, encoder_name):
             return io.NodeOutput(_encoder(path, layer, max_tokens, weight_dtype))
 
@@ -163,6 +169,9 @@ def _encoders() -> list[str]:
 
 
 def _encoder_path(name: str) -> str | None:
+    """Of a name that the node lists: a link may bring any other."""
+    if name not in _encoders():
+        return None
     for root in folder_paths.get_folder_paths("text_encoders"):
         if (Path(root) / name / "config.json").is_file():
             return str(Path(root) / name)

@@ -12,6 +12,7 @@ from ..model_patches.converters import sd
 from ..model_patches.converters.recognise import recognise
 from ..model_patches.files import Header
 from ..schedulers import ScheduleConfig
+from .checked import CheckedNode
 from .errors import NodeError
 from .folders import NONE, blame, names, path_of, read_file, stamp
 from .model import VideoModel, network_like, on_network, weights_of
@@ -128,7 +129,7 @@ MODEL_OUTPUT = io.Model.Output(
 )
 
 
-class _Branch(io.ComfyNode):
+class _Branch(CheckedNode):
     """What the three nodes share; `part` is the branch's name in `VideoUNet.forward(strengths=)`."""
 
     part = ""
@@ -238,7 +239,7 @@ class SwapAttention(_Branch):
         return io.NodeOutput(patched)
 
 
-class MotionOnModel(io.ComfyNode):
+class MotionOnModel(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -9,13 +9,14 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from .checked import CheckedNode
 from .conditioning import MAX_FRAMES
 from .errors import NodeError
 
 LINE = re.compile(r"\s*(\d+)\s*[:：]\s*(.*\S)?\s*")
 
 
-class PromptPerFrame(io.ComfyNode):
+class PromptPerFrame(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -12,11 +12,15 @@ the answer brought back here, so every sampler of the host works unchanged. With
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+
 import comfy.model_sampling
 import torch
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
-from ..schedulers import NoiseSchedule, last_usable, rescale_guidance
+from ..schedulers import NoiseSchedule, ScheduleConfig, last_usable, rescale_guidance
 from .errors import NodeError
 
 # alphas_cumprod at zero terminal SNR, as the host writes it: sigma stays finite (4518.8). A shift can take the
@@ -25,6 +29,7 @@ TERMINAL = 4.8973451890853435e-08
 # The printed rescale makes the first timestep noise-free; its sigma must still have a logarithm.
 CLEANEST = 1 - 1e-6
 CPU = torch.device("cpu")
+CLONED = "dreamfactory_schedule"  # the callback's name in the host
 
 
 class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
@@ -36,7 +41,7 @@ class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_samp
     """
 
     def __init__(self, schedule: NoiseSchedule) -> None:
-        self.__dict__["tables"] = {}  # by device; the host's constructor writes into it
+        self._begin()
         super().__init__()
         ac = schedule.effective_alphas_cumprod
         if ac[-1] == 0 and schedule.prediction == "eps":
@@ -48,6 +53,9 @@ class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_samp
         ac = ac.clamp(max=CLEANEST)
         self.set_sigmas(((1 - ac) / ac).sqrt())
         self.tables[CPU]["signal_scale"] = schedule.signal_scale[: len(ac)].float()
+
+    def _begin(self) -> None:
+        self.__dict__["tables"] = {}  # by device; the host's constructor writes into it
 
     def set_sigmas(self, sigmas: Tensor) -> None:
         """sigmas (n,), rising. The host's own form of it."""
@@ -146,8 +154,56 @@ def rescale_whole_clip(model, phi: float):
     return patched
 
 
-def with_schedule(model, schedule: NoiseSchedule):
-    """A clone of the MODEL that samples with this schedule."""
+def with_schedule(model, schedule: ScheduleConfig, frames: int, height: int, width: int):
+    """A clone of the MODEL that samples with the schedule of a clip's size, in pixels; under context windows with that
+    of a window's."""
     patched = model.clone()
-    patched.add_object_patch("model_sampling", VideoSampling(schedule))
+
+    def built(seen: int) -> NoiseSchedule:
+        return schedule.build(seen, height, width)
+
+    patched.add_object_patch("model_sampling", WindowedSampling(built, frames, patched))
+    patched.remove_callbacks_with_key(CallbacksMP.ON_CLONE, CLONED)
+    patched.add_callback_with_key(CallbacksMP.ON_CLONE, CLONED, _follow)
     return patched
+
+
+def _follow(model, clone) -> None:
+    """A clone's sampling asks the clone for its windows."""
+    sampling = clone.object_patches.get("model_sampling")
+    if isinstance(sampling, WindowedSampling):
+        clone.object_patches["model_sampling"] = WindowedSampling(sampling.built, sampling.frames, clone)
+
+
+class WindowedSampling(VideoSampling):
+    """The schedule of what a network sees together: a whole clip, or one of the host's context windows.
+
+    Windows may come before the schedule in a graph or after it, so the MODEL is asked for them when sampling begins.
+    """
+
+    def __init__(self, built: Callable[[int], NoiseSchedule], frames: int, model) -> None:
+        self.__dict__.update(built=built, frames=frames, by_frames={}, model=weakref.ref(model))
+        super().__init__(built(self.seen()))
+
+    def _begin(self) -> None:
+        self.by_frames[self.seen()] = {}
+
+    def seen(self) -> int:
+        """Frames that a pass of the network has."""
+        model = self.model()
+        return self.frames if model is None else frames_together(model, self.frames)
+
+    @property
+    def tables(self) -> dict:
+        seen = self.seen()
+        if seen not in self.by_frames:
+            self.by_frames[seen] = VideoSampling(self.built(seen)).tables
+        return self.by_frames[seen]
+
+
+def frames_together(model, frames: int) -> int:
+    """How many of a clip's frames the MODEL's network sees at once: all, or a context window of the host's."""
+    windows = model.model_options.get("context_handler")
+    if windows is None or windows.dim != 0:
+        return frames
+    return min(frames, windows.context_length)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..model_patches.checkpoint import check_network, save_network
 from ..model_patches.errors import reason
+from .checked import CheckedNode
 from .errors import NodeError
 from .folders import blame
 from .loaders import DTYPES
@@ -24,7 +25,7 @@ PREFIX = "diffusion_model."
 KEPT_AS = {name: dtype for name, dtype in DTYPES.items() if not name.startswith("fp8")}
 
 
-class SaveVideoUNet(io.ComfyNode):
+class SaveVideoUNet(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

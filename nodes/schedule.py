@@ -7,16 +7,17 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..schedulers import ScheduleConfig, log_snr_curves
+from .checked import CheckedNode
 from .conditioning import MAX_FRAMES
 from .curve import draw
 from .errors import NodeError
 from .folders import blame
-from .sampling import rescale_whole_clip, with_schedule
+from .sampling import frames_together, rescale_whole_clip, with_schedule
 
 OWN = "checkpoint"
 
 
-class NoiseSchedule(io.ComfyNode):
+class NoiseSchedule(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -102,15 +103,15 @@ class NoiseSchedule(io.ComfyNode):
             frames, _, height, width = latent["samples"].shape
             pixels = model.model.latent_format.spacial_downscale_ratio
             height, width = height * pixels, width * pixels
+        seen = frames_together(model, frames)  # as far as is known here: windows may come later
         with blame("shift"):
             config = configure(own, shift, shift_reference, shift_factor, rescale, prediction)
-            schedule = config.build(frames, height, width)
-        size = {"frames": frames, "height": height, "width": width}
-        picture = draw(log_snr_curves(config, **size), f"{frames} frames of {width}×{height}")
+            schedule = config.build(seen, height, width)
+        size = {"frames": seen, "height": height, "width": width}
+        picture = draw(log_snr_curves(config, **size), f"{seen} frames of {width}×{height}")
         shown = {"config": config.to_dict(), "own": own.to_dict(), **size, "shift": schedule.shift}
-        return io.NodeOutput(
-            with_schedule(model, schedule), picture, schedule.shift, ui={"dreamfactory_schedule": [shown]}
-        )
+        patched = with_schedule(model, config, frames, height, width)
+        return io.NodeOutput(patched, picture, schedule.shift, ui={"dreamfactory_schedule": [shown]})
 
 
 def configure(
@@ -128,7 +129,7 @@ def configure(
     return replace(own, **choices)
 
 
-class RescaleCFG(io.ComfyNode):
+class RescaleCFG(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

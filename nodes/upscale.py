@@ -32,6 +32,7 @@ from ..model_patches.upscaling import (
     one_by_one,
     upscaler_of,
 )
+from .checked import CheckedNode
 from .conditioning import rgb
 from .errors import NodeError
 from .folders import blame
@@ -41,7 +42,7 @@ MAX_SIDE = 16384
 FLOATS = 384  # a pixel and colour of the input, for each step of scale: the host's own guess for its upscale node
 
 
-class UpscaleVideo(io.ComfyNode):
+class UpscaleVideo(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -271,8 +272,8 @@ def _enlarge(images: Tensor, enlarger: Enlarger, result: Tensor) -> None:
         some = rgb("images", images[done : done + enlarger.at_once]).movedim(-1, 1).contiguous()
         if not torch.isfinite(some).all():
             raise NodeError(
-                f"images: there are no numbers in frames {done} to {done + len(some) - 1} (NaN); decode them with a "
-                "VAE in fp32."
+                f"images: frames {done} to {done + len(some) - 1} hold numbers that are no picture (NaN or infinite); "
+                "decode them with a VAE in fp32."
             )
         with blame("upscale_model"):
             larger = fit(enlarger(some), height, width).movedim(1, -1)

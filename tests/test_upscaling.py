@@ -413,7 +413,7 @@ def test_networks_that_do_not_do_what_they_say():
     with pytest.raises(ConfigError, match="computes no numbers of these frames in bf16; choose fp32"):
         Enlarger(upscaler(Broken(2), 2), "cpu", torch.bfloat16)(frames)
     network = Plain(2).requires_grad_(False)
-    with pytest.raises(ConfigError, match=r"no numbers \(NaN\) in the frames"):
+    with pytest.raises(ConfigError, match=r"no picture \(NaN or infinite\)"):
         Enlarger(upscaler(network, 2), "cpu")(frames / 0 * 0)
     network.second.bias[0] = torch.nan
     with pytest.raises(CheckpointError, match="holds weights that are no numbers"):

@@ -15,6 +15,7 @@ from dreamfactory.schedulers import ScheduleConfig
 
 from .server import ROOT, queue_workflow
 
+ELSEWHERE = str(ROOT / "pipelines" / "demo" / "text_encoder")  # an encoder, and in no folder of models
 DEMO = ROOT / "example_workflows" / "api" / "demo.json"
 
 
@@ -145,6 +146,33 @@ def no_frames(graph):
     node(graph, "Upscale")["inputs"]["images"] = add(graph, "No frames", "StandInNoFrames")
 
 
+def linked(title: str, name: str, text: str):
+    """A value that comes from another node: the host looks at typed ones only."""
+
+    def breaks(graph):
+        node(graph, title)["inputs"][name] = add(graph, "Value", "StandInAnything", text=text)
+
+    return breaks
+
+
+def both(*breaks):
+    def breaks_all(graph):
+        for one in breaks:
+            one(graph)
+
+    return breaks_all
+
+
+def rescaled(multiplier):
+    def breaks(graph):
+        sampler = node(graph, "Sampler")["inputs"]
+        sampler["model"] = add(
+            graph, "Rescale", "DreamFactoryRescaleCFG", model=sampler["model"], multiplier=multiplier
+        )
+
+    return breaks
+
+
 def picture(batch: int = 1):
     def breaks(graph):
         inputs = node(graph, "Image to video")["inputs"]
@@ -191,6 +219,38 @@ CASES = {
     ),
     "v motion on an eps model": (
         motion_on("StandInCheckpoint", "predicts_v.safetensors"), "Motion on", "motion_name", "predicts eps",
+    ),
+    "an encoder above the folder": (
+        both(encoder("unet.safetensors"), linked("Encoder", "encoder_name", "../../outside")),
+        "Encoder", "encoder_name", "none of its choices",
+    ),
+    "an encoder elsewhere": (
+        both(encoder("unet.safetensors"), linked("Encoder", "encoder_name", ELSEWHERE)),
+        "Encoder", "encoder_name", "none of its choices",
+    ),
+    "a choice that there is not": (
+        linked("Noise schedule", "shift", "maybe"), "Noise schedule", "shift",
+        "none of its choices",
+    ),
+    # numbers
+    "NaN": (rescaled(float("nan")), "Rescale", "multiplier", "nan is not within 0 to 1"),
+    "infinity by a link": (
+        both(rescaled(0.5), linked("Rescale", "multiplier", "inf")),
+        "Rescale", "multiplier", "inf is not within 0 to 1",
+    ),
+    "too much by a link": (
+        both(patch("DreamFactoryPACA"), linked("Patch", "strength", "1e6")),
+        "Patch", "strength", "not within",
+    ),
+    "no frames by a link": (
+        linked("Image to video", "frames", "-3"), "Image to video", "frames", "-3.0 is not within 1 to",
+    ),
+    "a NUL in a name": (
+        lambda graph: add(
+            graph, "Save", "DreamFactorySaveVideoUNet", model=node(graph, "Sampler")["inputs"]["model"],
+            filename_prefix="diffusion_models/a\0b", weight_dtype="default",
+        ),
+        "Save", "filename_prefix", "NUL character",
     ),
     # sizes
     "0 frames": (change("Image to video", frames=0), "Image to video", "frames", "min"),

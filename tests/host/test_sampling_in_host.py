@@ -209,6 +209,15 @@ def test_context_windows_change_nothing_without_a_temporal_half(facts, fix):
     assert facts["windows"][f"image network, {fix}"] < 1e-5
 
 
+def test_a_schedule_by_size_is_one_by_what_the_network_sees_together(facts):
+    """Under context windows that is a window: a clip of 24 frames, 8 at a time, has the noise of 8."""
+    found = facts["window_schedules"]
+    assert set(found) == {"none", "before", "after", "short clip", "over other frames", "first", "cloned", "sampled"}
+    for name, (sigmas, shift) in found.items():
+        assert sigmas < 1e-6, name
+        assert shift < 1e-9, name
+
+
 @pytest.mark.parametrize("cache", ["EasyCacheNode", "LazyCacheNode"])
 def test_caches_skip_steps(facts, cache):
     never, often = facts["helpers"][f"{cache}, 0.0"], facts["helpers"][f"{cache}, 0.5"]

@@ -5,6 +5,7 @@ argv: a folder with full.safetensors, image.safetensors and their inputs, <name>
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.model_base
@@ -19,6 +20,7 @@ from a_pack.nodes.codec import CodecLatents
 from a_pack.nodes.model import load_video_model, make_model
 from a_pack.nodes.patches import SwapAttention, with_strength
 from a_pack.nodes.sampling import VideoSampling
+from a_pack.nodes.schedule import NoiseSchedule
 from a_pack.schedulers import SCHEDULES, ScheduleConfig
 from a_pack.tests.host.inside.common import both, difference, listen, randn
 from comfy.cli_args import LatentPreviewMethod, args
@@ -166,6 +168,44 @@ def windows():
     return facts
 
 
+def window_schedules():
+    """A shift by the clip's size is one by what the network sees together, wherever the windows stand in the graph."""
+
+    def shifted(model, frames=24):
+        choices = {"shift": "clip size", "shift_reference": 64.0, "shift_factor": 1.0}
+        own = {"rescale": "checkpoint", "prediction": "checkpoint"}
+        made = NoiseSchedule.execute(model, frames, 48, 64, **choices, **own).result
+        return made[0], made[2]
+
+    def wanted(frames):
+        config = replace(network("full").model.schedule, shift=None, shift_reference=64.0)
+        built = config.build(frames, 64, 48)
+        return VideoSampling(built).sigmas, built.shift
+
+    facts, bare = {}, network("full")
+    orders = {
+        "none": (lambda: shifted(bare), 24),
+        "before": (lambda: shifted(windowed(bare, False)), 8),
+        "short clip": (lambda: shifted(windowed(bare, False), frames=4), 4),
+        "over other frames": (lambda: shifted(windowed(bare, False, length=30)), 24),
+    }
+    for name, (made, frames) in orders.items():
+        model, shift = made()
+        sigmas, right = wanted(frames)
+        facts[name] = [difference(model.get_model_object("model_sampling").sigmas, sigmas), abs(shift - right)]
+    first, _ = shifted(bare)
+    later = windowed(first, False)  # a clone, which asks for its own windows
+    again = later.clone()
+    for name, model, frames in (("first", first, 24), ("after", later, 8), ("cloned", again, 8)):
+        facts[name] = [difference(model.get_model_object("model_sampling").sigmas, wanted(frames)[0]), 0.0]
+    noise, inputs = randn(12, 4, *SIZE, seed=9), inputs_of("full")
+    model = windowed(shifted(bare, frames=12)[0], False)
+    calls = listen(model)
+    run(model, *both(model, inputs), noise)
+    first = float(calls[0]["options"]["sigmas"][0]) / float(wanted(8)[0][-1])  # pure noise, as the scheduler begins
+    return facts | {"sampled": [abs(first - 1), 0.0]}
+
+
 def helpers():
     """Caches and the compile wrapper around the demo network."""
     demo = load_video_model(str(DEMO / "unet.safetensors"))
@@ -257,5 +297,8 @@ def previews():
 
 
 with torch.inference_mode():
-    facts = {check.__name__: check() for check in (schedules, passes, windows, helpers, strengths, previews)}
+    facts = {
+        check.__name__: check()
+        for check in (schedules, passes, windows, window_schedules, helpers, strengths, previews)
+    }
 print(json.dumps(facts))

@@ -107,6 +107,22 @@ class NoFrames(Checkpoint):
         return (torch.zeros(0, 64, 64, 3),)
 
 
+class Anything:
+    """A text or number that fits every input, as switches and primitives of other packs give them."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "stand-ins", "give", ("*",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"text": ("STRING", {})}}
+
+    def give(self, text):
+        try:
+            return (float(text),)
+        except ValueError:
+            return (text,)
+
+
 def tiny_vae() -> comfy.sd.VAE:
     """TAESD's network with random weights: a VAE of four channels that core builds itself."""
     import comfy.taesd.taesd
@@ -129,4 +145,5 @@ NODE_CLASS_MAPPINGS = {
     "StandInVision": Vision,
     "StandInVae": Vae,
     "StandInNoFrames": NoFrames,
+    "StandInAnything": Anything,
 }
