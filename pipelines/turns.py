@@ -53,12 +53,8 @@ class Turns:
         """The most memory there was in use so far, in words."""
         if self.device.type == "cuda":
             return f"{torch.cuda.max_memory_allocated(self.device) / 2**30:.2f} GiB on {self.device}"
-        try:
-            import resource
-        except ImportError:  # Windows
-            return "not known"
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return f"{used * (1 if sys.platform == 'darwin' else 2**10) / 2**30:.2f} GiB"
+        used = _peak_of_process()
+        return "not known" if used is None else f"{used / 2**30:.2f} GiB"
 
     def clips_at_once(self, unet: VideoUNet, frames: int, height: int, width: int) -> int:
         """How many clips of so many latent pixels a pass of the network may have, from what memory is left."""
@@ -89,3 +85,17 @@ class Turns:
 def bytes_of(network: nn.Module) -> int:
     """Of all its weights."""
     return sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
+
+
+def _peak_of_process() -> int | None:
+    """Bytes of memory that this process had at most; None where the system does not say."""
+    try:
+        with open("/proc/self/status") as lines:  # what getrusage says on Linux counts the parent's memory in
+            return next(int(line.split()[1]) * 2**10 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
