@@ -50,7 +50,7 @@ def check(spec: io.Input, value: Any) -> None:
         low, high = spec.min, spec.max
         if not isinstance(value, Real) or not math.isfinite(value) or not low <= value <= high:
             told = f"{value} is not within {low:g} to {high:g}; choose a number there."
-    elif isinstance(spec, io.Combo.Input) and isinstance(spec.options, list):
+    elif isinstance(spec, io.Combo.Input) and not spec.id.endswith("_name"):  # a node looks names of files up itself
         if value not in spec.options:
             told = f"{str(value)[:80]!r} is none of its choices; refresh and choose again."
     elif isinstance(spec, io.String.Input) and isinstance(value, str) and "\0" in value:

@@ -222,11 +222,11 @@ CASES = {
     ),
     "an encoder above the folder": (
         both(encoder("unet.safetensors"), linked("Encoder", "encoder_name", "../../outside")),
-        "Encoder", "encoder_name", "none of its choices",
+        "Encoder", "encoder_name", "there is no",
     ),
     "an encoder elsewhere": (
         both(encoder("unet.safetensors"), linked("Encoder", "encoder_name", ELSEWHERE)),
-        "Encoder", "encoder_name", "none of its choices",
+        "Encoder", "encoder_name", "there is no",
     ),
     "a choice that there is not": (
         linked("Noise schedule", "shift", "maybe"), "Noise schedule", "shift",
