@@ -11,7 +11,7 @@ import re
 import sys
 from typing import NoReturn
 
-from .pipelines.generate.processes import is_launched
+from .pipelines.generate.processes import is_launched, leave
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 memory ran out (one sentence), or a bug (its traceback); 2 a mistake in what was asked (one
@@ -265,6 +265,13 @@ def parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    code = _run(argv)
+    leave(code)
+    return code
+
+
+def _run(argv: list[str] | None) -> int:
+    """The exit code."""
     args, unknown = parser().parse_known_args(argv)
     if unknown:
         args.parser.unknown(unknown)

@@ -89,7 +89,7 @@ def open_upscaler(model: str | Path) -> Upscaler:
 
 def parse_size(text: str, what: str = "size") -> tuple[int, int]:
     """ "1376x768" -> (1376, 768): width, height."""
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text.strip().lower())
     if match is None:
         raise InputError(f"{what} is {text!r}; write width x height in pixels, such as 1376x768.")
     return int(match[1]), int(match[2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +25,14 @@ from .sheets import to_uint8
 def _open(path: str | Path) -> Image.Image:
     """A decoded picture, or one sentence why not."""
     path = Path(path)
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise InputError(f"{path} is no file; give a PNG, JPEG or WebP file.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # still larger ones are refused
+        return _decoded(path)
+
+
+def _decoded(path: Path) -> Image.Image:
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
@@ -146,6 +155,22 @@ def read_settings(path: str | Path) -> dict:
             return _settings(file.metadata)
     except (av.FFmpegError, OSError, ValueError):
         return {}
+
+
+def is_whole(path: str | Path) -> bool:
+    """Whether an mp4 has all the bytes that its boxes state: a copy may have been cut short."""
+    size, at = Path(path).stat().st_size, 0
+    with open(path, "rb") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            if length == 1:  # of 64 bits, after the box's name
+                length = int.from_bytes(head[8:16], "big")
+            if len(head) < 8 or length < 8:
+                return False
+            at += length
+    return at == size > 0
 
 
 def _settings(metadata: Mapping[str, str]) -> dict:

@@ -194,7 +194,7 @@ def test_another_list_or_network_is_refused(capsys, text_alone, tmp_path):  # no
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "beach.mp4").write_bytes(b"x")
     code, _, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "holiday")
-    assert "holds videos and no run.json" in err
+    assert "holds beach.mp4 and no run.json" in err
 
 
 def test_a_picture_that_has_changed_is_no_longer_the_clip_s(capsys, tmp_path):
@@ -345,7 +345,7 @@ def test_processes_refuse_with_one_voice(text_alone, tmp_path, stack):  # noqa: 
         (command(text_alone, *lists[2]), "another run is writing to"),
         (command(text_alone, *lists[3], "--seed", "3"), "another seed"),
         (command(text_alone, *lists[0]), "did you mean 'text'?"),
-        (command(text_alone, *lists[1]), "holds videos and no run.json"),
+        (command(text_alone, *lists[1]), "holds beach.mp4 and no run.json"),
         (command(text_alone, *lists[1], "--lora", "x.safetensors:much"), "much"),
         (command(text_alone, *lists[1], "--steps", "many"), "expected a whole number"),
     ):
@@ -462,13 +462,52 @@ def test_a_clip_that_cannot_be_enlarged_costs_the_others_nothing(capsys, text_al
     assert ["error" in row for row in index(tmp_path / "clips")] == [False, True, False]
 
 
-def test_a_disk_that_is_full_is_told_in_a_sentence(capsys, text_alone, tmp_path):  # noqa: F811
+def test_a_disk_that_is_full_is_told_in_a_sentence(capsys, text_alone, tmp_path, monkeypatch):  # noqa: F811
     prompts = write(tmp_path / "list.jsonl", {"text": "a"})
-    (tmp_path / "clips" / "00001_sheet.png").mkdir(parents=True)  # any other reason why a file cannot be written
+
+    def full(path, *args, **named):
+        raise InputError(f"{path} cannot be written: No space left on device; choose another place.")
+
+    monkeypatch.setattr(studio, "clip_sheet", full)
     code, _, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips", "--quiet")
     assert code == 2
-    assert "00001_sheet.png cannot be written: Is a directory" in err
+    assert "00001_sheet.png cannot be written: No space left" in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_list_writes_over_nothing_that_it_reads_or_finds(capsys, text_alone, tmp_path):  # noqa: F811
+    fixed, clips = ("--checkpoint", text_alone, "--out", tmp_path / "clips"), tmp_path / "clips"
+    clips.mkdir()
+    inside = write(clips / "index.jsonl", {"text": "a"})
+    for prompts, sentence in (
+        (inside, "index.jsonl would be written over by what the list makes"),
+        (write(tmp_path / "list.jsonl", {"text": "a"}), "holds index.jsonl and no run.json"),
+    ):
+        code, _, err = run(capsys, *fixed, "--prompts", prompts)
+        assert (code, len(err.strip().splitlines())) == (2, 1)
+        assert sentence in err
+    inside.unlink()
+    shutil.copy(DEMO / "pictures" / "red_circle.png", clips / "00002_sheet.png")
+    lines = {"image": "clips/00002_sheet.png", "motion": "left"}, {"image": "clips/00002_sheet.png", "motion": "up"}
+    code, _, err = run(capsys, "--out", clips, "--prompts", write(tmp_path / "list.jsonl", *lines))
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "00002_sheet.png would be written over" in err
+    assert [p.name for p in clips.iterdir()] == ["00002_sheet.png"]
+
+
+@pytest.mark.parametrize("length", [0, 20, 3000])
+def test_a_clip_that_was_cut_short_is_made_again(capsys, text_alone, tmp_path, length):  # noqa: F811
+    fixed = ("--checkpoint", text_alone, "--prompts", write(tmp_path / "list.jsonl", {"text": "a"}, {"text": "b"}))
+    fixed += ("--out", tmp_path / "clips")
+    assert run(capsys, *fixed)[0] == 0
+    before = files(tmp_path / "clips")
+    clip = tmp_path / "clips" / "00001.mp4"
+    assert clip.stat().st_size > 3000
+    clip.write_bytes(clip.read_bytes()[:length])
+    code, _, err = run(capsys, *fixed)
+    assert code == 0
+    assert "1 of them there before" in err
+    assert files(tmp_path / "clips") == before
 
 
 def test_more_clips_than_memory_holds_go_in_halves(capsys, text_alone, tmp_path, monkeypatch):  # noqa: F811
@@ -527,6 +566,7 @@ WRONG = {
         [{"image": str(DEMO / "pictures" / "red_circle.png"), "first_frame_steps": 3}],
         "give one of the two",
     ),
+    "an array": (["[", '{"text": "a"}', "]"], "write one object a line"),
     "same name": ([{"text": "a", "out": "x.mp4"}, {"text": "b", "out": "X.mp4"}], "as of line 1"),
     "the number's name": ([{"text": "a"}, {"text": "b", "out": "00001.mp4"}], "as of line 1"),
     "no text": (['{"text": "a \\ud800 b"}'], "holds characters that are no text"),

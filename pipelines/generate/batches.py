@@ -36,6 +36,11 @@ def name_of(line: int, request: Request) -> str:
     return request.out or f"{line:05d}.mp4"
 
 
+def files_of_clip(name: str) -> list[str]:
+    """The names of all files that a clip may have, whatever a run is asked for."""
+    return [name, *(f"{Path(name).stem}_{part}.png" for part in ("sheet", "first_frame"))]
+
+
 def make_list(studio: Studio, jobs: list[Job], folder: ClipFolder, run: dict, prompts: str, group: Processes) -> Path:
     """Make what is not there yet of a list's clips. run: what they share, as the folder was begun; batch may be None.
 
@@ -45,7 +50,7 @@ def make_list(studio: Studio, jobs: list[Job], folder: ClipFolder, run: dict, pr
         run["batch"] = min(_at_once(studio, job) for job in jobs)
     group.wait()  # all have seen the folder as it was
     with ExitStack() as stack:
-        group.agree(lambda: stack.enter_context(folder.held(run, {name for job in jobs for name in _names(job)})))
+        group.agree(lambda: stack.enter_context(folder.held(run)))
         batch = folder.begun({})["batch"]  # the main process's: on what it has, others may see otherwise
         work = Work(studio, jobs, batch, folder, group)
         problems, before = work.make()
@@ -210,11 +215,6 @@ class Work:
         rows = self.folder.rows()
         told = {job: rows.get(job.out.name, {}).get("error") for job in self.jobs if not job.out.exists()}
         return {job: problem for job, problem in told.items() if problem is not None}
-
-
-def _names(job: Job) -> list[str]:
-    """Of all files that a clip may have, whatever this run was asked for."""
-    return [job.out.name, *(f"{job.out.stem}_{part}.png" for part in ("sheet", "first_frame"))]
 
 
 def _problem(error: Exception) -> str | None:

@@ -19,7 +19,7 @@ from ..turns import Turns
 from ..upscale import open_upscaler
 from ..video_files import check_output
 from ..video_stream import note
-from .batches import Failed, make_list, name_of
+from .batches import Failed, files_of_clip, make_list, name_of
 from .folder import ClipFolder, save_picture
 from .plan import Job, Networks, Planner, check_request
 from .processes import Processes
@@ -61,7 +61,11 @@ def generate(
             raise InputError("--batch is of a list, and this is one clip; leave it out, or give --prompts.")
         lines = _asked(request, networks, prompts, sheets)
         upscaler = _check_networks(networks)
-        folder = None if prompts is None else ClipFolder(request.out, group.main)
+        folder = None
+        if prompts is not None:
+            files = [file for line, one in lines for file in files_of_clip(name_of(line, one))]
+            folder = ClipFolder(request.out, group.main, files)
+            _spare(folder, prompts, lines)
         run = {}
         if folder is not None:
             run = folder.begun({**networks.record(), **numbers, "batch": batch, "weights": networks.fingerprints()})
@@ -104,6 +108,15 @@ def _asked(request: Request, networks: Networks, prompts: str | None, sheets: bo
             raise InputError(f"out is {name!r}, as of line {names[name.lower()]}; give each clip its own.")
 
     return read_prompts(prompts, replace(request, out=None), check)
+
+
+def _spare(folder: ClipFolder, prompts: str, lines: Sequence[tuple[int, Request]]) -> None:
+    """What a list reads is not written over by what it makes."""
+    made = {(folder.path / name).resolve() for name in folder.files}
+    read = [prompts, *(path for _, one in lines for path in (one.image, one.last_image) if path is not None)]
+    for path in read:
+        if Path(path).resolve() in made:
+            raise InputError(f"{path} would be written over by what the list makes; choose another --out.")
 
 
 def _check_networks(networks: Networks) -> Upscaler | None:
@@ -168,5 +181,6 @@ def _one(studio: Studio, job: Job) -> Path:
         clip = studio.animate([job], steps(bar))[0]
     studio.write(job, clip)
     height, width = job.target
-    studio.say(f"{job.request.frames} frames of {width}x{height}")
+    count = "1 frame" if job.request.frames == 1 else f"{job.request.frames} frames"
+    studio.say(f"{count} of {width}x{height}")
     return job.out

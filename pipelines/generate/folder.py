@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ...model_patches.errors import reason
 from ...model_patches.files import TEMPORARY, sole, whole
 from ..errors import InputError
 from ..sheets import save_image, to_uint8
-from ..video_files import read_settings
+from ..video_files import is_whole, read_settings
 
 INDEX, RUN, LOCK = "index.jsonl", "run.json", ".lock"
 NOTE = "dreamfactory"  # under which a picture keeps how it was made
@@ -29,8 +29,9 @@ NOTE = "dreamfactory"  # under which a picture keeps how it was made
 class ClipFolder:
     """Where the clips of a list go. main: whether this process is the one that keeps order."""
 
-    def __init__(self, path: str | Path, main: bool = True) -> None:
-        self.path, self.main = Path(path), main
+    def __init__(self, path: str | Path, main: bool = True, files: Collection[str] = ()) -> None:
+        """files: the names of all that is to be made."""
+        self.path, self.main, self.files = Path(path), main, {RUN, INDEX, *files}
         self._read, self._lines = 0, 0  # of the index: bytes seen, and lines in them
 
     def begun(self, run: dict) -> dict:
@@ -51,9 +52,8 @@ class ClipFolder:
         return before or run
 
     @contextmanager
-    def held(self, run: dict, files: set[str]) -> Iterator[None]:
-        """Nobody else's while the clips are made; run: written down. files: the names of all that is made; what a
-        killed run left of them half-written goes."""
+    def held(self, run: dict) -> Iterator[None]:
+        """Nobody else's while the clips are made; run: written down. What a killed run left half-written goes."""
         if not self.main:
             yield
             return
@@ -63,7 +63,7 @@ class ClipFolder:
                 stack.enter_context(sole(self.path / LOCK))
                 for left in self.path.glob(".*.tmp"):
                     found = TEMPORARY.fullmatch(left.name)
-                    if found is not None and found["target"] in {RUN, INDEX, *files}:
+                    if found is not None and found["target"] in self.files:
                         left.unlink()
             except BlockingIOError as error:
                 raise InputError(
@@ -78,8 +78,10 @@ class ClipFolder:
         try:
             values = json.loads((self.path / RUN).read_text("utf-8"))
         except FileNotFoundError:
-            if self.path.is_dir() and any(self.path.glob("*.mp4")):
-                raise InputError(f"{self.path} holds videos and no {RUN}; choose a folder of its own.") from None
+            inside = sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
+            foreign = [name for name in inside if name.endswith(".mp4") or name in self.files]
+            if foreign:
+                raise InputError(f"{self.path} holds {foreign[0]} and no {RUN}; choose a folder of its own.") from None
             return None
         except OSError as error:
             raise InputError(f"{self.path / RUN} cannot be read: {reason(error)}; choose another --out.") from error
@@ -143,8 +145,8 @@ def _other(key: str, was: object, value: object) -> str:
 
 
 def is_made(path: Path, record: dict) -> bool:
-    """Whether a clip is there, made as it is asked for. Raises InputError where another one is."""
-    if not path.exists():
+    """Whether a clip is there whole, made as it is asked for. Raises InputError where another one is."""
+    if not path.exists() or not is_whole(path):  # a run leaves whole files only; a copy may have been cut short
         return False
     return _same(path, read_settings(path), record)
 

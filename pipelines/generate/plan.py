@@ -79,7 +79,7 @@ class Job:
 
     @property
     def caption(self) -> str:
-        return self.request.motion or self.request.text or "no caption"
+        return one_caption(self.request.text, self.request.motion) or "no caption"
 
 
 def check_request(request: Request, draws: bool, looked_at: set[str] | None = None) -> None:
@@ -206,7 +206,7 @@ class Planner:
             factor = self.upscaler.scale
             target = size or (clip[0] * factor, clip[1] * factor)
             if any(side < 2 or side % 2 for side in target):
-                raise InputError(f"size is {target[1]}x{target[0]}; expected even numbers, as H.264 does.")
+                raise InputError(f"size is {target[1]}x{target[0]}; expected even numbers above 0, as H.264 does.")
             check_target(factor, *clip, *target)
         if max(target) > LARGEST:
             raise InputError(f"{target[1]}x{target[0]} is more than H.264 holds; stay within {LARGEST} pixels a side.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_joined = False  # whether this process has connected to others
 
 
 class RefusedElsewhere(Exception):
@@ -76,8 +78,19 @@ def processes(device: str) -> Processes:
         note(f"one of {os.environ['WORLD_SIZE']} processes; waiting for the others.")
     cpu = device.startswith("cpu") or not torch.cuda.is_available()
     # The last process may come long after the first: shares of a list differ by whole clips.
+    global _joined
+    _joined = True
     state = PartialState(cpu=cpu, timeout=datetime.timedelta(days=30))
     return Processes(state.process_index, state.num_processes, state)
+
+
+def leave(code: int) -> None:
+    """End this process here, if it has joined others: threads of a connection that is closed may abort an interpreter
+    that winds down, and with it the exit code."""
+    if _joined:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def is_launched() -> bool:

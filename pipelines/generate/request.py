@@ -119,10 +119,18 @@ def from_line(line: str, base: Request, folder: Path) -> Request:
     """A line of JSON on top of what it does not say. folder: from which its pictures are named. Raises InputError."""
     try:
         values = json.loads(line, object_pairs_hook=_once, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise InputError("it is not valid JSON for a clip (nested too deeply); write one flat object.") from error
+    except json.JSONDecodeError as error:
+        told = f"{error.msg}, character {error.colno}"
+        raise InputError(
+            f'it is not valid JSON ({told}); write one object a line, {{"text": "a red circle"}}'
+        ) from error
+    except ValueError as error:
         raise InputError(f"it is not valid JSON ({reason(error)}).") from error
     if not isinstance(values, dict):
-        raise InputError(f'it is no JSON object; write {{"text": {json.dumps(values)[:60]}}} or the like.')
+        own = values if isinstance(values, str) else "a red circle"
+        raise InputError(f'it is no JSON object; write {{"text": {json.dumps(own)[:60]}}} or the like.')
     for key, value in values.items():
         _check(key, value)
     drawn = [key for key in values if key.startswith("first_frame") and values[key] not in (None, "")]
