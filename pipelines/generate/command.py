@@ -9,7 +9,7 @@ import os
 ABOUT = """\
 One clip:
   dreamfactory generate --image first.png --text "a red circle" --motion "the red circle moves left" --out clip.mp4
-  dreamfactory generate --checkpoint demo-text-to-video --text "a yellow moon, the yellow moon moves left" --out clip.mp4
+  dreamfactory generate --checkpoint demo-text-to-video --text "a blue moon, the blue moon moves left" --out clip.mp4
 
 Text, picture, video, larger video:
   dreamfactory generate --checkpoint NETWORK --first-frame-from SD --text "a boat at sea" --motion "the boat rocks" \\
