@@ -265,7 +265,11 @@ def parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    code = _run(argv)
+    try:
+        code = _run(argv)
+    except SystemExit as stop:
+        leave(stop.code)
+        raise
     leave(code)
     return code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 import sys
@@ -85,9 +86,12 @@ def processes(device: str) -> Processes:
 
 
 def leave(code: int) -> None:
-    """End this process here, if it has joined others: threads of a connection that is closed may abort an interpreter
-    that winds down, and with it the exit code."""
-    if _joined:
+    """End this process here, if it has joined others: threads of their connection may abort an interpreter that winds
+    down, and a launcher then takes work that is done for failed."""
+    torch = sys.modules.get("torch")
+    connected = torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+    if _joined or connected:
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
