@@ -510,6 +510,22 @@ def test_a_clip_that_was_cut_short_is_made_again(capsys, text_alone, tmp_path, l
     assert files(tmp_path / "clips") == before
 
 
+def test_a_cut_clip_that_cannot_be_made_again_is_no_success(capsys, text_alone, tmp_path, monkeypatch):  # noqa: F811
+    fixed = ("--checkpoint", text_alone, "--prompts", write(tmp_path / "list.jsonl", {"text": "a"}))
+    fixed += ("--out", tmp_path / "clips")
+    assert run(capsys, *fixed)[0] == 0
+    clip = tmp_path / "clips" / "00001.mp4"
+    clip.write_bytes(clip.read_bytes()[:3000])
+
+    def fail(*args, **named):
+        raise InputError("sampling ended in numbers that are no picture.")
+
+    monkeypatch.setattr(studio, "animate", fail)
+    code, _, err = run(capsys, *fixed)
+    assert code == 3
+    assert "line 1, 00001.mp4: sampling ended in numbers" in err
+
+
 def test_more_clips_than_memory_holds_go_in_halves(capsys, text_alone, tmp_path, monkeypatch):  # noqa: F811
     prompts = write(tmp_path / "list.jsonl", *({"text": f"a {i}"} for i in range(5)))
     real, sizes = image_to_video.animate, []

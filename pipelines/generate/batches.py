@@ -94,8 +94,9 @@ class Work:
                 there = sum("error" not in row for row in self.folder.rows().values())
                 note(f"{there} of {len(self.jobs)} clips are there; the same command goes on")
             raise
-        problems = {job: "it was not made" for job in self.jobs if not job.out.exists()}
-        return problems | self._all_problems(), len(self.done)
+        rows = self.folder.rows()
+        lost = {job: "it was not made" for job in self.jobs if job.out.name not in rows}
+        return lost | self._all_problems(), len(self.done)
 
     def _look(self) -> None:
         """What is there already. Every picture is looked at: one of another run must not become a clip of this one."""
@@ -211,9 +212,9 @@ class Work:
                 self.folder.add(_row(job, self.problems[job.out]))
 
     def _all_problems(self) -> dict[Job, str]:
-        """What all processes could not make."""
+        """What all processes could not make: the newest line of the index on a clip says so, whatever lies there."""
         rows = self.folder.rows()
-        told = {job: rows.get(job.out.name, {}).get("error") for job in self.jobs if not job.out.exists()}
+        told = {job: rows.get(job.out.name, {}).get("error") for job in self.jobs}
         return {job: problem for job, problem in told.items() if problem is not None}
 
 

@@ -61,13 +61,11 @@ def generate(
             raise InputError("--batch is of a list, and this is one clip; leave it out, or give --prompts.")
         lines = _asked(request, networks, prompts, sheets)
         upscaler = _check_networks(networks)
-        folder = None
+        folder, run = None, {}
         if prompts is not None:
             files = [file for line, one in lines for file in files_of_clip(name_of(line, one))]
             folder = ClipFolder(request.out, group.main, files)
             _spare(folder, prompts, lines)
-        run = {}
-        if folder is not None:
             run = folder.begun({**networks.record(), **numbers, "batch": batch, "weights": networks.fingerprints()})
         planner = _read(networks, upscaler, turns, dtype, numbers)
         return Studio(planner, turns, quiet, started), _jobs(planner, lines, request.out, prompts, sheets), folder, run
