@@ -124,6 +124,11 @@ class UNetConfig:
     # (IP-Adapter). None is "grey" for tokens a frame (DynamiCrafter's files from before this field), else "same".
     image_uncond: str | None = None
 
+    # Long clips, piece by piece: how many first frames a piece may be given as they are, without noise and at timestep
+    # 0 (Chen et al. 2024, Diffusion Forcing); and how many frames before its clip the first frame may lie.
+    known_frames: int = 0
+    first_frame_reach: int = 0
+
     frame_rate_embedding: str = "off"
     frame_rate_default: int = 8
 
@@ -173,6 +178,10 @@ class UNetConfig:
         for name in ("num_heads", "head_dim", "temporal_num_heads", "image_tokens_per_frame"):
             if getattr(self, name) is not None:
                 _whole(name, getattr(self, name))
+        for name in ("known_frames", "first_frame_reach"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ConfigError(f"{name} is {value!r}; expected a whole number, 0 for off.")
         if (self.num_heads is None) == (self.head_dim is None):
             raise ConfigError(
                 f"num_heads is {self.num_heads} and head_dim {self.head_dim}; set exactly one of them "

@@ -130,7 +130,11 @@ class TemporalTransformer(nn.Module):
         # Contiguous: a strided view here makes the projections many times slower in half precision.
         h = rearrange(h, "b c (t h w) -> (b h w) t c", t=frames, h=height).contiguous()
         h = self.proj_in(h)
-        positions = sine_positions(frame_index, self.inner).to(h) if self.sinusoidal else None
+        positions = None
+        if self.sinusoidal:
+            positions = sine_positions(frame_index.flatten(), self.inner).to(h).unflatten(0, frame_index.shape)
+            if positions.ndim == 3:  # of each clip
+                positions = positions.repeat_interleave(height * width, dim=0)
         for block in self.transformer_blocks:
             h = block(h, positions, motion, motion_attention, options)
         h = self.proj_out(h)

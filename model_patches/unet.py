@@ -121,9 +121,10 @@ class VideoUNet(Path):
         timesteps: (b,) or (b*t,) in [0, 1000). context: text tokens (b, n, context_dim), or one row a frame.
         num_frames: t. motion_text: (b, m, motion_dim). first_frame, last_frame: clean latents (b, in_channels, h, w).
         image_tokens: (b, n, image_token_dim), see `project_image`. frame_rate: one number, or (b,); None takes the
-        config's default. frame_index: (t,) positions of the frames in a longer clip. still: leave the temporal
-        half out; None does so for single frames (VF C.3). strengths: `image_adapter`, `paca`, `swap_attention`,
-        each 1 by default, 0 switches the branch off. swap_windows: "trained", or "global" (VF Table 2).
+        config's default. frame_index: positions of the frames in a longer clip, (t,) or (b, t) of each. still: leave
+        the temporal half out; None does so for single frames (VF C.3). strengths: `image_adapter`, `paca`,
+        `swap_attention`, each 1 by default, 0 switches the branch off. swap_windows: "trained", or "global" (VF
+        Table 2).
         transformer_options, control: what a host attaches, see `hooks.py`; both are used up, so pass copies.
 
         Returns (b*t, out_channels, h, w); with return_flow also PredictNet's (b*t, flow_channels, h, w).

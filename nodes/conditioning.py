@@ -132,7 +132,10 @@ class ImageToVideo(CheckedNode):
                 )
         # What may be refused comes before encoders run.
         if first_frame is not None and len(first_frame) not in (1, frames):
-            raise NodeError(f"first_frame: {len(first_frame)} pictures for {frames} frames; give one, or one a frame.")
+            raise NodeError(
+                f"first_frame: {len(first_frame)} pictures for {frames} frames; give one, or one a frame. For a clip "
+                "from each picture, put Rebatch Images (batch_size 1) before this node."
+            )
         shape = (frames, vae.latent_channels, height // ratio, width // ratio)
         _check_memory(shape, width, height)
         if last_frame is not None and first_frame is None:
@@ -142,16 +145,11 @@ class ImageToVideo(CheckedNode):
             raise NodeError(f"{missing}: motion text needs both sides; encode an empty prompt for it.")
         shared: dict = {}
         if first_frame is not None:
-            shared["first_frame"] = vae.encode(_fit("first_frame", first_frame, width, height))
+            shared["first_frame"] = encode_frames(vae, "first_frame", first_frame, width, height)
             if clip_vision is not None:
-                # All of the picture, squashed to the encoder's square: the adapter should see what the crop would cut.
-                seen = rgb("first_frame", first_frame)[:1]
-                shared["image"] = clip_vision.encode_image(seen, crop=False)
-                # Which of the two stands for no picture is the network's affair (`UNetConfig.image_uncond`).
-                shared["grey_image"] = clip_vision.encode_image(torch.full_like(seen, 0.5), crop=False)
-                shared["zero_image"] = _without_mean(clip_vision).encode_image(torch.zeros_like(seen), crop=False)
+                shared |= look_at(clip_vision, rgb("first_frame", first_frame))
         if last_frame is not None:
-            shared["last_frame"] = vae.encode(_fit("last_frame", last_frame[-1:], width, height))
+            shared["last_frame"] = encode_frames(vae, "last_frame", last_frame[-1:], width, height)
         if frame_rate:
             shared["frame_rate"] = frame_rate
         sides = []
@@ -179,6 +177,25 @@ def _check_memory(shape: tuple[int, int, int, int], width: int, height: int) -> 
             f"frames: {shape[0]} frames of {width}x{height} need {needed / 1e9:.1f} GB for their latents alone and "
             f"{free / 1e9:.1f} GB are free; give fewer frames or a smaller size."
         )
+
+
+def encode_frames(vae, field: str, images: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """Pictures (b, h, w, c), scaled and cropped to a size in pixels -> latents (b, z, height/8, width/8)."""
+    return vae.encode(_fit(field, images, width, height))
+
+
+def look_at(clip_vision, images: torch.Tensor) -> dict:
+    """What the image encoder sees of pictures (b, h, w, 3), one row each; and of none.
+
+    All of a picture, squashed to the encoder's square: the adapter should see what a crop would cut. Which of the
+    two stands for no picture is the network's affair (`UNetConfig.image_uncond`).
+    """
+    none = images[:1]
+    return {
+        "image": clip_vision.encode_image(images, crop=False),
+        "grey_image": clip_vision.encode_image(torch.full_like(none, 0.5), crop=False),
+        "zero_image": _without_mean(clip_vision).encode_image(torch.zeros_like(none), crop=False),
+    }
 
 
 def near(side: int, unit: int) -> int:

@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .bundles import LoadBundle, LoadDemo
 from .conditioning import ImageToVideo
 from .loaders import LoadTextEncoder, LoadVideoUNet
+from .long_clip import ContinueClip, JoinClips, KSamplerLongClip
 from .patches import PACA, ImageAdapter, MotionOnModel, SwapAttention
 from .prompts import PromptPerFrame
 from .save import SaveVideoUNet
@@ -21,6 +22,9 @@ NODES: list[type[io.ComfyNode]] = [
     MotionOnModel,
     ImageToVideo,
     PromptPerFrame,
+    ContinueClip,
+    JoinClips,
+    KSamplerLongClip,
     NoiseSchedule,
     RescaleCFG,
     PACA,

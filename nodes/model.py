@@ -13,10 +13,11 @@ A conditioning's dictionary may hold, on the positive and the negative side alik
     dreamfactory_motion_text   (1, m, motion_dim) T5 tokens
     dreamfactory_first_frame   (1, c, h, w) latents as the VAE gives them, or one a frame: a context window then starts
     dreamfactory_last_frame    from the picture at its own start
-    dreamfactory_image         CLIP vision output of the first frame; and what some models were trained to see in its
-    dreamfactory_grey_image    place without condition: that of a grey picture, or of pixels that are zero once they are
-    dreamfactory_zero_image    normalised
+    dreamfactory_image         CLIP vision output of the first frame (or of each); and what some models were trained to
+    dreamfactory_grey_image    see in its place without condition: that of a grey picture, or of pixels that are zero
+    dreamfactory_zero_image    once they are normalised
     dreamfactory_frame_rate    one number
+    dreamfactory_distance      frames from the picture to the clip's first one, where it goes on from others
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ from ..schedulers import ScheduleConfig
 from .codec import CodecLatents
 from .errors import NodeError
 from .folders import read_file
+from .known import count_known, known_rows
 from .sampling import VideoSampling
+from .windows import cut_hints_by_window, frames_of
 
 PREFIX = "dreamfactory_"
 ON_LOAD = comfy.patcher_extension.CallbacksMP.ON_LOAD
@@ -175,7 +178,18 @@ class VideoModel(comfy.model_base.BaseModel):
         rate = kwargs.get(PREFIX + "frame_rate")
         if rate is not None and config.frame_rate_embedding != "off":
             out["frame_rate"] = comfy.conds.CONDConstant(float(rate))
+        if kwargs.get(PREFIX + "distance"):
+            out["distance"] = comfy.conds.CONDConstant(int(kwargs[PREFIX + "distance"]))
+        known = count_known(kwargs.get("denoise_mask"), config.known_frames)
+        if known:
+            out["known"] = comfy.conds.CONDRegular(known_rows(len(noise), known))
         return out
+
+    def scale_latent_inpaint(self, sigma, noise, latent_image, denoise_mask=None, **kwargs) -> Tensor:
+        """What the network sees of frames that a noise mask keeps."""
+        seen = super().scale_latent_inpaint(sigma=sigma, noise=noise, latent_image=latent_image, **kwargs)
+        known = count_known(denoise_mask, self.video_config.known_frames)
+        return torch.cat([latent_image[:known].to(seen), seen[known:]]) if known else seen
 
     def _frame(self, name: str, latents: Tensor, noise: Tensor) -> Tensor:
         if latents.shape[1] != noise.shape[1]:
@@ -209,6 +223,8 @@ class VideoModel(comfy.model_base.BaseModel):
             )
         features = seen[FEATURES[reads]]
         features = torch.zeros_like(features) if zeros else features
+        count = len(kwargs[PREFIX + "image"][FEATURES[reads]]) if PREFIX + "image" in kwargs else 1
+        features = features.expand(count, *features.shape[1:])  # one for each picture, as the other side has
         if features.shape[-1] != config.image_projector.embedding_dim:
             raise NodeError(
                 f"clip_vision: its features are {features.shape[-1]} wide, this video model reads "
@@ -224,23 +240,49 @@ class VideoModel(comfy.model_base.BaseModel):
         frames = x.shape[0] // clips
         if kwargs.pop("text_rows", None) == "clip":
             c_crossattn = c_crossattn[::frames]
-        for name in ("first_frame", "last_frame"):
+        window = options.get("context_window")
+        self._check_pictures(window, frames, kwargs.get("first_frame"), clips)
+        for name in ("first_frame", "last_frame", "image_tokens"):
             if name in kwargs and kwargs[name].shape[0] > clips:
-                kwargs[name] = kwargs[name][::frames]
+                kwargs[name] = kwargs[name][::frames]  # a window starts from the picture at its own start
         kwargs["num_frames"] = frames
         kwargs["strengths"] = self._strengths(t, options.get("dreamfactory", ()))
+        if "distance" in kwargs:
+            kwargs["frame_index"] = torch.arange(frames, device=x.device) + kwargs.pop("distance")
+        if "known" in kwargs:  # frames without noise: what the network answers to them counts for nothing
+            t = t * kwargs.pop("known").to(t).flatten()
         if options.get("dreamfactory_swap_windows"):
             kwargs["swap_windows"] = options["dreamfactory_swap_windows"]
-        window, config = options.get("context_window"), self.video_config
-        if window is not None and config.first_frame_concat == "ends":
-            raise NodeError("model: an interpolation network joins two pictures; sample it without context windows.")
-        # From a first frame on it counts how far a frame is from it. Without one a window is a clip of its own, whose
-        # frames are counted from 0: beyond its training length (AnimateDiff: 24 or 32) a network never saw a number.
-        if window is not None and (config.first_frame_concat != "off" or config.paca):
-            kwargs["frame_index"] = torch.tensor(_frame_numbers(window), device=x.device)
+        if window is not None:  # packs that give something by frame ask here which frames these are
+            own, total = frames_of(window), window.total_frames
+            options = {**options, "ad_params": {"sub_idxs": own, "full_length": total, "context_length": len(own)}}
         with same_bits():
             return super()._apply_model(
                 x, t, c_concat=c_concat, c_crossattn=c_crossattn, control=control, transformer_options=options, **kwargs
+            )
+
+    def _check_pictures(self, window, frames: int, first: Tensor | None, clips: int) -> None:
+        """First frames that would not count, or would not lead to one clip.
+
+        A window is a clip of its own, its frames counted from 0: beyond its training length a network never saw a
+        number, and from one picture windows that start elsewhere would show it twice.
+        """
+        if first is None:
+            return
+        several = first.shape[0] > clips
+        if window is None and several:
+            raise NodeError(
+                f"first_frame: {first.shape[0] // clips} pictures for one clip, of which only the first could count; "
+                "give one. For a clip from each picture, put Rebatch Images (batch_size 1) before Image to Video; for "
+                "one picture a context window, Context Windows that are shorter than the clip."
+            )
+        if window is not None and self.video_config.first_frame_concat == "ends":
+            raise NodeError("model: an interpolation network joins two pictures; sample it without context windows.")
+        if window is not None and not several:
+            raise NodeError(
+                "model: context windows of a network that animates one first frame would each begin with it, and the "
+                "clip with ghosts; take Context Windows out and sample with KSampler Long Clip (DreamFactory), or give "
+                "Image to Video one picture a frame."
             )
 
     def _strengths(self, sigma: Tensor, wanted) -> dict[str, float]:
@@ -344,6 +386,7 @@ def make_model(
     model.diffusion_model.requires_grad_(False)
     state.clear()
     patcher.add_callback(ON_LOAD, _patch_bare_weights)
+    cut_hints_by_window(patcher)
     return patcher
 
 
@@ -372,6 +415,7 @@ def on_network(base, network: VideoModel, again: tuple):
     model.cached_patcher_init = again
     if _patch_bare_weights not in model.get_all_callbacks(ON_LOAD):
         model.add_callback(ON_LOAD, _patch_bare_weights)
+        cut_hints_by_window(model)
     return model
 
 
@@ -413,12 +457,6 @@ def _host_attention(
 ) -> Tensor:
     """The host's choice of kernel, and of packs that override it."""
     return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=transformer_options or {})
-
-
-def _frame_numbers(window) -> list[int]:
-    """Frames of the whole clip that a context window holds, its anchor in front."""
-    anchor = getattr(window, "causal_anchor_index", None)
-    return ([anchor] if anchor is not None and anchor >= 0 else []) + list(window.index_list)
 
 
 def _described(config: UNetConfig) -> dict:

@@ -30,6 +30,7 @@ TERMINAL = 4.8973451890853435e-08
 CLEANEST = 1 - 1e-6
 CPU = torch.device("cpu")
 CLONED = "dreamfactory_schedule"  # the callback's name in the host
+TOGETHER = "dreamfactory_together"  # in a MODEL's options: frames of a piece
 
 
 class VideoSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
@@ -146,7 +147,9 @@ def rescale_whole_clip(model, phi: float):
         cond = space.calculate_output(sigma, args["cond_denoised"], x)
         uncond = space.calculate_output(sigma, args["uncond_denoised"], x)
         guided = uncond + args["cond_scale"] * (cond - uncond)
-        rescaled = rescale_guidance(guided, cond, phi, frames=x.shape[0])
+        given = [entry.get("model_conds", {}).get("known") for entry in args.get("input_cond") or ()]
+        known = int((given[0].cond == 0).sum()) if given and given[0] is not None else 0
+        rescaled = rescale_guidance(guided, cond, phi, x.shape[0], known)
         return x - space.calculate_denoised(sigma, rescaled, x)
 
     patched = model.clone()
@@ -202,8 +205,16 @@ class WindowedSampling(VideoSampling):
 
 
 def frames_together(model, frames: int) -> int:
-    """How many of a clip's frames the MODEL's network sees at once: all, or a context window of the host's."""
+    """How many of a clip's frames the MODEL's network sees at once: all, a piece, or a context window of the host's."""
+    frames = model.model_options.get(TOGETHER, frames)
     windows = model.model_options.get("context_handler")
     if windows is None or windows.dim != 0:
         return frames
     return min(frames, windows.context_length)
+
+
+def seen_together(model, frames: int):
+    """A clone of the MODEL for a sampler that makes a clip in pieces of so many frames."""
+    patched = model.clone()
+    patched.model_options[TOGETHER] = frames
+    return patched

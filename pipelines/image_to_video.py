@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..model_patches import UNetConfig
+from ..model_patches.long_clip import animates_picture, default_overlap, pieces, trained_length
 from .bundle import Bundle
 from .encoders import one_caption
 from .errors import InputError
@@ -35,6 +36,8 @@ class Settings:
     eta: float = 0.0
     seed: int = 0
     frame_rate: float | None = None
+    context_length: int | None = None  # frames that the network sees at once; None: as many as it was trained with
+    context_overlap: int | None = None  # frames that a piece takes over from the one before; None: as trained, else 1
     image_strength: float = 1.0
     paca_strength: float = 1.0
     swap_strength: float = 1.0
@@ -83,33 +86,64 @@ def animate(
         bundle, images, text or empty, motion or empty, settings, last_images, negative or empty,
         negative_motion or empty,
     )  # fmt: skip
-    schedule = bundle.schedule.build(frames, height, width)
-    shape = (frames, config.in_channels, height // bundle.codec.downscale, width // bundle.codec.downscale)
-    # One stream of random numbers a clip: first its noise, then what a sampler adds on the way.
+    length, overlap = seen_at_once(bundle, settings, frames)
+    plan = pieces(frames, length, overlap, config.first_frame_reach)
+    schedule = bundle.schedule.build(plan[0].length, height, width)
+    shape = (config.in_channels, height // bundle.codec.downscale, width // bundle.codec.downscale)
     seeds = seeds or [settings.seed + i for i in range(batch)]
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    noise = torch.cat([torch.randn(shape, generator=g) for g in generators])
     bundle.turn(bundle.unet)
-    latents = sample(
-        bundle.unet,
-        schedule,
-        prompt,
-        noise.to(prompt.text),
-        frames,
-        steps=steps,
-        guidance_scale=_or(settings.guidance_scale, defaults.guidance_scale),
-        guidance_rescale=_or(settings.guidance_rescale, bundle.schedule.guidance_rescale),
-        sampler=settings.sampler or defaults.sampler,
-        spacing=bundle.schedule.spacing,
-        eta=settings.eta,
-        generators=generators,
-        on_step=on_step,
-    )
+    picture, done = prompt.first_frame, None
+    for number, piece in enumerate(plan):
+        # One stream of random numbers a clip and piece: first its noise, then what a sampler adds on the way.
+        generators = [torch.Generator().manual_seed(seed + number) for seed in seeds]
+        noise = torch.cat([torch.randn((piece.length, *shape), generator=g) for g in generators])
+        if piece.known:
+            prompt.first_frame = picture if piece.picture == 0 else done[:, piece.picture]
+            prompt.known, prompt.distance = done[:, piece.start :], piece.distance
+        made = sample(
+            bundle.unet,
+            schedule,
+            prompt,
+            noise.to(prompt.text),
+            piece.length,
+            steps=steps,
+            guidance_scale=_or(settings.guidance_scale, defaults.guidance_scale),
+            guidance_rescale=_or(settings.guidance_rescale, bundle.schedule.guidance_rescale),
+            sampler=settings.sampler or defaults.sampler,
+            spacing=bundle.schedule.spacing,
+            eta=settings.eta,
+            generators=generators,
+            on_step=None if on_step is None else _counted(on_step, number, len(plan)),
+        ).unflatten(0, (batch, piece.length))
+        done = made if done is None else torch.cat([done, made[:, piece.known :]], dim=1)
+    latents = done[:, :frames].flatten(0, 1)
     bundle.turn(bundle.codec)
     pixels = bundle.codec.decode(latents.to(next(bundle.codec.parameters()))).float()
     if not torch.isfinite(pixels).all():
         raise InputError("the VAE made numbers that are no picture; try bf16 or fp32.")
     return rearrange((pixels + 1) / 2, "(b t) c h w -> b t c h w", t=frames).clamp(0, 1).cpu()
+
+
+def _counted(on_step: Callable[[int, int], None], number: int, count: int) -> Callable[[int, int], None]:
+    """Steps of one piece as steps of the whole clip."""
+    return lambda done, total: on_step(number * total + done, count * total)
+
+
+def seen_at_once(bundle: Bundle, settings: Settings, frames: int) -> tuple[int, int]:
+    """How many of a clip's frames the network sees at once, and how many a piece takes over from the one before.
+
+    A network that animates a picture goes on from its last frames where the clip is longer than it was trained for.
+    """
+    config, length = bundle.unet.config, settings.context_length
+    if length is None:
+        trained = trained_length(config, bundle.schedule.trained_shape)
+        length = min(frames, trained) if animates_picture(config) and trained > 1 else frames
+    overlap = default_overlap(config, length) if settings.context_overlap is None else settings.context_overlap
+    if length < frames and not 1 <= overlap < length:
+        raise InputError(
+            f"context_overlap is {overlap}; pieces of {length} frames take over 1 to {length - 1} from the one before."
+        )
+    return length, overlap
 
 
 def reads_picture(config: UNetConfig) -> bool:
@@ -175,6 +209,8 @@ def check_settings(settings: Settings) -> None:
         "eta": (0, 1),
         "seed": (0, 2**63 - 1),
         "frame_rate": (0, 1000),
+        "context_length": (1, MAX_FRAMES),
+        "context_overlap": (1, MAX_FRAMES),
         "image_strength": (0, 10),
         "paca_strength": (0, 10),
         "swap_strength": (0, 10),

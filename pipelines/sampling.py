@@ -46,9 +46,11 @@ class Prompt:
     uncond_motion: Tensor | None = None
     first_frame: Tensor | None = None  # (b, z, h, w) latents
     last_frame: Tensor | None = None
+    known: Tensor | None = None  # (b, k, z, h, w) latents of a clip's first k frames, which stay as they are
     image_tokens: Tensor | None = None  # (b, k, c)
     uncond_image_tokens: Tensor | None = None  # None: the same tokens in both halves
     frame_rate: float | None = None
+    distance: int = 0  # frames from the picture to the clip's first one
     strengths: Mapping[str, float] = field(default_factory=dict)
 
     def to(self, like: Tensor) -> Prompt:
@@ -90,9 +92,13 @@ def sample(
     step; raise from it to cancel. Raises InputError where a sampler cannot run this schedule, or found no picture.
     """
 
+    guidance = guidance_scale if guidance_scale != 1.0 else None
+
     def predict(x: Tensor, t: int) -> Tensor:
-        guidance = guidance_scale if guidance_scale != 1.0 else None
         return _predict(unet, x, t, prompt, frames, guidance, guidance_rescale)
+
+    if prompt.known is not None:
+        predict = _with_known(predict, unet, schedule, prompt.known, noise, frames)
 
     ill_posed = schedule.prediction == "eps" and float(schedule.alphas_cumprod[-1]) == 0.0
     if ill_posed and sampler != "ddim":
@@ -105,7 +111,34 @@ def sample(
         x = _diffusers(predict, schedule, noise, frames, steps, sampler, spacing, generators, on_step)
     if not torch.isfinite(x).all():
         raise InputError("sampling ended in numbers that are no picture; try more steps, less guidance or ddim.")
+    if prompt.known is not None:
+        x.unflatten(0, (-1, frames))[:, : prompt.known.shape[1]] = prompt.known
     return x
+
+
+def takes_known(unet: VideoUNet, count: int) -> bool:
+    """Whether the network was trained to be given so many first frames without noise."""
+    return count <= unet.config.known_frames
+
+
+def _with_known(predict, unet: VideoUNet, schedule: NoiseSchedule, known: Tensor, noise: Tensor, frames: int):
+    """The same question with a clip's first frames in place; the answer to them is what they are.
+
+    A network trained for it gets them without noise, at timestep 0; any other as noisy as the rest of the clip.
+    """
+    count = known.shape[1]
+    own = noise.unflatten(0, (-1, frames))[:, :count].flatten(0, 1)
+    flat = known.flatten(0, 1)
+    clean = takes_known(unet, count)
+
+    def ask(x: Tensor, t: int) -> Tensor:
+        x = x.clone()
+        x.unflatten(0, (-1, frames))[:, :count] = known if clean else schedule.add_noise(flat, own, t).view_as(known)
+        output = predict(x, t)
+        output.unflatten(0, (-1, frames))[:, :count] = schedule.target(flat, own, t).view_as(known)
+        return output
+
+    return ask
 
 
 def _diffusers(predict, schedule, noise, frames, steps, sampler, spacing, generators, on_step) -> Tensor:
@@ -159,15 +192,22 @@ def _predict(
 ) -> Tensor:
     """The network's output, guided: both halves in one batch, unconditional first."""
     batch = x.shape[0] // frames
+    known = 0 if prompt.known is None else prompt.known.shape[1]
+    given = known if takes_known(unet, known) else 0
 
     def both(cond: Tensor | None, uncond: Tensor | None) -> Tensor | None:
         if guidance is None or cond is None:
             return cond
         return torch.cat([cond if uncond is None else uncond, cond])
 
+    clips = batch if guidance is None else 2 * batch
+    timesteps = torch.full((clips,), t, device=x.device)
+    if given:
+        timesteps = timesteps[:, None].repeat(1, frames)
+        timesteps[:, :given] = 0
     output = unet(
         x if guidance is None else torch.cat([x, x]),
-        torch.full((batch if guidance is None else 2 * batch,), t, device=x.device),
+        timesteps.flatten(),
         both(prompt.text, prompt.uncond_text),
         num_frames=frames,
         motion_text=both(prompt.motion, prompt.uncond_motion),
@@ -175,10 +215,11 @@ def _predict(
         last_frame=both(prompt.last_frame, None),
         image_tokens=both(prompt.image_tokens, prompt.uncond_image_tokens),
         frame_rate=prompt.frame_rate,
+        frame_index=torch.arange(frames, device=x.device) + prompt.distance,
         strengths=prompt.strengths,
     )
     if guidance is None:
         return output
     uncond, cond = output.chunk(2)
     guided = classifier_free(cond, uncond, guidance)
-    return rescale_guidance(guided, cond, rescale, frames) if rescale else guided
+    return rescale_guidance(guided, cond, rescale, frames, given) if rescale else guided

@@ -19,12 +19,13 @@ def three_way(uncond: Tensor, image: Tensor, text: Tensor, image_scale: float, t
     return uncond + image_scale * (image - uncond) + text_scale * (text - image)
 
 
-def rescale_guidance(guided: Tensor, cond: Tensor, phi: float, frames: int) -> Tensor:
+def rescale_guidance(guided: Tensor, cond: Tensor, phi: float, frames: int, known: int = 0) -> Tensor:
     """Pull the contrast of guided outputs back to the conditional's (Lin et al. 2023, Eq. 15–16).
 
     ``guided`` and ``cond`` are (b·t, c, h, w) with ``frames`` = t. The standard deviation is that of a whole
     clip (c, t, h, w), as the video models were tuned with; frame by frame it would even out motion and
-    flicker. ``phi`` in [0, 1]: 0 leaves ``guided`` as it is, 1 gives it the conditional's deviation.
+    flicker. ``phi`` in [0, 1]: 0 leaves ``guided`` as it is, 1 gives it the conditional's deviation. ``known``: how
+    many first frames of a clip are given, not predicted, and do not count.
     """
     if frames < 1 or guided.shape[0] % frames:
         raise ScheduleError(
@@ -34,7 +35,7 @@ def rescale_guidance(guided: Tensor, cond: Tensor, phi: float, frames: int) -> T
 
     def deviation(x: Tensor) -> Tensor:
         # float32: half precision cannot add up a clip of squares.
-        clips = x.reshape(-1, frames, *x.shape[1:]).float()
+        clips = x.reshape(-1, frames, *x.shape[1:])[:, known:].float()
         return clips.flatten(1).std(dim=1)
 
     before, wanted = deviation(guided), deviation(cond)

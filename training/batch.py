@@ -36,9 +36,30 @@ class Batch:
     flow: Tensor | None = None  # (b, t-1, 2, h/8, w/8)
     flow_weight: Tensor | None = None  # (b, t-1, h/8, w/8), the valid share of each cell, in [0, 1]
     frame_rate: Tensor | None = None  # (b,) frames a second, or stride, as the network's embedding reads
+    picture: Tensor | None = None  # (b, 3, h, w) or latents, what `frames` or `latents` began with before `window`
 
     def __len__(self) -> int:
         return len(self.latents if self.frames is None else self.frames)
+
+    def window(self, start: Tensor, frames: int) -> Batch:
+        """So many frames of each clip, from its own start (b,) on; the picture it began with is kept beside them."""
+        every = self.latents if self.frames is None else self.frames
+        if frames >= every.shape[1]:
+            return self
+
+        def cut(values: Tensor | None, length: int) -> Tensor | None:
+            if values is None:
+                return None
+            return torch.stack([clip[s : s + length] for clip, s in zip(values, start.tolist(), strict=True)])
+
+        return replace(
+            self,
+            frames=cut(self.frames, frames),
+            latents=cut(self.latents, frames),
+            flow=cut(self.flow, frames - 1),
+            flow_weight=cut(self.flow_weight, frames - 1),
+            picture=every[:, 0],
+        )
 
     def to(self, device: torch.device) -> Batch:
         """On a device; numbers keep their dtype."""

@@ -88,6 +88,7 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
     for name, factor in optim.lr_scale.items():
         if not factor >= 0:
             raise TrainingError(f"{where}optim.lr_scale.{name} is {factor}; expected at least 0.")
+    shares["continuation.share"] = stage.continuation.share
     shares |= {
         "optim.betas[0]": optim.betas[0],
         "optim.betas[1]": optim.betas[1],

@@ -154,6 +154,14 @@ class DropoutConfig:
 
 
 @dataclass(frozen=True)
+class ContinuationConfig:
+    """Clips that go on from others, for long ones made piece by piece: `model.config.known_frames` says how many first
+    frames such a clip may be given, `model.config.first_frame_reach` how far before it its picture may lie."""
+
+    share: float = 0.0  # of the clips
+
+
+@dataclass(frozen=True)
 class OutputConfig:
     folder: str = "runs/tiny"
     checkpoint_every: int = 500
@@ -180,6 +188,7 @@ class StageConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    continuation: ContinuationConfig = field(default_factory=ContinuationConfig)
 
     @property
     def noise(self) -> ScheduleConfig:

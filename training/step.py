@@ -30,6 +30,17 @@ class Draws:
     drop_text: Tensor  # (b,) bool, whether a condition is left out
     drop_motion: Tensor
     drop_image: Tensor
+    known: Tensor | None = None  # (b,) how many of a clip's first frames are given without noise; None: of no clip
+    start: Tensor | None = None  # (b,) frames between the picture and the clip
+
+
+@dataclass(frozen=True)
+class Continued:
+    """Clips that go on from others: a share of them, 1 to `frames` first frames given, up to `reach` frames before."""
+
+    share: float
+    frames: int
+    reach: int
 
 
 def generator(*key: object) -> torch.Generator:
@@ -39,10 +50,16 @@ def generator(*key: object) -> torch.Generator:
 
 
 def draw(
-    seed: int, step: int, rows: Sequence[int], latents: tuple[int, ...], timesteps: int, dropout: DropoutConfig
+    seed: int,
+    step: int,
+    rows: Sequence[int],
+    latents: tuple[int, ...],
+    timesteps: int,
+    dropout: DropoutConfig,
+    continued: Continued | None = None,
 ) -> Draws:
     """latents: shape (t, c, h, w) of one clip. On the CPU, so that the numbers are the same on every device."""
-    t, noise, drops = [], [], []
+    t, noise, drops, known, start = [], [], [], [], []
     for row in rows:
         own = generator(seed, step, row)
         text, motion, captions, image, everything = torch.rand(5, generator=own).tolist()
@@ -51,7 +68,14 @@ def draw(
         drops.append((text < dropout.text or both, motion < dropout.motion or both, no_image))
         t.append(torch.randint(timesteps, (), generator=own))
         noise.append(torch.randn(latents, generator=own))
-    return Draws(torch.stack(t), torch.stack(noise), *torch.tensor(drops).unbind(1))
+        if continued is not None:
+            given = int(torch.randint(1, continued.frames + 1, (), generator=own))
+            ahead = int(torch.randint(continued.reach + 1, (), generator=own))
+            goes_on = float(torch.rand((), generator=own)) < continued.share
+            known.append(given if goes_on else 0)
+            start.append(ahead if goes_on else 0)
+    more = (torch.tensor(known), torch.tensor(start)) if continued is not None else ()
+    return Draws(torch.stack(t), torch.stack(noise), *torch.tensor(drops).unbind(1), *more)
 
 
 class Learner(nn.Module):
@@ -90,21 +114,32 @@ class Learner(nn.Module):
         each = repeat(draws.t, "b -> (b t)", t=frames)
         noise = draws.noise.flatten(0, 1).to(latents)
         x_t, target = schedule.add_noise(latents, noise, each), schedule.target(latents, noise, each)
+        timesteps, learns = draws.t, None
+        if draws.known is not None and frames > 1:
+            learns = torch.arange(frames) >= draws.known.cpu()[:, None]  # (b, t)
+            timesteps = each * learns.flatten().to(each)
+            x_t = torch.where(learns.flatten()[:, None, None, None].to(x_t.device), x_t, latents)
 
         with_flow = self.loss.flow_weight > 0 and frames > 1
         output = self.unet(
             x_t,
-            draws.t.to(latents.device),
+            timesteps.to(latents.device),
             self.tokens("text", batch.text),
             num_frames=frames,
             motion_text=self.tokens("motion", batch.motion),
-            first_frame=self.first_frame(latents, frames, drop),
+            first_frame=self.first_frame(batch, latents, frames, drop),
             image_tokens=self.image_tokens(batch, drop),
             frame_rate=batch.frame_rate,
+            frame_index=self.frame_index(draws, frames, latents.device),
             return_flow=with_flow,
         )
         output, flow = output if with_flow else (output, None)
-        error = rearrange((output.float() - target.float()).square(), "(b t) c h w -> b (t c h w)", t=frames).mean(1)
+        error = rearrange((output.float() - target.float()).square(), "(b t) c h w -> b t (c h w)", t=frames).mean(2)
+        if learns is None:
+            error = error.mean(1)
+        else:
+            learns = learns.to(error)
+            error = (error * learns).sum(1) / learns.sum(1)
         if self.loss.min_snr_gamma is not None:
             weights = min_snr_weights(snr(schedule.alphas_cumprod), schedule.prediction, self.loss.min_snr_gamma)
             error = error * weights[draws.t.cpu()].to(error)
@@ -120,11 +155,15 @@ class Learner(nn.Module):
         """(b*t, c, h, w) float32 and t."""
         if batch.latents is not None:
             return batch.latents.flatten(0, 1).float(), batch.latents.shape[1]
+        return self.encoded(batch.frames.flatten(0, 1)), batch.frames.shape[1]
+
+    def encoded(self, pixels: Tensor) -> Tensor:
+        """Pictures (n, 3, h, w) in [0, 1] -> latents, float32."""
         codec = self.frozen["codec"]
-        pixels = batch.frames.flatten(0, 1).to(next(codec.parameters())) * 2 - 1
+        pixels = pixels.to(next(codec.parameters())) * 2 - 1
         # Out of a mixed-precision context: a VAE in half precision leaves marks in what the network learns.
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-            return codec.encode(pixels).float(), batch.frames.shape[1]
+            return codec.encode(pixels).float()
 
     def tokens(self, name: str, captions: list[str] | Tensor | None) -> Tensor | None:
         encoder = self.encoder(name)
@@ -132,16 +171,27 @@ class Learner(nn.Module):
             return captions
         return None if encoder is None else encoder(captions)
 
-    def first_frame(self, latents: Tensor, frames: int, drop: Tensor) -> Tensor:
-        first = rearrange(latents, "(b t) c h w -> b t c h w", t=frames)[:, 0]
+    def first_frame(self, batch: Batch, latents: Tensor, frames: int, drop: Tensor) -> Tensor:
+        """The picture: the clip's first frame, or one from before it."""
+        if batch.picture is None:
+            first = rearrange(latents, "(b t) c h w -> b t c h w", t=frames)[:, 0]
+        else:
+            first = batch.picture.float() if batch.latents is not None else self.encoded(batch.picture)
         if self.dropout.image_means == "grey" and frames > 1:
             return first
         return first.masked_fill(drop[:, None, None, None], 0)
 
+    @staticmethod
+    def frame_index(draws: Draws, frames: int, device: torch.device) -> Tensor | None:
+        """Frames are counted from the picture, also where it lies before the clip."""
+        if draws.start is None or frames == 1:
+            return None
+        return (draws.start.cpu()[:, None] + torch.arange(frames)).to(device)
+
     def image_tokens(self, batch: Batch, drop: Tensor) -> Tensor | None:
         features, encoder = batch.image, self.encoder("image")
         if features is None and encoder is not None and batch.frames is not None:
-            features = encoder(batch.frames[:, 0])
+            features = encoder(batch.frames[:, 0] if batch.picture is None else batch.picture)
         if features is None or self.unet.config.image_projector is None:
             return None
         features = features.float()  # a cache keeps half precision

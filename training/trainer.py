@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from .encode import FrozenEncoders
 from .errors import TrainingError
 from .optimizer import Average, learning_rate, make_optimizer
 from .parallel import accelerator, prepare, whole
-from .step import Draws, Learner, draw, generator
+from .step import Continued, Draws, Learner, draw, generator
 from .validation import Validation
 
 Load = list[tuple[Batch, Draws]]
@@ -133,6 +134,10 @@ class Trainer:
         encoders = {n: e.to(device) for n, e in encoders.items()}
         self.codec, self.empty = codec, {}
         grey = self._grey(encoders, network.unet.config)
+        self.reach = network.unet.config.first_frame_reach if stage.continuation.share else 0
+        self.continued = None
+        if stage.continuation.share:
+            self.continued = Continued(stage.continuation.share, network.unet.config.known_frames, self.reach)
         self.sources = self._open(stage, network.unet.config, codec, encoders)
         learner = Learner(network.unet, codec, encoders, stage.loss, stage.dropout, grey)
         self.saved |= {f"trained.{n}" for n, _ in learner.trained.named_parameters()}
@@ -167,7 +172,7 @@ class Trainer:
             self.empty = {n: getattr(frozen, n)("")[None].float() for n in ("text", "motion") if n in encoders}
         sources = open_sources(
             self.config,
-            stage,
+            replace(stage, data=replace(stage.data, frames=stage.data.frames + self.reach)),
             network,
             codec.downscale,
             frozen,
@@ -224,7 +229,11 @@ class Trainer:
 
     def _schedule(self, bucket: Bucket) -> NoiseSchedule:
         """The noise of a bucket: its shift is that of its own size (FD Eq. 5)."""
-        return self.stage.noise.build(bucket.frames, bucket.height, bucket.width)
+        return self.stage.noise.build(self.seen(bucket), bucket.height, bucket.width)
+
+    def seen(self, bucket: Bucket) -> int:
+        """Frames of a bucket's clips that the network sees at once; the others lie between it and the picture."""
+        return min(bucket.frames, self.stage.data.frames)
 
     def load(self, stage_step: int) -> Load:
         """This process's share of a step's batch, by rounds; a pure function of the step."""
@@ -239,14 +248,16 @@ class Trainer:
         """These rows of a step's batch, and their random numbers."""
         codec, bucket = self.codec, take.bucket
         latents = (
-            bucket.frames, codec.latent_channels, bucket.height // codec.downscale, bucket.width // codec.downscale,
+            self.seen(bucket), codec.latent_channels, bucket.height // codec.downscale, bucket.width // codec.downscale,
         )  # fmt: skip
         steps = len(self.schedule(bucket).alphas_cumprod)
-        draws = draw(self.config.seed, step, rows, latents, steps, self.stage.dropout)
+        reach = bucket.frames - self.seen(bucket)
+        continued = None if self.continued is None else replace(self.continued, reach=reach)
+        draws = draw(self.config.seed, step, rows, latents, steps, self.stage.dropout, continued)
         clips = take.source.batch(
             bucket, [take.indices[r] for r in rows], draws.drop_text.tolist(), draws.drop_motion.tolist()
         )
-        return clips, draws
+        return clips if draws.start is None else clips.window(draws.start, self.seen(bucket)), draws
 
     def compute(self, batch: Batch, draws: Draws, bucket: Bucket) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a round and its parts."""

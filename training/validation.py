@@ -49,17 +49,26 @@ class Validation:
                 self.source, self.examples = source, [e for e in examples if e.bucket == self.bucket]
                 break
 
+    @property
+    def frames(self) -> int:
+        """Frames of a clip that the network sees."""
+        return min(self.bucket.frames, self.stage.data.frames)
+
+    def _batch(self, rows: list[int]) -> Batch:
+        batch = self.source.example_batch(self.bucket, [self.examples[r].index for r in rows])
+        return batch.window(torch.zeros(len(rows), dtype=torch.long), self.frames)
+
     def __bool__(self) -> bool:
         return bool(self.examples)
 
     @torch.no_grad()
     def loss(self, learner: Learner, device: torch.device) -> dict[str, float]:
         """The mean loss at each quantile of the timesteps, nothing dropped; keys "loss", "loss@0.1" …"""
-        schedule = self.stage.noise.build(self.bucket.frames, self.bucket.height, self.bucket.width)
+        schedule = self.stage.noise.build(self.frames, self.bucket.height, self.bucket.width)
         # Every clip by itself counts alike, whatever is read at once.
         sums: dict[str, float] = {}
         for rows in self._rows():
-            batch = self.source.example_batch(self.bucket, [self.examples[r].index for r in rows])
+            batch = self._batch(rows)
             latents = _latent_shape(batch, learner)
             for quantile in QUANTILES:
                 t = torch.full((len(rows),), int(quantile * len(schedule.alphas_cumprod)))
@@ -78,7 +87,7 @@ class Validation:
         """Clips of fixed noise; measures, and the sheet. The mp4 lies beside it under the same name."""
         made, truth = [], []
         for rows in self._rows():
-            batch = self.source.example_batch(self.bucket, [self.examples[r].index for r in rows])
+            batch = self._batch(rows)
             clips, true = self._clips(learner, batch.to(device), rows)
             made.append(clips)
             truth.append(true)
@@ -112,7 +121,7 @@ class Validation:
             uncond_text=self._empty("text", learner, empty),
             motion=None if config.motion_text == "off" else learner.tokens("motion", batch.motion),
             uncond_motion=None if config.motion_text == "off" else self._empty("motion", learner, empty),
-            first_frame=learner.first_frame(latents, frames, keep),
+            first_frame=learner.first_frame(batch, latents, frames, keep),
             image_tokens=tokens,
             uncond_image_tokens=blank,
             frame_rate=None if batch.frame_rate is None else float(batch.frame_rate[0]),
@@ -122,7 +131,7 @@ class Validation:
         schedule = self.stage.noise
         made = sample(
             unet,
-            schedule.build(self.bucket.frames, self.bucket.height, self.bucket.width),
+            schedule.build(frames, self.bucket.height, self.bucket.width),
             prompt,
             noise,
             frames,

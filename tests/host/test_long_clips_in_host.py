@@ -1,0 +1,325 @@
+"""Clips longer than the network through a real server: the sampler of pieces is headless generation's long clip and the
+same pieces by hand; what would not count, or not lead to one clip, is refused with a sentence."""
+
+import json
+import time
+import uuid
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreamfactory.model_patches import load_unet, save_unet
+from dreamfactory.pipelines.bundle import load_bundle
+from dreamfactory.pipelines.image_to_video import Settings, animate
+
+from .server import ROOT
+
+DEMO = ROOT / "pipelines" / "demo"
+FRAMES, LENGTH = 24, 8
+KNOWN = "known_frames.safetensors"  # the demo's network, as one that was trained to be given its first frames
+REACHING = "reaching.safetensors"  # and to look back to the clip's picture
+
+
+class Graph(dict):
+    """A graph in the API's form, put together by name."""
+
+    def add(self, kind: str, **inputs) -> str:
+        key = str(len(self) + 1)
+        self[key] = {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
+        return key
+
+
+def demo(frames: int, first_frame=None, unet: str | None = None, **more) -> tuple[Graph, dict]:
+    """The demo up to its sampler; links by name."""
+    graph = Graph()
+    load = graph.add("DreamFactoryLoadDemo", demo="picture to video", picture="yellow star", weight_dtype="default")
+    text = graph.add("CLIPTextEncode", text="a yellow star on a plain background", clip=[load, 1])
+    motion = graph.add("CLIPTextEncode", text="the yellow star moves slowly up", clip=[load, 2])
+    empty, still = (graph.add("CLIPTextEncode", text="", clip=[load, i]) for i in (1, 2))
+    clip = graph.add(
+        "DreamFactoryImageToVideo", width=64, height=64, frames=frames, frame_rate=0, positive=[text, 0],
+        negative=[empty, 0], vae=[load, 4], first_frame=first_frame or [load, 5], clip_vision=[load, 3],
+        motion_positive=[motion, 0], motion_negative=[still, 0], **more,
+    )  # fmt: skip
+    model = [load, 0]
+    if unet is not None:
+        model = [
+            graph.add("DreamFactoryLoadVideoUNet", unet_name=unet, weight_dtype="default", release="from the file"),
+            0,
+        ]
+    return graph, {
+        "model": model, "vae": [load, 4], "vision": [load, 3], "picture": [load, 5],
+        "positive": [clip, 0], "negative": [clip, 1], "latent_image": [clip, 2],
+    }  # fmt: skip
+
+
+SAMPLING = {"seed": 7, "steps": 8, "cfg": 1.5, "sampler_name": "ddim", "scheduler": "sgm_uniform", "denoise": 1.0}
+
+
+def sampler(graph: Graph, links: dict, kind: str = "KSampler", **more) -> list:
+    wired = {k: links[k] for k in ("model", "positive", "negative", "latent_image")}
+    return [graph.add(kind, **{**SAMPLING, **wired, **more}), 0]
+
+
+def long_sampler(graph: Graph, links: dict, overlap: int = 0, length: int = 0, **more) -> list:
+    kind = "DreamFactoryKSamplerLongClip"
+    return sampler(graph, links, kind, context_length=length, context_overlap=overlap, **more)
+
+
+def shown(server, graph: Graph, links: dict, latent: list | None = None, images: list | None = None) -> torch.Tensor:
+    """(t, h, w, 3) in [0, 1] of what a graph makes."""
+    if images is None:
+        images = [graph.add("VAEDecode", samples=latent, vae=links["vae"]), 0]
+    save = graph.add("SaveImage", images=images, filename_prefix=f"long/{uuid.uuid4()}")
+    saved = server.client.run(graph)[save]["images"]
+    pictures = [Image.open(server.base / "output" / f["subfolder"] / f["filename"]) for f in saved]
+    return torch.stack([torch.from_numpy(np.array(p.convert("RGB"), dtype=np.float32) / 255) for p in pictures])
+
+
+def refusal(server, graph: Graph, latent: list) -> str:
+    """The sentence a graph is refused with while it runs."""
+    graph.add("SaveLatent", samples=latent, filename_prefix="never")
+    prompt = str(uuid.uuid4())
+    server.client.ask("/prompt", {"prompt": graph, "prompt_id": prompt})
+    end = time.monotonic() + 60
+    while not (found := server.client.ask(f"/history/{prompt}")):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    (told,) = [data for event, data in found[prompt]["status"]["messages"] if event == "execution_error"]
+    assert "NodeError" in told["exception_type"], told
+    return told["exception_message"].strip()
+
+
+@pytest.fixture(scope="module")
+def networks(server):
+    """Files of the demo's network whose configs say that it may be given first frames."""
+    unet = load_unet(DEMO / "unet.safetensors")
+    for name, fields in ((KNOWN, {"known_frames": 4, "first_frame_reach": 0}),
+                         (REACHING, {"known_frames": 4, "first_frame_reach": 6})):  # fmt: skip
+        unet.config = replace(unet.config, **fields)
+        save_unet(unet, server.models("diffusion_models") / name, schedule=unet.schedule)
+    return server
+
+
+def headless(unet: str | None, networks, overlap: int, frames: int = FRAMES) -> torch.Tensor:
+    bundle = load_bundle("demo")
+    if unet is not None:
+        bundle.unet = load_unet(networks.models("diffusion_models") / unet)
+    picture = Image.open(DEMO / "pictures" / "yellow_star.png").convert("RGB")
+    picture = torch.from_numpy(np.array(picture, dtype=np.float32) / 255).movedim(-1, 0)[None]
+    settings = Settings(frames=frames, seed=7, context_overlap=overlap, guidance_scale=1.5)
+    text, motion = ["a yellow star on a plain background"], ["the yellow star moves slowly up"]
+    return animate(bundle, picture, text, motion, settings)[0].movedim(1, -1)
+
+
+@pytest.mark.parametrize(("unet", "overlap"), [(None, 1), (None, 4), (KNOWN, 4), (KNOWN, 2), (REACHING, 3)])
+def test_the_sampler_is_headless_generation(networks, unet, overlap):
+    """The host spaces its timesteps within one of ours and writes 8 bits."""
+    graph, links = demo(FRAMES, unet=unet)
+    theirs = shown(networks, graph, links, long_sampler(graph, links, overlap))
+    ours = headless(unet, networks, overlap)
+    assert theirs.shape == ours.shape == (FRAMES, 64, 64, 3)
+    assert (theirs - ours).abs().mean() < 0.006
+    assert (theirs - ours).abs().max() < 0.12
+
+
+def by_hand(server, unet: str | None, overlap: int, pieces: int) -> torch.Tensor:
+    """KSampler, Continue Clip, KSampler, Join Clips, and again."""
+    graph, links = demo(LENGTH, unet=unet)
+    clip = sampler(graph, links)
+    for number in range(1, pieces):
+        goes_on = graph.add(
+            "DreamFactoryContinueClip", model=links["model"], positive=links["positive"], negative=links["negative"],
+            vae=links["vae"], samples=clip, context_length=0, context_overlap=overlap, loop=False,
+        )  # fmt: skip
+        piece = {**links, "positive": [goes_on, 0], "negative": [goes_on, 1], "latent_image": [goes_on, 2]}
+        made = sampler(graph, piece, seed=SAMPLING["seed"] + number)
+        join = graph.add("DreamFactoryJoinClips", clip=clip, piece=made, context_overlap=[goes_on, 3], hold_colours=1.0)
+        clip = [join, 0]
+    return shown(server, graph, links, clip)
+
+
+@pytest.mark.parametrize(("unet", "overlap"), [(None, 1), (KNOWN, 4), (REACHING, 4)])
+def test_the_sampler_is_its_pieces_by_hand(networks, unet, overlap):
+    graph, links = demo(FRAMES, unet=unet)
+    whole = shown(networks, graph, links, long_sampler(graph, links, overlap))
+    pieces = by_hand(networks, unet, overlap, pieces=4)
+    shared = min(len(pieces), FRAMES)
+    assert (whole[:shared] - pieces[:shared]).abs().max() < 1.5 / 255  # decoded in other batches, to 8 bits
+
+
+def test_a_clip_that_fits_is_sampled_as_ksampler_does(server):
+    graph, links = demo(LENGTH)
+    expected = shown(server, graph, links, sampler(graph, links))
+    graph, links = demo(LENGTH)
+    assert torch.equal(shown(server, graph, links, long_sampler(graph, links)), expected)
+
+
+def test_known_frames_stay_as_they_are(networks):
+    graph, links = demo(LENGTH, unet=KNOWN)
+    before = sampler(graph, links)
+    goes_on = graph.add(
+        "DreamFactoryContinueClip", model=links["model"], positive=links["positive"], negative=links["negative"],
+        vae=links["vae"], samples=before, context_length=0, context_overlap=4, loop=False,
+    )  # fmt: skip
+    piece = {**links, "positive": [goes_on, 0], "negative": [goes_on, 1], "latent_image": [goes_on, 2]}
+    after = sampler(graph, piece)
+    ends = graph.add("LatentFromBatch", samples=before, batch_index=4, length=4)
+    begins = graph.add("LatentFromBatch", samples=after, batch_index=0, length=4)
+    assert torch.equal(shown(networks, graph, links, [ends, 0]), shown(networks, graph, links, [begins, 0]))
+
+
+# -- what would not count -----------------------------------------------------------------------------------------
+
+
+def windows(graph: Graph, model: list, length: int = LENGTH, overlap: int = 2, **more) -> list:
+    settings = {
+        "context_length": length, "context_overlap": overlap, "context_schedule": "standard_static",
+        "context_stride": 1, "closed_loop": False, "fuse_method": "pyramid", "dim": 0, "freenoise": False,
+        "cond_retain_index_list": "", "split_conds_to_windows": False, "latent_retain_index_list": "",
+        "causal_window_fix": False,
+    }  # fmt: skip
+    return [graph.add("ContextWindowsManual", model=model, **{**settings, **more}), 0]
+
+
+def several(graph: Graph, picture: list, count: int) -> list:
+    return [graph.add("RepeatImageBatch", image=picture, amount=count), 0]
+
+
+def test_windows_from_one_first_frame_are_refused(server):
+    graph, links = demo(FRAMES)
+    links["model"] = windows(graph, links["model"])
+    told = refusal(server, graph, sampler(graph, links))
+    assert "KSampler Long Clip" in told
+    assert "ghosts" in told
+
+
+def test_several_pictures_for_one_clip_are_refused(server):
+    graph, links = demo(LENGTH, first_frame=["9", 0])
+    assert several(graph, links["picture"], LENGTH) == ["7", 0]
+    graph["6"]["inputs"]["first_frame"] = ["7", 0]
+    told = refusal(server, graph, sampler(graph, links))
+    assert f"{LENGTH} pictures for one clip" in told
+    assert "Rebatch Images" in told
+
+
+def test_rebatch_images_makes_a_clip_of_each_picture(server):
+    graph, links = demo(LENGTH)
+    other = graph.add("DreamFactoryLoadDemo", demo="picture to video", picture="red circle", weight_dtype="default")
+    both = graph.add("ImageBatch", image1=links["picture"], image2=[other, 5])
+    graph["6"]["inputs"]["first_frame"] = [graph.add("RebatchImages", images=[both, 0], batch_size=1), 0]
+    made = shown(server, graph, links, sampler(graph, links))
+    assert made.shape[0] == 2 * LENGTH
+    graph, links = demo(LENGTH)
+    assert torch.equal(made[:LENGTH], shown(server, graph, links, sampler(graph, links)))
+
+
+def test_the_wrong_number_of_pictures_says_what_to_do(server):
+    graph, links = demo(LENGTH)
+    graph["6"]["inputs"]["first_frame"] = several(graph, links["picture"], 3)
+    assert "3 pictures for 8 frames" in (told := refusal(server, graph, sampler(graph, links)))
+    assert "Rebatch Images" in told
+
+
+REFUSED = {
+    "both": ({"samples": True, "images": True}, "samples: wire the clip so far as samples, or as images"),
+    "neither": ({}, "samples: wire the clip so far as samples, or as images"),
+    "loop and target": ({"samples": True, "loop": True, "last_frame": True}, "loop: it ends where the clip began"),
+    "all of the network": ({"samples": True, "context_overlap": 8}, "context_overlap: 8 of 8 frames leave no room"),
+    "more than there is": (
+        {"samples": True, "context_length": 24, "context_overlap": 12}, "context_overlap: 12 frames of a clip of 8",
+    ),
+    "no place for a target": ({"samples": True, "last_frame": True}, "last_frame: this video model has no place"),
+    "no place for a loop": ({"samples": True, "loop": True}, "last_frame: this video model has no place"),
+    "odd size": ({"images": "odd"}, "images: 60x64 pixels do not divide into latents of 8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_continue_clip_refuses(server, case):
+    changes, told = REFUSED[case]
+    graph, links = demo(LENGTH)
+    made = sampler(graph, links)
+    inputs = {"context_length": 0, "context_overlap": 0, "loop": False, **changes}
+    if inputs.get("samples"):
+        inputs["samples"] = made
+    if inputs.get("images") == "odd":
+        inputs["images"] = [
+            graph.add(
+                "ImageScale", image=links["picture"], upscale_method="area", width=60, height=64, crop="disabled"
+            ),
+            0,
+        ]
+    elif inputs.get("images"):
+        inputs["images"] = links["picture"]
+    if inputs.get("last_frame"):
+        inputs["last_frame"] = links["picture"]
+    goes_on = graph.add(
+        "DreamFactoryContinueClip",
+        **{**{k: links[k] for k in ("model", "positive", "negative", "vae")}, **inputs},
+    )
+    piece = {**links, "positive": [goes_on, 0], "negative": [goes_on, 1], "latent_image": [goes_on, 2]}
+    assert told in refusal(server, graph, sampler(graph, piece))
+
+
+def test_a_video_goes_on(server):
+    """Pictures as the clip so far: any video, brought back to its own colours where both hold the same frames."""
+    graph, links = demo(LENGTH)
+    video = several(graph, links["picture"], 12)
+    goes_on = graph.add(
+        "DreamFactoryContinueClip", model=links["model"], positive=links["positive"], negative=links["negative"],
+        vae=links["vae"], images=video, context_length=0, context_overlap=3, loop=False,
+    )  # fmt: skip
+    piece = {**links, "positive": [goes_on, 0], "negative": [goes_on, 1], "latent_image": [goes_on, 2]}
+    made = graph.add("VAEDecode", samples=sampler(graph, piece), vae=links["vae"])
+    join = graph.add(
+        "DreamFactoryJoinClips", clip=video, piece=[made, 0], context_overlap=[goes_on, 3], hold_colours=1.0
+    )
+    clip = shown(server, graph, links, images=[join, 0])
+    assert len(clip) == 12 + LENGTH - 3
+    assert torch.equal(clip[:1].expand(12, -1, -1, -1), clip[:12])
+    assert (clip[12:] - clip[11]).abs().mean() > 0.005  # it moves
+
+
+def test_windows_and_pieces_are_one_too_many(server):
+    graph, links = demo(FRAMES)
+    links["model"] = windows(graph, links["model"])
+    assert "makes its own pieces" in refusal(server, graph, long_sampler(graph, links))
+
+
+def test_the_schedule_is_that_of_a_piece(server):
+    """Noise Schedule with the long clip's latent wired, before the sampler: a piece has the noise of its own size."""
+    plain, links = demo(FRAMES)
+    expected = shown(server, plain, links, long_sampler(plain, links))
+    graph, links = demo(FRAMES)
+    choices = {k: "checkpoint" for k in ("shift", "rescale", "prediction")}
+    scheduled = graph.add(
+        "DreamFactoryNoiseSchedule", model=links["model"], latent=links["latent_image"], frames=16, width=64, height=64,
+        shift_reference=64, shift_factor=1, **choices,
+    )  # fmt: skip
+    links["model"] = [scheduled, 0]
+    assert torch.equal(shown(server, graph, links, long_sampler(graph, links)), expected)
+
+
+def test_join_clips_refuses_what_does_not_fit(server):
+    graph, links = demo(LENGTH)
+    clip = sampler(graph, links)
+    small = graph.add("LatentUpscale", samples=clip, upscale_method="area", width=96, height=96, crop="disabled")
+    join = graph.add("DreamFactoryJoinClips", clip=clip, piece=[small, 0], context_overlap=1, hold_colours=1.0)
+    assert "join two of one size" in refusal(server, graph, [join, 0])
+    graph, links = demo(LENGTH)
+    clip = sampler(graph, links)
+    join = graph.add("DreamFactoryJoinClips", clip=clip, piece=clip, context_overlap=9, hold_colours=1.0)
+    assert "9 shared frames, and there are 8 and 8" in refusal(server, graph, [join, 0])
+
+
+def test_the_files_say_what_they_are(networks):
+    assert (
+        json.loads(json.dumps(load_unet(networks.models("diffusion_models") / REACHING).config.to_dict()))[
+            "first_frame_reach"
+        ]
+        == 6
+    )
