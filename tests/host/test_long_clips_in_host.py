@@ -117,13 +117,13 @@ def headless(unet: str | None, networks, overlap: int, frames: int = FRAMES) -> 
 
 @pytest.mark.parametrize(("unet", "overlap"), [(None, 1), (None, 4), (KNOWN, 4), (KNOWN, 2), (REACHING, 3)])
 def test_the_sampler_is_headless_generation(networks, unet, overlap):
-    """The host spaces its timesteps within one of ours and writes 8 bits."""
+    """The host spaces its timesteps within one of ours, which four pieces add up, and writes 8 bits."""
     graph, links = demo(FRAMES, unet=unet)
     theirs = shown(networks, graph, links, long_sampler(graph, links, overlap))
     ours = headless(unet, networks, overlap)
     assert theirs.shape == ours.shape == (FRAMES, 64, 64, 3)
     assert (theirs - ours).abs().mean() < 0.006
-    assert (theirs - ours).abs().max() < 0.12
+    assert (theirs - ours).abs().flatten().quantile(0.99) < 0.06
 
 
 def by_hand(server, unet: str | None, overlap: int, pieces: int) -> torch.Tensor:
