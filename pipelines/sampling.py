@@ -193,7 +193,7 @@ def _predict(
     """The network's output, guided: both halves in one batch, unconditional first."""
     batch = x.shape[0] // frames
     known = 0 if prompt.known is None else prompt.known.shape[1]
-    given = known if takes_known(unet, known) else 0
+    given = known if known and takes_known(unet, known) else 0
 
     def both(cond: Tensor | None, uncond: Tensor | None) -> Tensor | None:
         if guidance is None or cond is None:
