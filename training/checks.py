@@ -11,6 +11,7 @@ from .errors import TrainingError
 from .super_resolution.config import DegradationConfig, check as check_degradation
 
 if TYPE_CHECKING:
+    from ..model_patches import UNetConfig
     from .config import RunConfig, StageConfig
 
 CHOICES = {
@@ -139,8 +140,27 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
             raise TrainingError(f"{name} is {value!r}; expected one of {choices}.")
 
 
+def check_continuation(stage: StageConfig, network: UNetConfig) -> None:
+    """Whether a stage's network can be given the first frames of its clips."""
+    if not stage.continuation.share:
+        return
+    known, frames = network.known_frames, stage.data.frames
+    if not 1 <= known < frames:
+        raise TrainingError(
+            f"{stage.name}: continuation.share gives clips their first frames, and model.config.known_frames is "
+            f"{known}; set it to 1 to {frames - 1}, of {frames} frames."
+        )
+    if network.first_frame_reach and network.first_frame_concat == "off" and not network.paca:
+        raise TrainingError(
+            f"{stage.name}: model.config.first_frame_reach is {network.first_frame_reach}, and this network sees no "
+            "first frame; set it to 0."
+        )
+
+
 def _check_upscaler(stage: StageConfig, where: str) -> None:
     sizes, data, loss = stage.upscaler, stage.data, stage.loss
+    if stage.continuation.share:
+        raise TrainingError(f"{where}continuation is of video networks; take it out of super-resolution.")
     least = {"groups": 1, "blocks": 1, "features": 3, "reduction": 1, "patch": 32, "discriminator": 1}
     _ranges(where + "upscaler.", sizes, least)
     if sizes.features < sizes.reduction:

@@ -16,6 +16,7 @@ from ..model_patches.warm_start import check_extends, extend
 from ..pipelines.bundle import DEMO, load_vae
 from ..pipelines.encoders import ImageEncoder, TextEncoder
 from . import lora
+from .checks import check_continuation
 from .config import RunConfig, StageConfig
 from .errors import TrainingError
 from .tiny_encoders import BOTH_LENGTH, image_encoder, motion_encoder, text_encoder
@@ -61,6 +62,7 @@ def _rehearse(config: RunConfig, source: UNetConfig | None) -> None:
         source = stage.model.network(source)
         if before is not None:
             check_extends(before, source)
+        check_continuation(stage, source)
         unet = VideoUNet(source, device="meta")
         if stage.model.lora is not None:
             lora.targets(unet, stage.model.lora)
