@@ -185,23 +185,34 @@ def test_one_batch_or_two_give_the_same_clip(facts):
 
 
 @pytest.mark.parametrize("fix", [False, True])
-@pytest.mark.parametrize("pictures", ["one", "a frame"])
-def test_context_windows_show_the_network_their_own_frames(facts, pictures, fix):
+def test_context_windows_show_the_network_their_own_frames(facts, fix):
     """12 frames in windows of 8 that overlap by 4; causal_window_fix puts one frame in front of the second."""
-    window = facts["windows"][f"{pictures}, {fix}"]
+    window = facts["windows"][f"a frame, {fix}"]
     assert window["finite"]
     first, second = window["calls"]
     for call, index in ((first, [*range(8)]), (second, [*range(3 if fix else 4, 12)])):
         assert call["frames"] == len(index)
-        assert call["index"] == index
+        assert not call["positions"]  # a window's frames are counted from its own picture
+        assert call["told"] == {"sub_idxs": index, "full_length": 12, "context_length": len(index)}
         offsets = [100 if side else 0 for side in call["sides"]]  # negative prompts say 100 more
         assert call["prompts"] == [i + offset for offset in offsets for i in index]
         assert call["motion"][0] == 2
-        if pictures == "a frame":
-            assert call["pictures"] == [index[0]] * 2  # the picture at the start of the window
-        else:
-            assert call["pictures"] == first["pictures"]
-            assert len(call["pictures"]) == 2
+        assert call["pictures"] == [index[0]] * 2  # the picture at the start of the window
+        assert call["seen"] == [index[0]] * 2  # and what CLIP vision saw of it
+
+
+@pytest.mark.parametrize("fix", [False, True])
+@pytest.mark.parametrize("count", [1, 5, 12, 20])
+def test_hints_are_those_of_the_window(facts, count, fix):
+    """One hint is for all; one a frame, or more, are the frames' own; fewer are repeated, as ControlNet does."""
+    found = facts["hints"][f"{count}, {fix}"]
+    assert found["whole"] == [count, count]  # what the graph holds is left as it was
+    windows = [list(range(8)), list(range(3 if fix else 4, 12))] * 2  # of two steps
+    assert len(found["first"]) == len(found["sides"]) == len(windows)
+    for seen, later, frames, sides in zip(found["first"], found["second"], windows, found["sides"], strict=True):
+        expected = [0] if count == 1 else [f % count for f in frames] * sides
+        assert seen == expected
+        assert later == [100 + f for f in expected]
 
 
 @pytest.mark.parametrize("fix", [False, True])

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import comfy.controlnet
 import comfy.model_base
 import comfy.sample
 import comfy.samplers
@@ -136,35 +137,77 @@ def windows():
     inputs = inputs_of("full")
     numbers = torch.arange(float(frames))
     noise = randn(frames, 4, *SIZE, seed=7)
-    for pictures in ("one", "a frame"):
-        for fix in (False, True):
-            model = network("full")
-            own = {**inputs, "text": numbers.reshape(-1, 1, 1).expand(-1, 7, 24).clone()}
-            own["uncond_text"] = own["text"] + 100
-            if pictures == "a frame":
-                own["first_frame"] = numbers.reshape(-1, 1, 1, 1).expand(-1, 4, *SIZE).clone()
-            calls = listen(model)
-            out = run(windowed(model, fix), *both(model, own), noise, steps=1)
-            facts[f"{pictures}, {fix}"] = {
-                "finite": bool(out.isfinite().all()),
-                "calls": [
-                    {
-                        "frames": c["num_frames"],
-                        "index": c["frame_index"].tolist(),
-                        "prompts": [round(v) for v in c["context"][:, 0, 0].tolist()],
-                        "pictures": [round(v, 3) for v in c["first_frame"][:, 0, 0, 0].tolist()],
-                        "motion": list(c["motion_text"].shape),
-                        "sides": c["options"]["cond_or_uncond"],
-                    }
-                    for c in calls
-                ],
-            }
+    features = randn(frames, inputs["image"].shape[-1], seed=8)
+    for fix in (False, True):
+        model = network("full")
+        tokens = model.model.diffusion_model.project_image(features)[:, 0, 0]
+        own = {**inputs, "text": numbers.reshape(-1, 1, 1).expand(-1, 7, 24).clone(), "image": features}
+        own["uncond_text"] = own["text"] + 100
+        own["first_frame"] = numbers.reshape(-1, 1, 1, 1).expand(-1, 4, *SIZE).clone()
+        calls = listen(model)
+        out = run(windowed(model, fix), *both(model, own), noise, steps=1)
+        facts[f"a frame, {fix}"] = {
+            "finite": bool(out.isfinite().all()),
+            "calls": [
+                {
+                    "frames": c["num_frames"],
+                    "positions": "frame_index" in c,
+                    "told": c["options"]["ad_params"],
+                    "prompts": [round(v) for v in c["context"][:, 0, 0].tolist()],
+                    "pictures": [round(v, 3) for v in c["first_frame"][:, 0, 0, 0].tolist()],
+                    "seen": [int((tokens - v).abs().argmin()) for v in c["image_tokens"][:, 0, 0]],
+                    "motion": list(c["motion_text"].shape),
+                    "sides": c["options"]["cond_or_uncond"],
+                }
+                for c in calls
+            ],
+        }
     # Without a temporal half a frame does not know in which window it is.
     own = inputs_of("image")
     whole = run(network("image"), *both(network("image"), own), noise)
     for fix in (False, True):
         model = network("image")
         facts[f"image network, {fix}"] = difference(run(windowed(model, fix), *both(model, own), noise), whole)
+    return facts
+
+
+class Hinted(torch.nn.Module):
+    """Stands where a ControlNet's network is and notes the numbers on the hints it is given."""
+
+    dtype = torch.float32
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen = []
+
+    def forward(self, x, hint, timesteps, context, **extra):
+        self.seen.append([round(v) for v in hint[:, 0, 0, 0].tolist()])
+        return {"input": [], "middle": [], "output": []}
+
+
+def hints():
+    """Which hints two chained ControlNets see in each window, by how many they were given."""
+    frames, facts = 12, {}
+    for count in (1, 5, 12, 20):
+        for fix in (False, True):
+            model, nets = network("full"), []
+            inputs = inputs_of("full")
+            inputs["first_frame"] = randn(frames, 4, *SIZE, seed=3)
+            given = torch.arange(float(count)).reshape(-1, 1, 1, 1).expand(-1, 3, 8 * SIZE[0], 8 * SIZE[1])
+            first, second = (comfy.controlnet.ControlNet(Hinted(), load_device=torch.device("cpu")) for _ in range(2))
+            first.set_cond_hint(given)
+            second.set_cond_hint(given + 100).set_previous_controlnet(first)
+            nets = [first.control_model.seen, second.control_model.seen]
+            positive, negative = both(model, inputs)
+            for side in (positive, negative):
+                side[0][1]["control"] = second
+            calls = listen(model)
+            run(windowed(model, fix), positive, negative, randn(frames, 4, *SIZE, seed=7), steps=2)
+            facts[f"{count}, {fix}"] = {
+                "first": nets[0], "second": nets[1], "sides": [len(c["options"]["cond_or_uncond"]) for c in calls],
+                "whole": [len(first.cond_hint_original), len(second.cond_hint_original)],
+            }  # fmt: skip
     return facts
 
 
@@ -199,6 +242,7 @@ def window_schedules():
     for name, model, frames in (("first", first, 24), ("after", later, 8), ("cloned", again, 8)):
         facts[name] = [difference(model.get_model_object("model_sampling").sigmas, wanted(frames)[0]), 0.0]
     noise, inputs = randn(12, 4, *SIZE, seed=9), inputs_of("full")
+    inputs["first_frame"] = randn(12, 4, *SIZE, seed=3)
     model = windowed(shifted(bare, frames=12)[0], False)
     calls = listen(model)
     run(model, *both(model, inputs), noise)
@@ -299,6 +343,6 @@ def previews():
 with torch.inference_mode():
     facts = {
         check.__name__: check()
-        for check in (schedules, passes, windows, window_schedules, helpers, strengths, previews)
+        for check in (schedules, passes, windows, hints, window_schedules, helpers, strengths, previews)
     }
 print(json.dumps(facts))
