@@ -58,15 +58,16 @@ class ImageToVideo(CheckedNode):
                     default=16,
                     min=1,
                     max=MAX_FRAMES,
-                    tooltip="Length of the clip. Most networks were trained with 16; longer ones go through ComfyUI's "
-                    "Context Windows node. One frame makes a still picture.",
+                    tooltip="Length of the clip. Most networks were trained with 16; for longer ones take "
+                    "KSampler Long Clip, or without a first frame ComfyUI's Context Windows. One frame makes a still picture.",
                 ),
                 io.Image.Input(
                     "first_frame",
                     optional=True,
-                    tooltip="The picture to animate. One picture for the clip; or one a frame, of which each context "
-                    "window takes the one at its start. Leave open for text-to-video networks; with an IP-Adapter on "
-                    "them it is the picture to look at, not the clip's first.",
+                    tooltip="The picture to animate. Under Context Windows it may be one a frame: each window begins "
+                    "with its own. For a clip from each of several pictures put Rebatch Images (batch_size 1) before "
+                    "this node. Leave open for text-to-video networks; with an IP-Adapter on them it is the picture to "
+                    "look at, not the clip's first.",
                 ),
                 io.Image.Input(
                     "last_frame",

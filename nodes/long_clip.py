@@ -271,7 +271,6 @@ class KSamplerLongClip(CheckedNode):
         room = comfy.sample.fix_empty_latent_channels(model, _frames_in_batch(latent_image))
         length, overlap = _sizes_for(network, context_length, context_overlap)
         plan = pieces(len(room), length, overlap, network.video_config.first_frame_reach)
-        model = seen_together(model, plan[0].length)
         mask = latent_image.get("noise_mask")
         mask = None if mask is None else comfy.utils.repeat_to_batch_size(mask, len(room))
         shown = _Progress(model, steps, len(plan))
@@ -284,7 +283,7 @@ class KSamplerLongClip(CheckedNode):
                 part = torch.cat([part, torch.zeros_like(part[:1]).expand(short, -1, -1, -1)])
             part = torch.cat([done[piece.start :], part[piece.known :]])
             made = comfy.sample.sample(
-                model,
+                seen_together(model, list(range(piece.start, piece.start + piece.length)), len(room)),
                 comfy.sample.prepare_noise(part, (seed + number) % 2**64),
                 steps,
                 cfg,

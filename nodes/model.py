@@ -52,7 +52,7 @@ from .codec import CodecLatents
 from .errors import NodeError
 from .folders import read_file
 from .known import count_known, known_rows
-from .sampling import VideoSampling
+from .sampling import VideoSampling, by_frame
 from .windows import cut_hints_by_window, frames_of
 
 PREFIX = "dreamfactory_"
@@ -254,8 +254,7 @@ class VideoModel(comfy.model_base.BaseModel):
         if options.get("dreamfactory_swap_windows"):
             kwargs["swap_windows"] = options["dreamfactory_swap_windows"]
         if window is not None:  # packs that give something by frame ask here which frames these are
-            own, total = frames_of(window), window.total_frames
-            options = {**options, "ad_params": {"sub_idxs": own, "full_length": total, "context_length": len(own)}}
+            options = {**options, "ad_params": by_frame(frames_of(window), window.total_frames)}
         with same_bits():
             return super()._apply_model(
                 x, t, c_concat=c_concat, c_crossattn=c_crossattn, control=control, transformer_options=options, **kwargs

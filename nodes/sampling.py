@@ -213,8 +213,20 @@ def frames_together(model, frames: int) -> int:
     return min(frames, windows.context_length)
 
 
-def seen_together(model, frames: int):
-    """A clone of the MODEL for a sampler that makes a clip in pieces of so many frames."""
+def seen_together(model, frames: list[int], total: int):
+    """A clone of the MODEL for a sampler that makes these frames of a clip, and the others at other times."""
     patched = model.clone()
-    patched.model_options[TOGETHER] = frames
-    return patched
+    patched.model_options[TOGETHER] = len(frames)
+    return tell_frames(patched, [min(f, total - 1) for f in frames], total)
+
+
+def tell_frames(model, frames: list[int], total: int):
+    """Say in a MODEL's options which frames of a clip it sees, where packs look that give something by frame."""
+    options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
+    options["ad_params"] = by_frame(frames, total)
+    return model
+
+
+def by_frame(frames: list[int], total: int) -> dict:
+    """Which frames of a clip a network sees, in AnimateDiff-Evolved's words, which IP-Adapter packs read."""
+    return {"sub_idxs": list(frames), "full_length": total, "context_length": len(frames)}

@@ -220,6 +220,27 @@ def test_context_windows_change_nothing_without_a_temporal_half(facts, fix):
     assert facts["windows"][f"image network, {fix}"] < 1e-5
 
 
+PIECES = [list(range(8)), list(range(4, 12)), list(range(8, 16))]
+
+
+@pytest.mark.parametrize("count", [1, 14, 16, 20])
+def test_pieces_take_their_own_frames_of_everything(facts, count):
+    """Prompts, masks and hints by frame; packs are told the frames. The last hint stands for what is missing."""
+    found = facts["long_clips"][str(count)]
+    assert found["finite"]
+    assert found["frames"] == 16
+    assert found["same"] == [True, count, 16]
+    each = [frames for frames in PIECES for _ in range(2)]  # two steps
+    assert found["prompts"] == found["told_frames"] == each
+    assert found["hints"] == ([[0]] * 6 if count == 1 else [[min(f, count - 1) for f in frames] for frames in each])
+
+
+def test_hints_that_end_before_the_clip_are_refused(facts):
+    told = facts["long_clips"]["5"]["told"]
+    assert told.startswith("positive: it holds 5 ControlNet hints")
+    assert "frames are 5 to 12" in told
+
+
 def test_a_schedule_by_size_is_one_by_what_the_network_sees_together(facts):
     """Under context windows that is a window: a clip of 24 frames, 8 at a time, has the noise of 8."""
     found = facts["window_schedules"]

@@ -18,6 +18,7 @@ import torch._dynamo.utils
 from a_pack.model_patches.load import read_network
 from a_pack.nodes.bundles import DEMO, LoadDemo
 from a_pack.nodes.codec import CodecLatents
+from a_pack.nodes.long_clip import KSamplerLongClip
 from a_pack.nodes.model import load_video_model, make_model
 from a_pack.nodes.patches import SwapAttention, with_strength
 from a_pack.nodes.sampling import VideoSampling
@@ -211,6 +212,38 @@ def hints():
     return facts
 
 
+def long_clips():
+    """What the pieces of a clip show the network of what is given by frame: 16 frames, 8 at once, 4 taken over."""
+    frames, facts = 16, {}
+    inputs, numbers = inputs_of("full"), torch.arange(16.0)
+    inputs["text"] = numbers.reshape(-1, 1, 1).expand(-1, 7, 24).clone()
+    room = {"samples": torch.zeros(frames, 4, *SIZE)}
+    sampling = {"seed": 3, "steps": 2, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    for count in (1, 5, 14, 16, 20):
+        model, net = network("full"), comfy.controlnet.ControlNet(Hinted(), load_device=torch.device("cpu"))
+        net.set_cond_hint(torch.arange(float(count)).reshape(-1, 1, 1, 1).expand(-1, 3, 8 * SIZE[0], 8 * SIZE[1]))
+        positive, negative = both(model, inputs)
+        mask = (numbers / 16 + 0.1).reshape(-1, 1, 1).expand(-1, *SIZE).clone()
+        positive[0][1] |= {"control": net, "mask": mask, "mask_strength": 1.0}
+        calls = listen(model)
+        try:
+            made = KSamplerLongClip.execute(
+                model, **sampling, positive=positive, negative=negative, latent_image=room, context_length=8,
+                context_overlap=4,
+            ).result[0]["samples"]  # fmt: skip
+        except Exception as error:
+            facts[str(count)] = {"told": str(error)}
+            continue
+        asked = [c for c in calls if 0 in c["options"]["cond_or_uncond"]]
+        facts[str(count)] = {
+            "finite": bool(made.isfinite().all()), "frames": len(made), "hints": net.control_model.seen,
+            "prompts": [sorted({round(v) for v in c["context"][:, 0, 0].tolist()})[-8:] for c in asked],
+            "told_frames": [c["options"]["ad_params"]["sub_idxs"] for c in asked],
+            "same": [bool(positive[0][1]["control"] is net), len(net.cond_hint_original), len(positive[0][1]["mask"])],
+        }  # fmt: skip
+    return facts
+
+
 def window_schedules():
     """A shift by the clip's size is one by what the network sees together, wherever the windows stand in the graph."""
 
@@ -343,6 +376,6 @@ def previews():
 with torch.inference_mode():
     facts = {
         check.__name__: check()
-        for check in (schedules, passes, windows, hints, window_schedules, helpers, strengths, previews)
+        for check in (schedules, passes, windows, hints, long_clips, window_schedules, helpers, strengths, previews)
     }
 print(json.dumps(facts))
