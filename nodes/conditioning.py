@@ -59,7 +59,8 @@ class ImageToVideo(CheckedNode):
                     min=1,
                     max=MAX_FRAMES,
                     tooltip="Length of the clip. Most networks were trained with 16; for longer ones take "
-                    "KSampler Long Clip, or without a first frame ComfyUI's Context Windows. One frame makes a still picture.",
+                    "KSampler Long Clip, or without a first frame ComfyUI's Context Windows. One frame makes a still "
+                    "picture.",
                 ),
                 io.Image.Input(
                     "first_frame",
