@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ...model_patches.errors import reason
 from ...model_patches.files import fingerprint
+from ...model_patches.long_clip import pieces, trained_length
 from ...model_patches.upscaling import Upscaler, check_target
 from ..bundle import DEMOS, Bundle, files_of
 from ..encoders import TextEncoder, one_caption
 from ..errors import InputError
-from ..image_to_video import check_settings, check_size, reads_picture
+from ..image_to_video import check_settings, check_size, reads_picture, seen_at_once
 from ..lora import Lora
 from ..text_to_image import TextToImage
 from ..upscale import LARGEST, parse_size
@@ -219,6 +220,8 @@ class Planner:
             given[name] = getattr(bundle.defaults, name) if value is None else value
         if request.guidance_rescale is None:
             given["guidance_rescale"] = bundle.schedule.guidance_rescale
+        length, overlap = seen_at_once(bundle, request.settings, given["frames"])
+        given |= {"context_length": length, "context_overlap": overlap if length < given["frames"] else None}
         return replace(request, **given)
 
     def _drawn(self, request: Request) -> tuple[Request, tuple[int, int]]:
@@ -280,6 +283,7 @@ class Planner:
         if bundle.unet.report is not None:
             notes.append(f"converted in memory (`dreamfactory convert` does it once and for all): {bundle.unet.report}")
         notes += [] if self.painter is None else self.painter.notes
+        notes += self._notes_on_length(requests)
         if config.frame_rate_embedding == "off" and any(r.frame_rate is not None for r in requests):
             notes.append("this network has no frame-rate condition; --frame-rate does nothing.")
         if any((r.negative or r.negative_motion) and r.guidance_scale == 1 for r in requests):
@@ -310,6 +314,25 @@ class Planner:
                     f" and {len(unknown) - SHOWN} more words" if len(unknown) > SHOWN else ""
                 )
                 notes.append(f"the {name} encoder of {bundle.name} does not know {told}; it reads on without.")
+        return notes
+
+    def _notes_on_length(self, requests: Sequence[Request]) -> list[str]:
+        """Clips of other lengths than the network was trained with."""
+        bundle, notes = self.bundle, []
+        trained = trained_length(bundle.unet.config, bundle.schedule.trained_shape)
+        for frames, length, overlap in dict.fromkeys((r.frames, r.context_length, r.context_overlap) for r in requests):
+            if frames > length:
+                plan = pieces(frames, length, overlap, bundle.unet.config.first_frame_reach)
+                notes.append(
+                    f"{frames} frames are made in {len(plan)} pieces of {length}, each going on from the last {overlap} "
+                    "of the clip (--context-length, --context-overlap)."
+                )
+            seen = min(frames, length)
+            if seen > 1 and not trained <= 2 * seen <= 4 * trained:
+                notes.append(
+                    f"this network was trained with {trained} frames and sees {seen} at once; clips of about {trained} "
+                    "look best."
+                )
         return notes
 
     def _captions(self, requests: Sequence[Request]) -> dict[str, tuple[TextEncoder, list[str]]]:

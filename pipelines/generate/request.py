@@ -42,6 +42,8 @@ class Request:
     guidance_rescale: float | None = None
     eta: float = 0.0
     frame_rate: float | None = None
+    context_length: int | None = None  # frames that the network sees at once
+    context_overlap: int | None = None  # frames that a piece of a long clip takes over
     image_strength: float = 1.0
     paca_strength: float = 1.0
     swap_strength: float = 1.0

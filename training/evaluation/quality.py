@@ -21,6 +21,7 @@ from ...pipelines.bundle import Bundle, load_bundle
 from ...pipelines.image_to_video import Settings, animate, reads_picture
 from ..data.tiny_measure import measure
 from .held_out import HeldOut, held_out
+from .long_clips import measure_long_clips
 from .text_quality import measure_text_bundle
 
 ABLATIONS = Path(__file__).parents[2] / "benchmarks" / "demo_ablations.json"
@@ -70,6 +71,7 @@ def measure_bundle(checkpoint: str = "demo", count: int = 160) -> dict:
         "image_strength_0": run("image adapter off", image_strength=0.0),
         "guidance_1": run("no guidance", guidance_scale=1.0),
     }
+    result["long_clips"] = measure_long_clips(bundle)
     if ABLATIONS.exists():
         result["trained_ablations"] = json.loads(ABLATIONS.read_text())
     result["clips"] = count
