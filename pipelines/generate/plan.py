@@ -324,8 +324,8 @@ class Planner:
             if frames > length:
                 plan = pieces(frames, length, overlap, bundle.unet.config.first_frame_reach)
                 notes.append(
-                    f"{frames} frames are made in {len(plan)} pieces of {length}, each going on from the last {overlap} "
-                    "of the clip (--context-length, --context-overlap)."
+                    f"{frames} frames are made in {len(plan)} pieces of {length}, each going on from the last "
+                    f"{overlap} of the clip (--context-length, --context-overlap)."
                 )
             seen = min(frames, length)
             if seen > 1 and not trained <= 2 * seen <= 4 * trained:
