@@ -84,7 +84,7 @@ def shrink(graph: dict) -> dict:
             node["class_type"], node["inputs"] = STAND_INS[kind], {}
         if "release" in inputs:
             inputs["release"] = "from the file"  # the small networks say it themselves
-        if kind == "KSampler":
+        if kind in ("KSampler", "DreamFactoryKSamplerLongClip"):
             inputs["steps"] = 2
         if kind in ("DreamFactoryImageToVideo", "EmptyLatentImage"):
             inputs["width"], inputs["height"] = 96, 64
@@ -137,6 +137,33 @@ def test_template_uses_only_nodes_and_choices_there_are(server, name):
         declared = {**known.get("required", {}), **known.get("optional", {})}
         for key in node["inputs"]:
             assert key.split(".")[0] in declared, f"{node['class_type']} has no input {key}"
+
+
+WINDOW, SIDEBAR, BARS = (1920, 1080), 60, 110  # pixels of a full-HD screen, and what of it is not canvas
+LEGIBLE = 0.6  # of the size that titles and widgets have unscaled
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.stem)
+def test_a_template_opens_legible_and_in_sight(path):
+    graph = json.loads(path.read_text("utf-8"))
+    scale, (right, down) = graph["extra"]["ds"]["scale"], graph["extra"]["ds"]["offset"]
+    assert scale >= LEGIBLE
+    boxes = [(*n["pos"], *n["size"]) for n in graph["nodes"]] + [tuple(g["bounding"]) for g in graph["groups"]]
+    for x, y, width, height in boxes:
+        assert (x + right) * scale >= SIDEBAR
+        assert (x + width + right) * scale <= WINDOW[0]
+        assert (y + down) * scale >= 0
+        assert (y + height + down) * scale <= WINDOW[1] - BARS
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.stem)
+def test_groups_are_as_large_as_what_they_hold(path):
+    graph = json.loads(path.read_text("utf-8"))
+    for x, y, width, height in (g["bounding"] for g in graph["groups"]):
+        held = [n for n in graph["nodes"] if x <= n["pos"][0] < x + width and y <= n["pos"][1] < y + height]
+        assert held
+        assert y + height - max(n["pos"][1] + n["size"][1] for n in held) <= 60
+        assert x + width - max(n["pos"][0] + n["size"][0] for n in held) <= 60
 
 
 def test_every_template_has_its_thumbnail_and_its_twin():
