@@ -105,22 +105,35 @@ def painted(page) -> int:
     )
 
 
-def test_the_curve_is_drawn_and_follows_the_widgets(page):
+def choose(page, kind: str, name: str, value) -> int:
+    """Set a widget as a hand does; pixels of the curve then."""
+    page.evaluate(
+        """([kind, name, value]) => {
+            const node = app.graph._nodes.find((n) => n.type === kind);
+            const widget = node.widgets.find((w) => w.name === name);
+            widget.value = value;
+            widget.callback?.(value);
+        }""",
+        [kind, name, value],
+    )
+    page.wait_for_timeout(500)
+    return painted(page)
+
+
+def test_the_curve_is_drawn_where_it_is_known_and_follows_the_widgets(page):
     show(page, "demo")
     page.wait_for_selector(CURVE, state="attached")
     page.wait_for_timeout(500)
-    before = painted(page)
-    assert before > 1000
-    page.evaluate(
-        """() => {
-            const node = app.graph._nodes.find((n) => n.type === 'DreamFactoryNoiseSchedule');
-            const widget = node.widgets.find((w) => w.name === 'rescale');
-            widget.value = 'none';
-            widget.callback?.('none');
-        }"""
-    )
-    page.wait_for_timeout(500)
-    assert painted(page) != before
+    nothing = painted(page)  # the checkpoint's own schedule is not known before a run: words, no curve
+    assert 0 < nothing
+    schedule = "DreamFactoryNoiseSchedule"
+    assert choose(page, schedule, "shift", "clip size") == nothing
+    drawn = choose(page, schedule, "rescale", "lin")  # nothing of the checkpoint's is left; the clip's size is wired
+    assert drawn != nothing
+    shoot(page, "curve")
+    assert choose(page, schedule, "rescale", "none") != drawn
+    assert choose(page, schedule, "rescale", "lin") == drawn
+    assert choose(page, "DreamFactoryImageToVideo", "frames", 16) != drawn  # the wired node's own size
 
 
 def test_queueing_the_demo_shows_a_video(page, server):

@@ -1,15 +1,16 @@
 /**
  * Draws the log-SNR curve inside the node Noise Schedule, anew with every change of a widget.
  *
- * "checkpoint" in a widget means what the loaded network was trained with. The browser learns that, and the size of
- * a latent that is wired in, from what the node says after a run; before, and after a change of those wires, it draws
- * the recommended recipe.
+ * "checkpoint" in a widget means what the loaded network was trained with. The browser learns that from what the node
+ * says after a run, and the size of a latent that is wired in from there or from Image to Video's own widgets. What it
+ * does not know it does not draw: it says what is missing.
  */
 
 import { app } from "../../../scripts/app.js";
 import { curves } from "./schedule_math.js";
 
 const NODE = "DreamFactoryNoiseSchedule";
+const CLIP = "DreamFactoryImageToVideo";
 const HEIGHT = 180; // pixels of the picture; the widget's margin comes on top
 const MARGIN = 10;
 const WIDTH = 340; // pixels of a new node
@@ -18,8 +19,8 @@ const FONT = "11px sans-serif";
 // Readable on dark and light themes.
 const [TEXT, GRID, ORIGINAL, SHIFTED, FINAL] = ["#8f8f8f", "#80808040", "#8f8f8f", "#4a8fd0", "#e07f35"];
 
-// What a network is taken to be trained with before the first run: ScheduleConfig's defaults.
-const RECOMMENDED = {
+// What no widget of the node is about, as nearly every network has it; a run says the rest.
+const USUAL = {
   num_train_timesteps: 1000,
   beta_start: 0.00085,
   beta_end: 0.012,
@@ -36,6 +37,7 @@ const SIZE = ["frames", "height", "width"];
 const LEARNT = { model: ["own"], latent: SIZE, frames: ["frames"], height: ["height"], width: ["width"] };
 
 const listeners = new WeakMap(); // node → what takes its output
+const watched = new WeakSet(); // widgets of other nodes that a curve follows
 
 app.registerExtension({
   name: "DreamFactory.NoiseSchedule",
@@ -81,7 +83,7 @@ function addCurve(node) {
       waiting = true;
       requestAnimationFrame(() => {
         waiting = false;
-        draw(canvas, node, run);
+        draw(canvas, node, run, redraw);
       });
     }
   };
@@ -130,12 +132,12 @@ function after(object, method, then) {
 }
 
 /** What the node would do if it ran now: the schedule's config, the clip's size, and what is not known yet. */
-function read(node, run) {
+function read(node, run, redraw) {
   const value = (name) => node.widgets.find((widget) => widget.name === name)?.value;
   const wired = (name) => node.inputs?.some((input) => input.name === name && input.link != null);
 
   // The checkpoint's schedule; a run says it as `own`.
-  const config = { ...RECOMMENDED, ...run?.own };
+  const config = { ...USUAL, ...run?.own };
   const shift = value("shift");
   if (shift === "fixed") {
     config.shift = value("shift_factor");
@@ -148,18 +150,36 @@ function read(node, run) {
   }
 
   const fromWire = SIZE.filter((name) => wired("latent") || wired(name));
-  const numbers = SIZE.map((name) => (fromWire.includes(name) && run?.[name]) || value(name));
-  const unknown = [];
-  if (fromWire.some((name) => !run?.[name])) {
-    unknown.push("wired size");
+  const clip = clipSize(node, redraw);
+  const numbers = SIZE.map((name) => (fromWire.includes(name) ? (run?.[name] ?? clip?.[name]) : value(name)));
+  const missing = [];
+  if (numbers.some((number) => number === undefined) && config.shift === null && config.shift_reference !== null) {
+    missing.push("the wired clip's size");
   }
   if (!run?.own && [shift, value("rescale")].includes("checkpoint")) {
-    unknown.push("checkpoint's own");
+    missing.push("what the checkpoint was trained with");
   }
-  return { config, size: numbers, note: unknown.length ? `${unknown.join(", ")}: shown after the first run` : "" };
+  return { config, size: numbers, missing };
 }
 
-function draw(canvas, node, run) {
+/** Size of the clip that Image to Video makes, where one is wired as latent and its own widgets say it. */
+function clipSize(node, redraw) {
+  const from = node.getInputNode?.(node.inputs?.findIndex((input) => input.name === "latent") ?? -1);
+  if (from?.comfyClass !== CLIP) {
+    return undefined;
+  }
+  const own = SIZE.filter((name) => !from.inputs?.some((input) => input.name === name && input.link != null));
+  const widgets = from.widgets.filter((widget) => own.includes(widget.name));
+  for (const widget of widgets) {
+    if (!watched.has(widget)) {
+      watched.add(widget);
+      after(widget, "callback", redraw);
+    }
+  }
+  return Object.fromEntries(widgets.map((widget) => [widget.name, widget.value]));
+}
+
+function draw(canvas, node, run, redraw) {
   const [width, height] = [canvas.clientWidth, canvas.clientHeight];
   if (!width || !height) {
     return; // not on the page
@@ -172,12 +192,17 @@ function draw(canvas, node, run) {
   pen.font = FONT;
   pen.fillStyle = TEXT;
 
-  const { config, size, note } = read(node, run);
-  const { shift, ...lines } = curves(config, ...size);
+  const { config, size, missing } = read(node, run, redraw);
+  if (missing.length) {
+    const told = ["No curve before the first run:", ...missing, "is known then."];
+    told.forEach((line, i) => drawText(pen, line, width / 2, height / 2 + (i - (told.length - 1) / 2) * 16, "center"));
+    return;
+  }
+  const { shift, ...lines } = curves(config, ...size.map((number) => number ?? 1));
   const [frames, tall, wide] = size;
-  drawText(pen, `${frames} × ${wide} × ${tall}   s = ${Number(shift.toPrecision(3))}`, width / 2, 8, "center");
-  drawText(pen, note, width / 2, height - 7, "center");
-  const frame = { left: 30, top: 20, right: width - 8, bottom: height - (note ? 30 : 16) };
+  const clip = size.includes(undefined) ? "" : `${frames} × ${wide} × ${tall}   `;
+  drawText(pen, `${clip}s = ${Number(shift.toPrecision(3))}`, width / 2, 8, "center");
+  const frame = { left: 30, top: 20, right: width - 8, bottom: height - 16 };
   const axis = drawAxes(pen, frame, Object.values(lines), config.num_train_timesteps);
   drawLine(pen, frame, axis, lines.original, ORIGINAL, [4, 4]);
   drawLine(pen, frame, axis, lines.shifted, SHIFTED);
