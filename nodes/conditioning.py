@@ -152,6 +152,7 @@ class ImageToVideo(CheckedNode):
                 shared |= look_at(clip_vision, rgb("first_frame", first_frame))
         if last_frame is not None:
             shared["last_frame"] = encode_frames(vae, "last_frame", last_frame[-1:], width, height)
+        shared["frames"] = frames
         if frame_rate:
             shared["frame_rate"] = frame_rate
         sides = []

@@ -367,7 +367,7 @@ def _piece_of(
 ):
     """The whole clip's conditioning as that of a piece: its frames of all that is given by frame, its first frame."""
     conditioning = cut_conditioning(side, conditioning, piece.start, piece.length, piece.known)
-    values = {"distance": piece.distance}
+    values = {"distance": piece.distance, "frames": piece.length}
     if last is not None:
         values["last_frame"] = last
     if piece.known and piece.picture > 0:

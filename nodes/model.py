@@ -48,6 +48,7 @@ from ..model_patches.kernels import same_bits
 from ..model_patches.layout import layout
 from ..model_patches.load import read_network
 from ..schedulers import ScheduleConfig
+from .advice import advise
 from .codec import CodecLatents
 from .errors import NodeError
 from .folders import read_file
@@ -386,6 +387,7 @@ def make_model(
     state.clear()
     patcher.add_callback(ON_LOAD, _patch_bare_weights)
     cut_hints_by_window(patcher)
+    advise(patcher)
     return patcher
 
 
@@ -415,6 +417,7 @@ def on_network(base, network: VideoModel, again: tuple):
     if _patch_bare_weights not in model.get_all_callbacks(ON_LOAD):
         model.add_callback(ON_LOAD, _patch_bare_weights)
         cut_hints_by_window(model)
+        advise(model)
     return model
 
 

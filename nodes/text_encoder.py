@@ -14,7 +14,7 @@ the networks here were trained on one. Prompt weights, embeddings, LoRA, CLIPSet
 from __future__ import annotations
 
 import json
-import logging
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ from transformers import AutoTokenizer, CLIPTokenizer, T5TokenizerFast
 
 from ..model_patches.errors import blameless, reason
 from .errors import NodeError
+from .tell import tell
 from .text_weights import NAMES, SCALES, Found, Source, find, own_entries, root_of
 
 LAYERS = ("auto", "last", "penultimate")
@@ -48,6 +49,8 @@ BUNDLED_ROWS = {"t5": range(32100, 32129), "clip": range(49408, 49409)}
 
 # CLIP models by width, as the host's LoRA keys name them.
 CLIP_NAMES = {768: "l", 1024: "h", 1280: "g"}
+WORD = re.compile(r"\w+(?:['’-]\w+)*")
+SHOWN = 5  # unknown words that are named
 OPENCLIP_H = (1024, 24)  # width, layers: SD 2.x reads the one before the last; its diffusers folders have 23
 
 
@@ -191,6 +194,15 @@ def _layer_index(source: Source, kind: str, config: dict, layer: str) -> int | N
     return layers - 2 if layer == "penultimate" else None
 
 
+def unknown_words(tokenizer, text: str) -> list[str]:
+    """Words of a text that a tokenizer has no token for: a tiny vocabulary has many."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None:
+        return []
+    words = dict.fromkeys(WORD.findall(text))
+    return [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
+
+
 class FixedLengthTokenizer(comfy.sd1_clip.SDTokenizer):
     """One section of exactly `length` tokens; a longer prompt is cut, its end token kept."""
 
@@ -212,10 +224,12 @@ class FixedLengthTokenizer(comfy.sd1_clip.SDTokenizer):
         """[[(token, weight[, word]), ...]]. Other nodes' wishes for padding do not apply: n is fixed."""
         [tokens] = super().tokenize_with_weights(text, return_word_ids=True, disable_weights=disable_weights)
         if len(tokens) > self.length:
-            logging.warning(
-                f"the prompt has {len(tokens)} tokens, the text encoder takes {self.length}; the rest is left out."
-            )
+            tell(f"The prompt has {len(tokens)} tokens, the text encoder takes {self.length}; the rest is left out.")
             tokens = [*tokens[: self.length - 1], tokens[-1]]
+        unknown = unknown_words(self.tokenizer, text)
+        if unknown:
+            told = ", ".join(map(repr, unknown[:SHOWN])) + (" and more" if len(unknown) > SHOWN else "")
+            tell(f"The text encoder does not know {told}; it reads on without.")
         self.pad_tokens(tokens, self.length - len(tokens))
         return [tokens if return_word_ids else [token[:2] for token in tokens]]
 

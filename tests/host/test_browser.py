@@ -125,7 +125,7 @@ def test_the_curve_is_drawn_where_it_is_known_and_follows_the_widgets(page):
     page.wait_for_selector(CURVE, state="attached")
     page.wait_for_timeout(500)
     nothing = painted(page)  # the checkpoint's own schedule is not known before a run: words, no curve
-    assert 0 < nothing
+    assert nothing > 0
     schedule = "DreamFactoryNoiseSchedule"
     assert choose(page, schedule, "shift", "clip size") == nothing
     drawn = choose(page, schedule, "rescale", "lin")  # nothing of the checkpoint's is left; the clip's size is wired

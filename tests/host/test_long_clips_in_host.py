@@ -323,3 +323,59 @@ def test_the_files_say_what_they_are(networks):
         ]
         == 6
     )
+
+
+# -- told before a run is wasted ----------------------------------------------------------------------------------
+
+
+def told(server, graph: Graph, latent: list) -> str:
+    """What ComfyUI's log says of a run."""
+    before = len(server.log())
+    graph.add("SaveLatent", samples=latent, filename_prefix="told")
+    server.client.run(graph)
+    return "\n".join(line for line in server.log()[before:].splitlines() if "DreamFactory:" in line)
+
+
+def test_a_clip_that_suits_is_told_nothing(server):
+    graph, links = demo(LENGTH)
+    assert told(server, graph, sampler(graph, links, seed=11)) == ""
+    graph, links = demo(FRAMES)
+    assert told(server, graph, long_sampler(graph, links, seed=11)) == ""
+
+
+@pytest.mark.parametrize(("frames", "words"), [(3, "about 8 look best"), (20, "take KSampler Long Clip")])
+def test_lengths_that_were_not_trained_are_told(server, frames, words):
+    graph, links = demo(frames)
+    said = told(server, graph, sampler(graph, links, seed=11))
+    assert f"sees {frames} at once" in said
+    assert words in said
+    assert said.count("sees") == 1
+
+
+def test_a_repeated_latent_is_told(server):
+    graph, links = demo(LENGTH)
+    links["latent_image"] = [graph.add("RepeatLatentBatch", samples=links["latent_image"], amount=2), 0]
+    said = told(server, graph, sampler(graph, links, seed=11))
+    assert "has 16 frames, and Image to Video was asked for 8" in said
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "words"),
+    [("ddim_uniform", "The scheduler begins at timestep"), ("exponential", "most steps in pure noise")],
+)
+def test_schedulers_that_do_not_suit_are_told(server, scheduler, words):
+    graph, links = demo(LENGTH)
+    said = told(server, graph, sampler(graph, links, scheduler=scheduler, steps=10, seed=12))
+    assert words in said
+
+
+@pytest.mark.parametrize("scheduler", ["sgm_uniform", "simple", "normal", "beta"])
+def test_schedulers_that_suit_are_not(server, scheduler):
+    graph, links = demo(LENGTH)
+    assert told(server, graph, sampler(graph, links, scheduler=scheduler, steps=10, seed=12)) == ""
+
+
+def test_words_that_the_demo_does_not_know_are_told(server):
+    graph, links = demo(LENGTH)
+    graph["2"]["inputs"]["text"] = "a crimson star on a plain zeppelin"
+    assert "does not know 'crimson', 'zeppelin'" in told(server, graph, sampler(graph, links))

@@ -1,0 +1,74 @@
+"""Runs that would be a pity: told once, when sampling begins."""
+
+from __future__ import annotations
+
+from comfy.patcher_extension import WrappersMP
+
+from ..model_patches.long_clip import animates_picture, trained_length
+from .sampling import frames_together
+from .tell import tell
+
+KEY = "dreamfactory_advice"
+FAR = 2  # times as many or as few frames as a network was trained with
+TERMINAL = 1000.0  # sigma from which on a schedule ends in pure noise
+BEGINS, NOISE = 0.95, 0.95  # of the timesteps: where sampling should begin; from where on a step is of noise alone
+WASTED, FEW = 0.35, 5  # share of steps in noise alone; of fewer steps one is more than that
+
+
+def advise(patcher) -> None:
+    """Let a MODEL say what does not suit it."""
+
+    def sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        guider = executor.class_obj
+        for text in (
+            _length(guider.model_patcher, len(noise)),
+            _made_for(getattr(guider, "conds", {}), len(noise)),
+            _scheduler(guider.model_patcher.get_model_object("model_sampling"), sigmas, latent_image),
+        ):
+            if text:
+                tell(text)
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+
+    patcher.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
+
+
+def _length(model, frames: int) -> str:
+    """Far fewer or more frames than trained."""
+    network = model.model
+    trained = trained_length(network.video_config, network.schedule.trained_shape)
+    seen = frames_together(model, frames)
+    if seen == 1 or trained == 1 or trained <= FAR * seen <= FAR**2 * trained:
+        return ""
+    told = f"The network was trained with {trained} frames and sees {seen} at once"
+    if seen < trained:
+        return f"{told}; about {trained} look best."
+    remedy = "KSampler Long Clip" if animates_picture(network.video_config) else "Context Windows"
+    return f"{told}; take {remedy} for longer clips."
+
+
+def _made_for(conds: dict, frames: int) -> str:
+    """A latent that was repeated or cut after Image to Video."""
+    made = {entry.get("dreamfactory_frames") for side in conds.values() for entry in side or ()} - {None, frames}
+    if not made:
+        return ""
+    return (
+        f"The latent has {frames} frames, and Image to Video was asked for {min(made)}: repeated latents make one clip "
+        "longer. For a clip from each of several pictures use Rebatch Images, for variations the number beside Run."
+    )
+
+
+def _scheduler(sampling, sigmas, latent_image) -> str:
+    """A schedule that ends in pure noise, and steps that begin after it or stay in it."""
+    if float(sampling.sigma_max) < TERMINAL or len(sigmas) < 3 or latent_image.any():
+        return ""
+    last = len(sampling.sigmas) - 1
+    steps = sampling.timestep(sigmas[:-1].to(sampling.sigmas)).float() / last
+    if float(steps[0]) < BEGINS:
+        return (
+            f"The scheduler begins at timestep {round(float(steps[0]) * last)}, and this network's noise ends at "
+            f"{last}; take sgm_uniform, simple or normal."
+        )
+    if len(steps) >= FEW and float((steps > NOISE).float().mean()) > WASTED:
+        return "The scheduler spends most steps in pure noise with this network; take sgm_uniform, simple or normal."
+    return ""
