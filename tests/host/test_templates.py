@@ -166,6 +166,23 @@ def test_groups_are_as_large_as_what_they_hold(path):
         assert x + width - max(n["pos"][0] + n["size"][0] for n in held) <= 60
 
 
+FILES = (".safetensors",)
+FOLDERS = ("checkpoints", "clip_vision", "diffusion_models", "model_patches", "text_encoders", "upscale_models", "vae")
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.stem)
+def test_every_file_a_template_needs_says_where_it_comes_from(path):
+    """As core's templates do: the front end offers what is missing for download, into the folder that is named."""
+    for node in json.loads(path.read_text("utf-8"))["nodes"]:
+        needed = [v for v in node.get("widgets_values") or () if isinstance(v, str) and v.endswith(FILES)]
+        offered = node["properties"].get("models", [])
+        assert [m["name"] for m in offered] == needed
+        for model in offered:
+            assert model["url"].startswith("https://")
+            assert model["url"].endswith(FILES)  # the front end offers no other
+            assert model["directory"] in FOLDERS
+
+
 def test_every_template_has_its_thumbnail_and_its_twin():
     assert TEMPLATES
     for path in TEMPLATES:
