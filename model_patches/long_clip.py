@@ -54,12 +54,16 @@ def animates_picture(config: UNetConfig) -> bool:
     return config.first_frame_concat == "repeat" or (config.paca and config.first_frame_concat == "off")
 
 
-def trained_length(config: UNetConfig, trained_shape: tuple[int, int, int] | None) -> int:
-    """How many frames a network was trained to see at once; trained_shape: of its noise schedule."""
+def stated_length(config: UNetConfig, trained_shape: tuple[int, int, int] | None) -> int | None:
+    """How many frames a network was trained to see at once, where its file says so; trained_shape: of its schedule."""
     if trained_shape is not None:
         return trained_shape[0]
-    projector = config.image_projector
-    return USUAL_LENGTH if projector is None or projector.frames is None else projector.frames
+    return None if config.image_projector is None else config.image_projector.frames
+
+
+def trained_length(config: UNetConfig, trained_shape: tuple[int, int, int] | None) -> int:
+    """The same, or what is usual."""
+    return stated_length(config, trained_shape) or USUAL_LENGTH
 
 
 def default_overlap(config: UNetConfig, length: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy.patcher_extension import WrappersMP
 
-from ..model_patches.long_clip import animates_picture, trained_length
+from ..model_patches.long_clip import animates_picture, stated_length
 from .sampling import frames_together
 from .tell import tell
 
@@ -36,9 +36,9 @@ def advise(patcher) -> None:
 def _length(model, frames: int) -> str:
     """Far fewer or more frames than trained."""
     network = model.model
-    trained = trained_length(network.video_config, network.schedule.trained_shape)
+    trained = stated_length(network.video_config, network.schedule.trained_shape)
     seen = frames_together(model, frames)
-    if seen == 1 or trained == 1 or trained <= FAR * seen <= FAR**2 * trained:
+    if trained in (None, 1) or seen == 1 or trained <= FAR * seen <= FAR**2 * trained:
         return ""
     told = f"The network was trained with {trained} frames and sees {seen} at once"
     if seen < trained:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...model_patches.errors import reason
 from ...model_patches.files import fingerprint
-from ...model_patches.long_clip import pieces, trained_length
+from ...model_patches.long_clip import pieces, stated_length
 from ...model_patches.upscaling import Upscaler, check_target
 from ..bundle import DEMOS, Bundle, files_of
 from ..encoders import TextEncoder, one_caption
@@ -319,8 +319,10 @@ class Planner:
     def _notes_on_length(self, requests: Sequence[Request]) -> list[str]:
         """Clips of other lengths than the network was trained with."""
         bundle, notes = self.bundle, []
-        trained = trained_length(bundle.unet.config, bundle.schedule.trained_shape)
+        trained = stated_length(bundle.unet.config, bundle.schedule.trained_shape)
         for frames, length, overlap in dict.fromkeys((r.frames, r.context_length, r.context_overlap) for r in requests):
+            if None in (frames, length):  # not resolved
+                continue
             if frames > length:
                 plan = pieces(frames, length, overlap, bundle.unet.config.first_frame_reach)
                 notes.append(
@@ -328,7 +330,7 @@ class Planner:
                     f"{overlap} of the clip (--context-length, --context-overlap)."
                 )
             seen = min(frames, length)
-            if seen > 1 and not trained <= 2 * seen <= 4 * trained:
+            if trained is not None and seen > 1 and not trained <= 2 * seen <= 4 * trained:
                 notes.append(
                     f"this network was trained with {trained} frames and sees {seen} at once; clips of about {trained} "
                     "look best."

@@ -132,4 +132,4 @@ def test_the_nodes_offer_such_files(told):
     facts, _ = told
     assert {"animatediff.safetensors", "ip_base.safetensors"} <= set(facts["motion_name"])
     assert {"ip_base.safetensors", "ip_plus.safetensors"} <= set(facts["patch"])
-    assert facts["kept"] == ["first_frame", "grey_image", "image", "zero_image"]
+    assert facts["kept"] == ["first_frame", "frames", "grey_image", "image", "zero_image"]

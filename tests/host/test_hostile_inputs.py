@@ -135,6 +135,7 @@ def motion_on(checkpoint: str, name: str):
 
 def upscaler(name: str):
     def breaks(graph):
+        node(graph, "Upscale")["inputs"] |= {"width": 256, "height": 256}  # else it follows the clip and the model
         node(graph, "Upscale")["inputs"]["upscale_model"] = add(
             graph, "Upscale model", "UpscaleModelLoader", model_name=name
         )

@@ -245,6 +245,19 @@ def demo():
     keep("latents", samples["samples"])
     images = core.VAEDecode().decode(vae, samples)[0]
     keep("images", images)
+    goes_on = use(
+        "ContinueClip", model=shifted, positive=positive, negative=negative, vae=vae, context_length=0,
+        context_overlap=2, loop=False, samples=samples,
+    )  # fmt: skip
+    piece = core.KSampler().sample(shifted, 8, 4, 1.5, "euler", "sgm_uniform", *goes_on[:3], denoise=1.0)[0]
+    (joined,) = use("JoinClips", clip=samples, piece=piece, context_overlap=goes_on[3], hold_colours=1.0)
+    keep("joined", joined["samples"])
+    (long,) = use(
+        "KSamplerLongClip", model=shifted, seed=7, steps=4, cfg=1.5, sampler_name="euler", scheduler="sgm_uniform",
+        positive=positive, negative=negative, latent_image={"samples": torch.zeros(14, *latent["samples"].shape[1:])},
+        denoise=1.0, context_length=0, context_overlap=2,
+    )  # fmt: skip
+    keep("long", long["samples"])
     (larger,) = use(
         "UpscaleVideo", images=images, upscale_model=upscaler, width=256, height=256, frames_at_once=4
     )  # fmt: skip
