@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from comfy.patcher_extension import WrappersMP
+from torch import Tensor
 
 from ..model_patches.long_clip import animates_picture, stated_length
 from .sampling import frames_together
@@ -24,6 +25,7 @@ def advise(patcher) -> None:
             _length(guider.model_patcher, len(noise)),
             _made_for(getattr(guider, "conds", {}), len(noise)),
             _scheduler(guider.model_patcher.get_model_object("model_sampling"), sigmas, latent_image),
+            _merge(guider.model_patcher),
         ):
             if text:
                 tell(text)
@@ -55,6 +57,26 @@ def _made_for(conds: dict, frames: int) -> str:
     return (
         f"The latent has {frames} frames, and Image to Video was asked for {min(made)}: repeated latents make one clip "
         "longer. For a clip from each of several pictures use Rebatch Images, for variations the number beside Run."
+    )
+
+
+def _merge(model) -> str:
+    """A merge with a network of other inputs or parts: the host leaves out what does not fit."""
+    merged = {}  # whose patches are another network's weights, by shape; LoRAs are given in other forms
+    for key, patches in model.patches.items():
+        shapes = [p[1][0][0].shape for p in patches if isinstance(p[1], list) and isinstance(p[1][0][0], Tensor)]
+        if shapes:
+            merged[key] = shapes
+    if not merged:
+        return ""
+    own = {name: weight.shape for name, weight in model.model.named_parameters()}
+    left = [key for key, shape in own.items() if any(s != shape for s in merged.get(key, [None]))]
+    if not left:
+        return ""
+    first = left[0].removeprefix("diffusion_model.")
+    return (
+        f"A merge leaves {len(left)} of {len(own)} weights as they are ({first} is the first): the other network has "
+        "other inputs or parts; merge two of one kind."
     )
 
 

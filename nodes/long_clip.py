@@ -115,6 +115,10 @@ class ContinueClip(CheckedNode):
         network = video_model(model)
         if (samples is None) == (images is None):
             raise NodeError("samples: wire the clip so far as samples, or as images; one of the two.")
+        if network.video_config.first_frame_concat == "ends" and not loop and last_frame is None:
+            raise NodeError(
+                "last_frame: an interpolation network joins two pictures; wire where the piece ends, or loop."
+            )
         if loop and last_frame is not None:
             raise NodeError("loop: it ends where the clip began, and last_frame says otherwise; choose one.")
         count = len(_frames_in_batch(samples) if images is None else images)
@@ -178,7 +182,9 @@ class JoinClips(CheckedNode):
             raise NodeError("piece: one of the two is samples, the other images; wire two of a kind.")
         if not isinstance(clip, dict):
             return io.NodeOutput(join(clip, piece, context_overlap, hold_colours, channels=-1))
-        joined = join(_frames_in_batch(clip), _frames_in_batch(piece), context_overlap, hold_colours, channels=1)
+        joined = join(
+            _frames_in_batch(clip, "clip"), _frames_in_batch(piece, "piece"), context_overlap, hold_colours, channels=1
+        )
         return io.NodeOutput({"samples": joined})
 
 
@@ -268,9 +274,14 @@ class KSamplerLongClip(CheckedNode):
             raise NodeError("vae: clip_vision looks at each piece's first frame; wire the VAE that shows it.")
         if "context_handler" in model.model_options:
             raise NodeError("model: it has context windows, and this sampler makes its own pieces; take them out.")
-        room = comfy.sample.fix_empty_latent_channels(model, _frames_in_batch(latent_image))
+        room = comfy.sample.fix_empty_latent_channels(model, _frames_in_batch(latent_image, "latent_image"))
         length, overlap = _sizes_for(network, context_length, context_overlap)
         plan = pieces(len(room), length, overlap, network.video_config.first_frame_reach)
+        if len(plan) > 1 and network.video_config.first_frame_concat == "ends":
+            raise NodeError(
+                f"model: an interpolation network joins two pictures in {length} frames; for more, join its clips from "
+                "picture to picture by Continue Clip and Join Clips."
+            )
         mask = latent_image.get("noise_mask")
         mask = None if mask is None else comfy.utils.repeat_to_batch_size(mask, len(room))
         shown = _Progress(model, steps, len(plan))
@@ -345,10 +356,12 @@ class _Clip:
 # -- parts --------------------------------------------------------------------------------------------------------
 
 
-def _frames_in_batch(latent: dict) -> Tensor:
+def _frames_in_batch(latent: dict, field: str = "samples") -> Tensor:
     samples = latent["samples"]
     if samples.ndim != 4 or not len(samples):
-        raise NodeError("samples: wire a clip with its frames in the batch, as Image to Video (DreamFactory) gives it.")
+        raise NodeError(
+            f"{field}: wire a clip with its frames in the batch, as Image to Video (DreamFactory) gives it."
+        )
     return samples
 
 

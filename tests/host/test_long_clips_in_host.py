@@ -325,6 +325,41 @@ def test_the_files_say_what_they_are(networks):
     )
 
 
+@pytest.fixture(scope="module")
+def ends(networks):
+    """The demo's network as one that joins two pictures: its input channels are the two ends."""
+    unet = load_unet(DEMO / "unet.safetensors")
+    unet.config = replace(unet.config, known_frames=0, first_frame_reach=0, first_frame_concat="ends")
+    save_unet(unet, networks.models("diffusion_models") / "ends.safetensors", schedule=unet.schedule)
+    return networks
+
+
+def joined(graph: Graph, links: dict, **more) -> list:
+    before = sampler(graph, links)
+    goes_on = graph.add(
+        "DreamFactoryContinueClip", samples=before,
+        **{"context_length": 0, "context_overlap": 1, "loop": False, **more},
+        **{k: links[k] for k in ("model", "positive", "negative", "vae")},
+    )  # fmt: skip
+    return sampler(graph, {**links, "positive": [goes_on, 0], "negative": [goes_on, 1], "latent_image": [goes_on, 2]})
+
+
+def test_an_interpolation_network_goes_to_a_target_or_back(ends):
+    """What the network is shown as the other end counts; without one there is none, and it says so."""
+    made = []
+    for target in ("loop", "last_frame"):
+        graph, links = demo(LENGTH, unet="ends.safetensors", last_frame=["1", 5])
+        other = graph.add("DreamFactoryLoadDemo", demo="picture to video", picture="red circle", weight_dtype="default")
+        more = {"loop": True} if target == "loop" else {"last_frame": [other, 5]}
+        made.append(shown(ends, graph, links, joined(graph, links, **more)))
+    assert (made[0] - made[1]).abs().mean() > 0.005
+    assert torch.equal(made[0][:1], made[1][:1])  # the known frame
+    graph, links = demo(LENGTH, unet="ends.safetensors", last_frame=["1", 5])
+    assert "wire where the piece ends, or loop" in refusal(ends, graph, joined(graph, links))
+    graph, links = demo(FRAMES, unet="ends.safetensors", last_frame=["1", 5])
+    assert "joins two pictures in 8 frames" in refusal(ends, graph, long_sampler(graph, links))
+
+
 # -- told before a run is wasted ----------------------------------------------------------------------------------
 
 
@@ -379,3 +414,17 @@ def test_words_that_the_demo_does_not_know_are_told(server):
     graph, links = demo(LENGTH)
     graph["2"]["inputs"]["text"] = "a crimson star on a plain zeppelin"
     assert "does not know 'crimson', 'zeppelin'" in told(server, graph, sampler(graph, links))
+
+
+def test_a_merge_with_a_network_of_other_parts_is_told(networks):
+    """And one of two networks of one kind is not."""
+    graph, links = demo(LENGTH)
+    other = graph.add("DreamFactoryLoadDemo", demo="text to video", picture="red circle", weight_dtype="default")
+    links["model"] = [graph.add("ModelMergeSimple", model1=links["model"], model2=[other, 0], ratio=0.5), 0]
+    said = told(networks, graph, sampler(graph, links))
+    assert "A merge leaves" in said
+    assert "merge two of one kind" in said
+    graph, links = demo(LENGTH)
+    same = graph.add("DreamFactoryLoadVideoUNet", unet_name=KNOWN, weight_dtype="default", release="from the file")
+    links["model"] = [graph.add("ModelMergeSimple", model1=links["model"], model2=[same, 0], ratio=0.5), 0]
+    assert told(networks, graph, sampler(graph, links, seed=3)) == ""
