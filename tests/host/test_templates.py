@@ -41,7 +41,13 @@ SMALL = {
 }  # fmt: skip
 UPSCALED = (380, 256)  # four times 96x64, and four columns less
 DEMO_SIZE = (256, 256)  # the demos run as they are
-SIZES = {"demo": DEMO_SIZE, "demo_text_to_video": DEMO_SIZE, "text_to_video_upscaled": UPSCALED}
+CLIPS = {"variations": 3}  # videos of one run, where it is not one
+SIZES = {
+    "demo": DEMO_SIZE,
+    "variations": DEMO_SIZE,
+    "demo_text_to_video": DEMO_SIZE,
+    "text_to_video_upscaled": UPSCALED,
+}
 SHOWN = (0, 2, 5, 7)  # frames of a demo's thumbnail
 VISION_WIDTH = json.loads((ROOT / "pipelines/demo/image_encoder/config.json").read_text("utf-8"))["hidden_size"]
 NETWORKS = {
@@ -129,11 +135,14 @@ def test_template_runs_to_a_video(small, name, tmp_path):
             if node["class_type"] == "LoadImage":
                 node["inputs"]["image"] = small.client.upload(picture)
     saved = [f for f in queue_workflow.saved_files(small.client.run(graph)) if f["filename"].endswith(".mp4")]
-    assert len(saved) == 1
-    clip = frames_of(small.client.fetch(saved[0], tmp_path / "clip.mp4"))
-    assert [picture.size for picture in clip] == [SIZES.get(name, (96, 64))] * frames
+    assert len(saved) == CLIPS.get(name, 1)
+    clips = [frames_of(small.client.fetch(file, tmp_path / f"{i}.mp4")) for i, file in enumerate(saved)]
+    for clip in clips:
+        assert [picture.size for picture in clip] == [SIZES.get(name, (96, 64))] * frames
+    assert len({clip[-1].tobytes() for clip in clips}) == len(clips)  # each is another
     if os.environ.get("WRITE_THUMBNAILS") and SIZES.get(name) == DEMO_SIZE:
-        thumbnail([clip[i] for i in SHOWN]).save(API.parent / f"{name}.jpg", quality=88)
+        shown = [clip[-1] for clip in clips] + [clips[0][0]] if len(clips) > 1 else [clips[0][i] for i in SHOWN]
+        thumbnail(shown).save(API.parent / f"{name}.jpg", quality=88)
 
 
 @pytest.mark.parametrize("name", [p.stem for p in TEMPLATES])
