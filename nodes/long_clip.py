@@ -201,14 +201,12 @@ def join(clip: Tensor, piece: Tensor, overlap: int, hold_colours: float, channel
             "Clip's number."
         )
     new = piece[overlap:].to(clip)
-    if overlap and hold_colours:
+    shared = piece[:overlap].to(clip)
+    if overlap and hold_colours and not torch.equal(shared, clip[-overlap:]):
         over = [d for d in range(clip.ndim) if d != channels % clip.ndim]
-        shared = piece[:overlap].to(clip)
         theirs, ours = (torch.std_mean(x.float(), dim=over, keepdim=True) for x in (shared, clip[-overlap:]))
-        same = torch.equal(shared, clip[-overlap:])
-        if not same:
-            held = (new.float() - theirs[1]) * (ours[0] / theirs[0].clamp(min=1e-6)) + ours[1]
-            new = torch.lerp(new.float(), held, hold_colours).to(clip)
+        held = (new.float() - theirs[1]) * (ours[0] / theirs[0].clamp(min=1e-6)) + ours[1]
+        new = torch.lerp(new.float(), held, hold_colours).to(clip)
     return torch.cat([clip, new])
 
 
@@ -318,7 +316,7 @@ class _Progress:
 
     def __init__(self, model, steps: int, count: int) -> None:
         self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self.bar, self.steps, self.count = comfy.utils.ProgressBar(steps * count), steps, count
+        self.bar, self.count = comfy.utils.ProgressBar(steps * count), count
 
     def callback(self, number: int):
         def step(done, x0, x, total) -> None:

@@ -121,8 +121,7 @@ def cut_conditioning(side: str, conditioning: list, start: int, length: int, kno
                 values[name] = _rows(values[name], rows("masks" if name == "mask" else "prompts"))
         if values.get("control") is not None:
             values["control"] = cut_control(values["control"], rows("ControlNet hints"))
-        for name in ("first_frame", "image", "grey_image", "zero_image"):
-            _refuse_several(side, values.get("dreamfactory_" + name))
+        _refuse_several(side, values.get("dreamfactory_first_frame"))
         cut.append([_rows(text, rows("prompts")), values])
     return cut
 

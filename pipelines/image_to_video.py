@@ -139,6 +139,10 @@ def seen_at_once(bundle: Bundle, settings: Settings, frames: int) -> tuple[int, 
         trained = trained_length(config, bundle.schedule.trained_shape)
         length = min(frames, trained) if animates_picture(config) and trained > 1 else frames
     overlap = default_overlap(config, length) if settings.context_overlap is None else settings.context_overlap
+    if length < frames and config.first_frame_concat == "ends":
+        raise InputError(
+            f"{bundle.name} joins two pictures and sees all frames of a clip at once; leave context_length out."
+        )
     if length < frames and not 1 <= overlap < length:
         raise InputError(
             f"context_overlap is {overlap}; pieces of {length} frames take over 1 to {length - 1} from the one before."

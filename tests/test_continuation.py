@@ -11,7 +11,7 @@ from dreamfactory.model_patches.long_clip import default_overlap, pieces
 from dreamfactory.model_patches.presets import preset
 from dreamfactory.pipelines.bundle import load_bundle
 from dreamfactory.pipelines.errors import InputError
-from dreamfactory.pipelines.image_to_video import Settings, animate
+from dreamfactory.pipelines.image_to_video import Settings, animate, seen_at_once
 from dreamfactory.pipelines.sampling import Prompt, sample
 from dreamfactory.schedulers import ScheduleConfig
 from dreamfactory.training.batch import Batch
@@ -218,3 +218,12 @@ def test_an_overlap_that_leaves_no_room_is_refused(overlap):
         animate(
             load_bundle("demo"), torch.rand(1, 3, 64, 64), ["a"], ["b"], Settings(frames=20, context_overlap=overlap)
         )
+
+
+def test_a_network_that_joins_two_pictures_is_not_cut():
+    bundle = load_bundle("demo")
+    bundle.unet.config = replace(bundle.unet.config, first_frame_concat="ends")
+    settings = Settings(frames=20)
+    assert seen_at_once(bundle, settings, 20)[0] == 20
+    with pytest.raises(InputError, match="joins two pictures"):
+        seen_at_once(bundle, replace(settings, context_length=8), 20)
