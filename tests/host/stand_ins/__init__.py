@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import comfy.cldm.cldm
+import comfy.controlnet
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -25,6 +27,12 @@ class TinySD(comfy.supported_models.SD20):
     unet_extra_config = {"num_heads": -1, "num_head_channels": 16}  # noqa: RUF012
 
 
+class TinySD15(TinySD):
+    """The same with eight heads at every level, as Stable Diffusion 1."""
+
+    unet_extra_config = {"num_heads": 8, "num_head_channels": -1}  # noqa: RUF012 (the host's form)
+
+
 SHAPE = {
     "image_size": 32,
     "in_channels": 4,
@@ -44,12 +52,12 @@ SHAPE = {
 }
 
 
-def tiny_sd(context_dim: int = 64, adm_in_channels: int | None = None):
+def tiny_sd(context_dim: int = 64, adm_in_channels: int | None = None, kind=TinySD, **further):
     """A MODEL of random weights; with adm_in_channels one that takes a label, as SDXL does."""
-    shape = {**SHAPE, "context_dim": context_dim, "adm_in_channels": adm_in_channels}
+    shape = {**SHAPE, "context_dim": context_dim, "adm_in_channels": adm_in_channels, **further}
     if adm_in_channels:
         shape |= {"num_classes": "sequential", "transformer_depth": [1, 2], "transformer_depth_output": [1, 1, 2, 2]}
-    config = TinySD(shape)
+    config = kind(shape)
     config.set_inference_dtype(torch.float32, None)
     model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.EPS, device=torch.device("cpu"))
     torch.manual_seed(0)
@@ -70,6 +78,14 @@ class Checkpoint:
 
     def load(self):
         return tiny_sd(), pack("text_encoder").load_text_encoder(DEMO / "text_encoder"), tiny_vae()
+
+
+class Checkpoint15(Checkpoint):
+    """As Stable Diffusion 1.5, without attention to the text on the coarsest level: AnimateDiff is for such."""
+
+    def load(self):
+        shape = {"transformer_depth": [1, 0], "transformer_depth_output": [1, 1, 0, 0]}
+        return tiny_sd(kind=TinySD15, **shape), *super().load()[1:]
 
 
 class LabelledCheckpoint(Checkpoint):
@@ -98,6 +114,21 @@ class Vae(Checkpoint):
 
     def load(self):
         return (tiny_vae(),)
+
+
+class Control(Checkpoint):
+    """A ControlNet of Checkpoint15's shape; its weights are large enough for a hint to count."""
+
+    RETURN_TYPES = ("CONTROL_NET",)
+
+    def load(self):
+        shape = {k: v for k, v in SHAPE.items() if k not in ("out_channels", "adm_in_channels")}
+        shape["transformer_depth"] = [1, 0]
+        network = comfy.cldm.cldm.ControlNet(**shape, hint_channels=3, num_heads=8)
+        torch.manual_seed(0)
+        for name, weight in network.named_parameters():
+            torch.nn.init.normal_(weight, mean=float(name.endswith("norm.weight")), std=0.1)
+        return (comfy.controlnet.ControlNet(network, load_device=comfy.model_management.get_torch_device()),)
 
 
 class NoFrames(Checkpoint):
@@ -140,10 +171,12 @@ def tiny_vae() -> comfy.sd.VAE:
 
 NODE_CLASS_MAPPINGS = {
     "StandInCheckpoint": Checkpoint,
+    "StandInCheckpoint15": Checkpoint15,
     "StandInLabelledCheckpoint": LabelledCheckpoint,
     "StandInText": Text,
     "StandInVision": Vision,
     "StandInVae": Vae,
+    "StandInControlNet": Control,
     "StandInNoFrames": NoFrames,
     "StandInAnything": Anything,
 }
