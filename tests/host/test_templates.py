@@ -108,9 +108,8 @@ def shrink(graph: dict) -> dict:
             inputs["release"] = "from the file"  # the small networks say it themselves
         if kind in ("KSampler", "DreamFactoryKSamplerLongClip"):
             inputs["steps"] = 2
-        if kind in ("DreamFactoryImageToVideo", "EmptyLatentImage"):
-            if not isinstance(inputs["width"], list):
-                inputs["width"], inputs["height"] = 96, 64
+        if kind in ("DreamFactoryImageToVideo", "EmptyLatentImage") and not isinstance(inputs["width"], list):
+            inputs["width"], inputs["height"] = 96, 64
         if kind == "ImageScaleToTotalPixels":
             inputs["megapixels"] = 0.01
         if kind == "DreamFactoryUpscaleVideo":
