@@ -20,7 +20,7 @@ import folder_paths
 
 from ..model_patches.errors import reason
 from .errors import NodeError
-from .folders import stamp
+from .folders import is_inside, stamp
 
 INDEX = "bundle.json"
 KINDS = ("diffusion_models", "checkpoints")
@@ -101,7 +101,7 @@ def read_bundle(folder: Path, name: str, allowed: Iterable[str | Path]) -> Bundl
         if key in index:
             entry, options = _entry(index, key, name)
             path = folder / entry
-            outside = not any(folder_paths.is_within_directory(str(root), str(path)) for root in (folder, *allowed))
+            outside = not is_inside(path, (folder, *allowed))
             if not outside and not os.path.exists(path):
                 raise NodeError(f"{name}/{INDEX} puts its {NAMES[key]} at {entry!r}, and nothing is there; copy it.")
             parts[key] = Part(entry, path, options, outside)

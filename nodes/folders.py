@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import comfy.memory_management
@@ -26,11 +26,12 @@ def names(*kinds: str) -> list[str]:
 
 
 def path_of(field: str, name: str, *kinds: str) -> str:
-    """The full path of a listed file. field: the node's input, for the sentence."""
-    for kind in kinds:
-        path = folder_paths.get_full_path(kind, name)
-        if path is not None:
-            return path
+    """The full path of a listed file: a link may bring any other name. field: the node's input, for the sentence."""
+    if name in names(*kinds):
+        for kind in kinds:
+            path = folder_paths.get_full_path(kind, name)
+            if path is not None:
+                return path
     raise NodeError(f"{field}: there is no {name!r} in models/{' or models/'.join(kinds)}; refresh and choose again.")
 
 
@@ -41,6 +42,26 @@ def stamp(path: str | os.PathLike) -> str:
     except OSError:
         return "missing"
     return f"{path} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def is_inside(path: str | os.PathLike, folders: Iterable[str | os.PathLike]) -> bool:
+    """Whether a path lies in one of these folders, also after links are followed.
+
+    Its spelling is looked at first: on Windows, following a path that names another machine would call that machine.
+    """
+    spelt = os.path.abspath(path)
+    return any(
+        any(_begins(spelt, known) for known in (os.path.abspath(folder), os.path.realpath(folder)))
+        and folder_paths.is_within_directory(str(folder), spelt)
+        for folder in folders
+    )
+
+
+def _begins(path: str, folder: str) -> bool:
+    try:
+        return os.path.commonpath((folder, path)) == folder
+    except ValueError:  # another drive
+        return False
 
 
 def read_file(path: str | os.PathLike) -> dict[str, Tensor]:

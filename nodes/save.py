@@ -17,7 +17,7 @@ from ..model_patches.checkpoint import check_network, save_network
 from ..model_patches.errors import reason
 from .checked import CheckedNode
 from .errors import NodeError
-from .folders import blame
+from .folders import blame, is_inside
 from .loaders import DTYPES
 from .patches import video_model
 
@@ -70,14 +70,12 @@ class SaveVideoUNet(CheckedNode):
 def place(prefix: str) -> tuple[str, str]:
     """The next free file of this prefix: its path, and how it reads from the output folder."""
     output = folder_paths.get_output_directory()
+    if not is_inside(os.path.join(output, prefix), [output]):
+        raise NodeError(f"filename_prefix: {prefix!r} is no place in the output folder; choose one there.")
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output)
     except OSError as error:
         raise NodeError(f"filename_prefix: {prefix!r} cannot be written: {reason(error)}.") from error
-    except Exception as error:
-        if type(error) is not Exception:  # the host's bare one, for a path that leads out of its output folder
-            raise
-        raise NodeError(f"filename_prefix: {prefix!r} is no place in the output folder; choose one there.") from error
     if not name.strip("."):
         raise NodeError(f"filename_prefix: {prefix!r} holds no name; give one, such as diffusion_models/merged.")
     file = f"{name}_{counter:05}_.safetensors"

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import comfy.clip_model
 import comfy.sd
@@ -29,6 +29,7 @@ from .folders import read_file
 
 SUFFIXES = (".safetensors", ".sft")
 INDEX = "model.safetensors.index.json"
+FURTHER = {"config.json": ("configuration_files",), "tokenizer_config.json": ("fast_tokenizer_files", "gguf_file")}
 
 MODEL_TYPES = {"t5": "t5", "mt5": "t5", "umt5": "t5", "clip": "clip", "clip_text_model": "clip"}
 NAMES = {"t5": "T5 encoder", "clip": "CLIP text encoder"}
@@ -77,6 +78,8 @@ class Source:
         if path.name == "model.safetensors" and (path.parent / "config.json").exists():
             path = path.parent
         folder = path if path.is_dir() else None
+        if folder:
+            _check_names(folder)
         files = _folder_files(path) if folder else (path,)
         shapes: dict[str, tuple[int, ...]] = {}
         metadata: dict[str, str] = {}
@@ -119,6 +122,22 @@ class Source:
         for file in self.files:
             weights |= read_file(file)
         return weights
+
+
+def _check_names(folder: Path) -> None:
+    """Lists of further files, which transformers would open wherever they point, hold names and no paths."""
+    for file, lists in FURTHER.items():
+        try:
+            settings = json.loads((folder / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # who needs it says so
+        for key in lists:
+            named = settings.get(key) if isinstance(settings, dict) else None
+            for name in named if isinstance(named, list) else [named]:
+                if isinstance(name, str) and PureWindowsPath(name).name != name:
+                    raise NodeError(
+                        f"{folder / file} names {name!r}, outside of its folder; put the model's own {file} there."
+                    )
 
 
 def _folder_files(folder: Path) -> tuple[Path, ...]:

@@ -283,3 +283,11 @@ def test_a_part_that_a_bundle_does_not_name_is_told_with_its_loader(facts):
     model, *rest = facts["told"]["nothing but a network"]
     assert model == "ModelPatcher"
     assert all("comes without the" in sentence for sentence in rest)
+
+
+def test_on_windows_no_path_outside_is_followed(facts):
+    """Following one that names another machine would call it, and tell it who calls."""
+    inside = {path for path, (lies_inside, _) in facts["windows"].items() if lies_inside}
+    assert inside == {r"C:\models\b\x"}
+    for path, (_, asked) in facts["windows"].items():
+        assert path in inside or set(asked) <= {r"C:\models\a", r"C:\models\b"}

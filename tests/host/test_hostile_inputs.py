@@ -3,6 +3,7 @@ goes on. Every case is the demo workflow with something broken in it."""
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -44,6 +45,15 @@ def files(server):
     (unets / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     (encoders / "unet.safetensors").write_bytes(whole)
     (encoders / "cut.safetensors").write_bytes(whole[:100])
+    for named, setting in {
+        "tokenizer_config.json": "fast_tokenizer_files",
+        "config.json": "configuration_files",
+    }.items():
+        folder = encoders / f"leads out by {named}"
+        shutil.copytree(ELSEWHERE, folder)
+        settings = json.loads((folder / named).read_text("utf-8")) | {setting: ["//elsewhere/share/tokenizer.1.json"]}
+        (folder / named).write_text(json.dumps(settings), encoding="utf-8")
+    (unets / "not_listed.bin").write_bytes(b"none")
     save_patch(video, patches / "other_shape.safetensors", ["paca"])
     save_patch(video, patches / "temporal.safetensors", ["temporal"])
     save_patch(video, unets / "patch.safetensors", ["paca"])
@@ -174,6 +184,16 @@ def rescaled(multiplier):
     return breaks
 
 
+def save(prefix: str):
+    def breaks(graph):
+        model = node(graph, "Sampler")["inputs"]["model"]
+        add(
+            graph, "Save", "DreamFactorySaveVideoUNet", model=model, filename_prefix=prefix, weight_dtype="default"
+        )  # fmt: skip
+
+    return breaks
+
+
 def picture(batch: int = 1):
     def breaks(graph):
         inputs = node(graph, "Image to video")["inputs"]
@@ -229,6 +249,34 @@ CASES = {
         both(encoder("unet.safetensors"), linked("Encoder", "encoder_name", ELSEWHERE)),
         "Encoder", "encoder_name", "there is no",
     ),
+    "a network above the folder": (
+        both(load("small.safetensors"), linked("Video UNet", "unet_name", "../diffusion_models/small.safetensors")),
+        "Video UNet", "unet_name", "there is no",
+    ),
+    "a network that is not listed": (
+        both(load("small.safetensors"), linked("Video UNet", "unet_name", "not_listed.bin")),
+        "Video UNet", "unet_name", "there is no",
+    ),
+    "a network on another machine": (
+        both(load("small.safetensors"), linked("Video UNet", "unet_name", r"\\elsewhere\share\small.safetensors")),
+        "Video UNet", "unet_name", "there is no",
+    ),
+    "a patch elsewhere": (
+        both(patch("DreamFactoryPACA"), linked("Patch", "patch", "/model_patches/../other_shape.safetensors")),
+        "Patch", "patch", "none of its choices",
+    ),
+    "motion elsewhere": (
+        both(motion_on("StandInCheckpoint", "temporal.safetensors"), linked("Motion on", "motion_name", "/etc/passwd")),
+        "Motion on", "motion_name", "there is no",
+    ),
+    "a tokenizer that names files elsewhere": (
+        encoder("leads out by tokenizer_config.json"), "Encoder", "encoder_name", "outside of its folder",
+    ),
+    "a config that names files elsewhere": (
+        encoder("leads out by config.json"), "Encoder", "encoder_name", "outside of its folder",
+    ),
+    "saved out of the output folder": (save("../../elsewhere"), "Save", "filename_prefix", "no place in the output"),
+    "saved at the root": (save("/elsewhere"), "Save", "filename_prefix", "no place in the output folder"),
     "a choice that there is not": (
         linked("Noise schedule", "shift", "maybe"), "Noise schedule", "shift",
         "none of its choices",
@@ -247,11 +295,7 @@ CASES = {
         linked("Image to video", "frames", "-3"), "Image to video", "frames", "-3.0 is not within 1 to",
     ),
     "a NUL in a name": (
-        lambda graph: add(
-            graph, "Save", "DreamFactorySaveVideoUNet", model=node(graph, "Sampler")["inputs"]["model"],
-            filename_prefix="diffusion_models/a\0b", weight_dtype="default",
-        ),
-        "Save", "filename_prefix", "NUL character",
+        save("diffusion_models/a\0b"), "Save", "filename_prefix", "NUL character",
     ),
     # sizes
     "0 frames": (change("Image to video", frames=0), "Image to video", "frames", "min"),

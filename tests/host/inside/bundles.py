@@ -5,12 +5,15 @@ go into it as results.safetensors; the JSON line says the rest.
 """
 
 import json
+import ntpath
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import folder_paths
 import torch
+from a_pack.nodes import folders
 from a_pack.nodes.bundles import Absent, LoadBundle
 from safetensors.torch import load_file, save_file
 
@@ -61,5 +64,34 @@ shutil.copy(weights, weights.with_suffix(".again"))
 weights.with_suffix(".again").replace(weights)
 facts["stamps"] = [before, LoadBundle.fingerprint_inputs(bundle_name="kl", weight_dtype="default")]
 facts["stamp of none"] = LoadBundle.fingerprint_inputs(bundle_name="../outside", weight_dtype="default")
+
+
+def followed(path):
+    """Whether a path is held to lie in C:/models, on Windows, and which paths the file system was asked about."""
+    asked = []
+
+    def real(p):
+        asked.append(str(p))
+        return ntpath.abspath(p)
+
+    kept = folders.os, folders.folder_paths.is_within_directory
+    paths = SimpleNamespace(abspath=ntpath.abspath, realpath=real, commonpath=ntpath.commonpath)
+    folders.os = SimpleNamespace(path=paths)
+    folders.folder_paths.is_within_directory = lambda root, target: bool(real(root) and real(target))
+    try:
+        return folders.is_inside(path, [r"C:\models\a", r"C:\models\b"]), asked
+    finally:
+        folders.os, folders.folder_paths.is_within_directory = kept
+
+
+windows = (
+    r"\\elsewhere\share\x",
+    "//elsewhere/share/x",
+    r"D:\x",
+    r"C:\models\b\x",
+    r"C:\models\a\..\c",
+    r"\\?\UNC\else\x",
+)
+facts["windows"] = {path: followed(path) for path in windows}
 save_file({k: v.contiguous() for k, v in made.items()}, FOLDER / "results.safetensors")
 print(json.dumps(facts))
