@@ -7,21 +7,19 @@ models with a timestep a token do.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
-def count_known(mask: Tensor | None, most: int) -> int:
-    """How many of a clip's first frames a mask (t, c, h, w) covers wholly; 0 where that is more than `most`."""
-    if mask is None or not most:
-        return 0
-    covered = (mask.flatten(1).amax(1) == 0).tolist()
-    count = covered.index(False) if False in covered else 0
-    return count if count <= most else 0
+def is_known(mask: Tensor, most: int) -> Tensor:
+    """(t,) of a noise mask (t, c, h, w): whether it covers a frame and all before it wholly, on the mask's device.
+
+    All False where it covers more than `most` frames, or every one.
+    """
+    covered = (mask.flatten(1).amax(1) == 0).long().cumprod(0)
+    count = covered.sum()
+    return covered.bool() & (count <= most) & (count < len(mask))
 
 
-def known_rows(frames: int, count: int) -> Tensor:
+def known_rows(known: Tensor) -> Tensor:
     """(t, 1, 1, 1): 0 for a known frame, 1 for the others."""
-    rows = torch.ones(frames, 1, 1, 1)
-    rows[:count] = 0
-    return rows
+    return 1.0 - known.float().reshape(-1, 1, 1, 1)

@@ -272,7 +272,12 @@ class KSamplerLongClip(CheckedNode):
             raise NodeError("vae: clip_vision looks at each piece's first frame; wire the VAE that shows it.")
         if "context_handler" in model.model_options:
             raise NodeError("model: it has context windows, and this sampler makes its own pieces; take them out.")
-        room = comfy.sample.fix_empty_latent_channels(model, _frames_in_batch(latent_image, "latent_image"))
+        room = comfy.sample.fix_empty_latent_channels(
+            model,
+            _frames_in_batch(latent_image, "latent_image"),
+            latent_image.get("downscale_ratio_spacial"),
+            latent_image.get("downscale_ratio_temporal"),
+        )
         length, overlap = _sizes_for(network, context_length, context_overlap)
         plan = pieces(len(room), length, overlap, network.video_config.first_frame_reach)
         if len(plan) > 1 and network.video_config.first_frame_concat == "ends":
@@ -282,6 +287,12 @@ class KSamplerLongClip(CheckedNode):
             )
         mask = latent_image.get("noise_mask")
         mask = None if mask is None else comfy.utils.repeat_to_batch_size(mask, len(room))
+        drawn = latent_image.get("batch_index")
+        if drawn is not None and len(drawn) != len(room):
+            raise NodeError(
+                f"latent_image: its batch_index names {len(drawn)} frames, and it has {len(room)}; give it anew with "
+                "Image to Video."
+            )
         shown = _Progress(model, steps, len(plan))
         sides, done = (("positive", positive), ("negative", negative)), room[:0]
         for number, piece in enumerate(plan):
@@ -293,7 +304,7 @@ class KSamplerLongClip(CheckedNode):
             part = torch.cat([done[piece.start :], part[piece.known :]])
             made = comfy.sample.sample(
                 seen_together(model, list(range(piece.start, piece.start + piece.length)), len(room)),
-                comfy.sample.prepare_noise(part, (seed + number) % 2**64),
+                comfy.sample.prepare_noise(part, (seed + number) % 2**64, _drawn(drawn, piece)),
                 steps,
                 cfg,
                 sampler_name,
@@ -305,10 +316,11 @@ class KSamplerLongClip(CheckedNode):
                 noise_mask=_mask_of(piece, mask, done),
                 callback=shown.callback(number),
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-                seed=seed + number,
+                seed=(seed + number) % 2**64,
             )
             done = torch.cat([done.to(made), made[piece.known :]])
-        return io.NodeOutput({"samples": done[: len(room)]})
+        kept = {name: value for name, value in latent_image.items() if not name.startswith("downscale_ratio")}
+        return io.NodeOutput({**kept, "samples": done[: len(room)]})
 
 
 class _Progress:
@@ -366,7 +378,13 @@ def _frames_in_batch(latent: dict, field: str = "samples") -> Tensor:
 def _sizes_for(network: VideoModel, length: int, overlap: int) -> tuple[int, int]:
     """The two widgets, 0 replaced by what the network was trained for."""
     config = network.video_config
-    length = length or trained_length(config, network.schedule.trained_shape)
+    trained = trained_length(config, network.schedule.trained_shape)
+    if (length or trained) == 1:
+        raise NodeError(
+            "context_length: a piece of 1 frame cannot go on from another, and this network was trained with "
+            f"{'single pictures' if trained == 1 else f'{trained} frames'}; say how many it should see at once."
+        )
+    length = length or trained
     overlap = overlap or default_overlap(config, length)
     if not overlap < length:
         raise NodeError(f"context_overlap: {overlap} of {length} frames leave no room for new ones; take over fewer.")
@@ -406,6 +424,14 @@ def _mask_of(piece: Piece, mask: Tensor | None, done: Tensor) -> Tensor | None:
     own = torch.cat([own, own[-1:].expand(piece.length - len(own), *own.shape[1:])])
     own[: piece.known] = 0
     return own
+
+
+def _drawn(batch_index: list[int] | None, piece: Piece) -> list[int] | None:
+    """Which of a seed's draws a piece's frames take, where the latent says so for the clip's frames."""
+    if batch_index is None:
+        return None
+    own = batch_index[piece.start : piece.start + piece.length]
+    return own + [own[-1] + 1 + i for i in range(piece.length - len(own))]
 
 
 def _shape(frames: Tensor) -> str:

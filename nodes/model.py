@@ -52,7 +52,7 @@ from .advice import advise
 from .codec import CodecLatents
 from .errors import NodeError
 from .folders import read_file
-from .known import count_known, known_rows
+from .known import is_known, known_rows
 from .sampling import VideoSampling, by_frame
 from .windows import cut_hints_by_window, frames_of
 
@@ -181,16 +181,19 @@ class VideoModel(comfy.model_base.BaseModel):
             out["frame_rate"] = comfy.conds.CONDConstant(float(rate))
         if kwargs.get(PREFIX + "distance"):
             out["distance"] = comfy.conds.CONDConstant(int(kwargs[PREFIX + "distance"]))
-        known = count_known(kwargs.get("denoise_mask"), config.known_frames)
-        if known:
-            out["known"] = comfy.conds.CONDRegular(known_rows(len(noise), known))
+        mask = kwargs.get("denoise_mask")
+        known = None if mask is None or not config.known_frames else is_known(mask, config.known_frames).cpu()
+        if known is not None and known.any():
+            out["known"] = comfy.conds.CONDRegular(known_rows(known))
         return out
 
     def scale_latent_inpaint(self, sigma, noise, latent_image, denoise_mask=None, **kwargs) -> Tensor:
         """What the network sees of frames that a noise mask keeps."""
         seen = super().scale_latent_inpaint(sigma=sigma, noise=noise, latent_image=latent_image, **kwargs)
-        known = count_known(denoise_mask, self.video_config.known_frames)
-        return torch.cat([latent_image[:known].to(seen), seen[known:]]) if known else seen
+        if denoise_mask is None or not self.video_config.known_frames:
+            return seen
+        known = is_known(denoise_mask, self.video_config.known_frames).reshape(-1, 1, 1, 1)
+        return torch.where(known, latent_image.to(seen), seen)
 
     def _frame(self, name: str, latents: Tensor, noise: Tensor) -> Tensor:
         if latents.shape[1] != noise.shape[1]:

@@ -241,6 +241,18 @@ def test_hints_that_end_before_the_clip_are_refused(facts):
     assert "frames are 5 to 12" in told
 
 
+def test_a_clip_that_fits_is_ksamplers(facts):
+    """With the latent's own mask and draws, and what it says beside its samples."""
+    assert facts["long_clips"]["fits"] == {"difference": 0.0, "beside": ["batch_index", "noise_mask"]}
+
+
+def test_pieces_of_one_frame_and_draws_of_other_frames_are_refused(facts):
+    for name in ("of pictures", "of one"):
+        assert "context_length: a piece of 1 frame" in facts["long_clips"][name]
+        assert "single pictures" in facts["long_clips"][name]
+    assert "batch_index names 2 frames, and it has 16" in facts["long_clips"]["index"]
+
+
 def test_a_schedule_by_size_is_one_by_what_the_network_sees_together(facts):
     """Under context windows that is a window: a clip of 24 frames, 8 at a time, has the noise of 8."""
     found = facts["window_schedules"]

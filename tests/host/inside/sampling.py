@@ -241,7 +241,40 @@ def long_clips():
             "told_frames": [c["options"]["ad_params"]["sub_idxs"] for c in asked],
             "same": [bool(positive[0][1]["control"] is net), len(net.cond_hint_original), len(positive[0][1]["mask"])],
         }  # fmt: skip
+    facts["fits"] = a_clip_that_fits(sampling, inputs)
+    model = network("full")
+    model.model.schedule = replace(model.model.schedule, trained_shape=(1, 64, 64))
+    positive, negative = both(model, inputs_of("full"))
+    for name, length, index in (("of pictures", 0, None), ("of one", 1, None), ("index", 8, [0, 1])):
+        latent = room if index is None else room | {"batch_index": index}
+        try:
+            KSamplerLongClip.execute(
+                model, **sampling, positive=positive, negative=negative, latent_image=latent, context_length=length,
+                context_overlap=0,
+            )  # fmt: skip
+        except ValueError as error:
+            facts[name] = str(error)
     return facts
+
+
+def a_clip_that_fits(sampling, inputs):
+    """It is KSampler's: the frames' own draws of the seed, mask, and what the latent says beside its samples."""
+    model = network("full")
+    positive, negative = both(model, inputs_of("full"))
+    given = randn(4, 4, *SIZE, seed=5)
+    mask = torch.ones(4, 1, *SIZE)
+    mask[1] = 0
+    latent = {"samples": given, "noise_mask": mask, "batch_index": [3, 4, 5, 9], "downscale_ratio_spacial": 8}
+    made = KSamplerLongClip.execute(
+        model, **sampling, positive=positive, negative=negative, latent_image=latent, context_length=8,
+        context_overlap=4,
+    ).result[0]  # fmt: skip
+    noise = comfy.sample.prepare_noise(given, sampling["seed"], latent["batch_index"])
+    wanted = comfy.sample.sample(
+        model, noise, sampling["steps"], sampling["cfg"], sampling["sampler_name"], sampling["scheduler"], positive,
+        negative, given, denoise=1.0, noise_mask=mask, disable_pbar=True, seed=sampling["seed"],
+    )  # fmt: skip
+    return {"difference": difference(made.pop("samples"), wanted), "beside": sorted(made)}
 
 
 def window_schedules():
