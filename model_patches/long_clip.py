@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from .config import UNetConfig
 
+FAR = 2  # times as many or as few frames as a network was trained with are other clips than it knows
 USUAL_LENGTH = 16  # frames that public networks were trained with, where their files do not say
 
 
@@ -59,6 +60,11 @@ def stated_length(config: UNetConfig, trained_shape: tuple[int, int, int] | None
     if trained_shape is not None:
         return trained_shape[0]
     return None if config.image_projector is None else config.image_projector.frames
+
+
+def is_far(seen: int, trained: int | None) -> bool:
+    """Whether a network sees far more or fewer frames at once than it was trained with; one is a picture."""
+    return trained not in (None, 1) and seen > 1 and not trained <= FAR * seen <= FAR**2 * trained
 
 
 def trained_length(config: UNetConfig, trained_shape: tuple[int, int, int] | None) -> int:

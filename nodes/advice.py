@@ -5,12 +5,12 @@ from __future__ import annotations
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..model_patches.long_clip import animates_picture, stated_length
+from ..model_patches.long_clip import animates_picture, is_far, stated_length
 from .sampling import frames_together
 from .tell import tell
 
 KEY = "dreamfactory_advice"
-FAR = 2  # times as many or as few frames as a network was trained with
+ADDED = "dreamfactory_added"  # in a MODEL's options
 TERMINAL = 1000.0  # sigma from which on a schedule ends in pure noise
 BEGINS, NOISE = 0.95, 0.95  # of the timesteps: where sampling should begin; from where on a step is of noise alone
 WASTED, FEW = 0.35, 5  # share of steps in noise alone; of fewer steps one is more than that
@@ -23,7 +23,7 @@ def advise(patcher) -> None:
         guider = executor.class_obj
         for text in (
             _length(guider.model_patcher, len(noise)),
-            _made_for(getattr(guider, "conds", {}), len(noise)),
+            "" if latent_image.any() else _made_for(getattr(guider, "conds", {}), len(noise)),
             _scheduler(guider.model_patcher.get_model_object("model_sampling"), sigmas, latent_image),
             _merge(guider.model_patcher),
         ):
@@ -35,41 +35,69 @@ def advise(patcher) -> None:
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
 
 
+def without_advice(model):
+    """A clone of the MODEL that has said it."""
+    quiet = model.clone()
+    quiet.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    return quiet
+
+
 def _length(model, frames: int) -> str:
     """Far fewer or more frames than trained."""
     network = model.model
     trained = stated_length(network.video_config, network.schedule.trained_shape)
     seen = frames_together(model, frames)
-    if trained in (None, 1) or seen == 1 or trained <= FAR * seen <= FAR**2 * trained:
+    if not is_far(seen, trained):
         return ""
     told = f"The network was trained with {trained} frames and sees {seen} at once"
     if seen < trained:
         return f"{told}; about {trained} look best."
-    remedy = "KSampler Long Clip" if animates_picture(network.video_config) else "Context Windows"
+    remedy = "Context Windows"
+    if animates_picture(network.video_config):
+        remedy = "KSampler Long Clip"
+    elif network.video_config.first_frame_concat == "ends":
+        remedy = "Continue Clip and Join Clips, from picture to picture,"
     return f"{told}; take {remedy} for longer clips."
 
 
 def _made_for(conds: dict, frames: int) -> str:
-    """A latent that was repeated or cut after Image to Video."""
+    """An empty latent that was repeated or cut after Image to Video; one with a clip in it is meant as it is."""
     made = {entry.get("dreamfactory_frames") for side in conds.values() for entry in side or ()} - {None, frames}
     if not made:
         return ""
+    told = f"The latent has {frames} frames, and Image to Video was asked for {min(made)}"
+    if frames < min(made):
+        return f"{told}; the clip has the latent's."
     return (
-        f"The latent has {frames} frames, and Image to Video was asked for {min(made)}: repeated latents make one clip "
-        "longer. For a clip from each of several pictures use Rebatch Images, for variations the number beside Run."
+        f"{told}: repeated latents make one clip longer. For a clip from each of several pictures use Rebatch Images, "
+        "for variations the number beside Run."
     )
+
+
+def note_added(model, base) -> None:
+    """Parts that a MODEL has beyond `base`: where that was merged, they are no part of the merge."""
+    if _merged(base):
+        added = {name for name, _ in model.model.named_parameters()} - {n for n, _ in base.model.named_parameters()}
+        model.model_options[ADDED] = model.model_options.get(ADDED, frozenset()) | added
+
+
+def _merged(model) -> dict[str, list]:
+    """Whose patches are another network's weights, by their shapes; LoRAs are given in other forms."""
+    found = {}
+    for key, patches in model.patches.items():
+        shapes = [p[1][0][0].shape for p in patches if isinstance(p[1], list) and isinstance(p[1][0][0], Tensor)]
+        if shapes:
+            found[key] = shapes
+    return found
 
 
 def _merge(model) -> str:
     """A merge with a network of other inputs or parts: the host leaves out what does not fit."""
-    merged = {}  # whose patches are another network's weights, by shape; LoRAs are given in other forms
-    for key, patches in model.patches.items():
-        shapes = [p[1][0][0].shape for p in patches if isinstance(p[1], list) and isinstance(p[1][0][0], Tensor)]
-        if shapes:
-            merged[key] = shapes
+    merged = _merged(model)
     if not merged:
         return ""
-    own = {name: weight.shape for name, weight in model.model.named_parameters()}
+    added = model.model_options.get(ADDED, ())
+    own = {name: weight.shape for name, weight in model.model.named_parameters() if name not in added}
     left = [key for key, shape in own.items() if any(s != shape for s in merged.get(key, [None]))]
     if not left:
         return ""

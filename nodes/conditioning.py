@@ -13,7 +13,7 @@ from comfy_api.latest import io
 
 from .checked import CheckedNode
 from .errors import NodeError
-from .model import PREFIX
+from .windows import PREFIX
 
 MAX_FRAMES = 1024
 MAX_SIDE = 8192

@@ -6,8 +6,9 @@ from comfy_api.latest import ComfyExtension, io
 
 from .bundles import LoadBundle, LoadDemo
 from .conditioning import ImageToVideo
+from .continue_clip import ContinueClip, JoinClips
 from .loaders import LoadTextEncoder, LoadVideoUNet
-from .long_clip import ContinueClip, JoinClips, KSamplerLongClip
+from .long_clip import KSamplerLongClip
 from .patches import PACA, ImageAdapter, MotionOnModel, SwapAttention
 from .prompts import PromptPerFrame
 from .save import SaveVideoUNet

@@ -18,6 +18,7 @@ A conditioning's dictionary may hold, on the positive and the negative side alik
     dreamfactory_zero_image    once they are normalised
     dreamfactory_frame_rate    one number
     dreamfactory_distance      frames from the picture to the clip's first one, where it goes on from others
+    dreamfactory_frames        frames that Image to Video was asked for
 """
 
 from __future__ import annotations
@@ -48,15 +49,14 @@ from ..model_patches.kernels import same_bits
 from ..model_patches.layout import layout
 from ..model_patches.load import read_network
 from ..schedulers import ScheduleConfig
-from .advice import advise
+from .advice import advise, note_added
 from .codec import CodecLatents
 from .errors import NodeError
 from .folders import read_file
 from .known import is_known, known_rows
 from .sampling import VideoSampling, by_frame
-from .windows import cut_hints_by_window, frames_of
+from .windows import PREFIX, cut_hints_by_window, frames_of
 
-PREFIX = "dreamfactory_"
 ON_LOAD = comfy.patcher_extension.CallbacksMP.ON_LOAD
 # What a network sees of a picture -> where it lies in a conditioning; what it reads of that -> the host's name.
 SEEN = {"same": "image", "grey": "grey_image", "zeros": "zero_image"}
@@ -245,7 +245,7 @@ class VideoModel(comfy.model_base.BaseModel):
         if kwargs.pop("text_rows", None) == "clip":
             c_crossattn = c_crossattn[::frames]
         window = options.get("context_window")
-        self._check_pictures(window, frames, kwargs.get("first_frame"), clips)
+        self._check_pictures(window, kwargs.get("first_frame"), kwargs.get("image_tokens"), clips)
         for name in ("first_frame", "last_frame", "image_tokens"):
             if name in kwargs and kwargs[name].shape[0] > clips:
                 kwargs[name] = kwargs[name][::frames]  # a window starts from the picture at its own start
@@ -264,21 +264,22 @@ class VideoModel(comfy.model_base.BaseModel):
                 x, t, c_concat=c_concat, c_crossattn=c_crossattn, control=control, transformer_options=options, **kwargs
             )
 
-    def _check_pictures(self, window, frames: int, first: Tensor | None, clips: int) -> None:
+    def _check_pictures(self, window, first: Tensor | None, tokens: Tensor | None, clips: int) -> None:
         """First frames that would not count, or would not lead to one clip.
 
         A window is a clip of its own, its frames counted from 0: beyond its training length a network never saw a
         number, and from one picture windows that start elsewhere would show it twice.
         """
-        if first is None:
-            return
-        several = first.shape[0] > clips
+        rows = max((len(seen) for seen in (first, tokens) if seen is not None), default=0)
+        several = rows > clips
         if window is None and several:
             raise NodeError(
-                f"first_frame: {first.shape[0] // clips} pictures for one clip, of which only the first could count; "
+                f"first_frame: {rows // clips} pictures for one clip, of which only the first could count; "
                 "give one. For a clip from each picture, put Rebatch Images (batch_size 1) before Image to Video; for "
                 "one picture a context window, Context Windows that are shorter than the clip."
             )
+        if first is None:
+            return
         if window is not None and self.video_config.first_frame_concat == "ends":
             raise NodeError("model: an interpolation network joins two pictures; sample it without context windows.")
         if window is not None and not several:
@@ -417,6 +418,7 @@ def on_network(base, network: VideoModel, again: tuple):
     model.parent = None
     model.clone_base_uuid = uuid.uuid4()
     model.cached_patcher_init = again
+    note_added(model, base)
     if _patch_bare_weights not in model.get_all_callbacks(ON_LOAD):
         model.add_callback(ON_LOAD, _patch_bare_weights)
         cut_hints_by_window(model)

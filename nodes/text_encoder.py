@@ -50,6 +50,7 @@ BUNDLED_ROWS = {"t5": range(32100, 32129), "clip": range(49408, 49409)}
 # CLIP models by width, as the host's LoRA keys name them.
 CLIP_NAMES = {768: "l", 1024: "h", 1280: "g"}
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
+EMBEDDING = "embedding:"  # how a prompt names one
 SHOWN = 5  # unknown words that are named
 OPENCLIP_H = (1024, 24)  # width, layers: SD 2.x reads the one before the last; its diffusers folders have 23
 
@@ -203,6 +204,13 @@ def unknown_words(tokenizer, text: str) -> list[str]:
     return [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
 
 
+def _spoken(text: str) -> str:
+    """A prompt without the host's syntax: weights, and embeddings by name."""
+    parts = comfy.sd1_clip.token_weights(comfy.sd1_clip.escape_important(text), 1.0)
+    words = " ".join(comfy.sd1_clip.unescape_important(part) for part, _ in parts).split()
+    return " ".join(word for word in words if not word.startswith(EMBEDDING))
+
+
 class FixedLengthTokenizer(comfy.sd1_clip.SDTokenizer):
     """One section of exactly `length` tokens; a longer prompt is cut, its end token kept."""
 
@@ -226,7 +234,7 @@ class FixedLengthTokenizer(comfy.sd1_clip.SDTokenizer):
         if len(tokens) > self.length:
             tell(f"The prompt has {len(tokens)} tokens, the text encoder takes {self.length}; the rest is left out.")
             tokens = [*tokens[: self.length - 1], tokens[-1]]
-        unknown = unknown_words(self.tokenizer, text)
+        unknown = unknown_words(self.tokenizer, text if disable_weights else _spoken(text))
         if unknown:
             told = ", ".join(map(repr, unknown[:SHOWN])) + (" and more" if len(unknown) > SHOWN else "")
             tell(f"The text encoder does not know {told}; it reads on without.")

@@ -37,7 +37,7 @@ class Settings:
     seed: int = 0
     frame_rate: float | None = None
     context_length: int | None = None  # frames that the network sees at once; None: as many as it was trained with
-    context_overlap: int | None = None  # frames that a piece takes over from the one before; None: as trained, else 1
+    context_overlap: int | None = None  # frames that a piece takes over from the one before; None: `default_overlap`
     image_strength: float = 1.0
     paca_strength: float = 1.0
     swap_strength: float = 1.0

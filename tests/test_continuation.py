@@ -86,6 +86,14 @@ def test_known_frames_are_shown_without_noise_and_do_not_count():
     assert torch.allclose(total, torch.stack(expected).mean(), rtol=1e-5)
 
 
+def test_of_a_short_bucket_a_frame_is_left_to_learn():
+    draws = draw(1, 2, range(100), (2, 3, 2, 2), 1000, DropoutConfig(), Continued(1.0, 4, 0))
+    assert set(draws.known.tolist()) == {1}
+    draws = draw(0, 5, range(3), (2, 3, 2, 2), 1000, NOTHING_DROPPED, Continued(1.0, 4, 0))
+    total, _ = learner(Recorder(), dropout=NOTHING_DROPPED)(clips(3, 2), draws, ScheduleConfig().build(2, 16, 16))
+    assert total.isfinite()
+
+
 def test_a_window_keeps_the_picture_it_left():
     batch = clips(2, 6)
     batch.flow, batch.flow_weight = torch.rand(2, 5, 2, 2, 2), torch.rand(2, 5, 2, 2)

@@ -69,7 +69,8 @@ def draw(
         t.append(torch.randint(timesteps, (), generator=own))
         noise.append(torch.randn(latents, generator=own))
         if continued is not None:
-            given = int(torch.randint(1, continued.frames + 1, (), generator=own))
+            most = max(1, min(continued.frames, latents[0] - 1))  # of a short bucket one frame at least is to learn
+            given = int(torch.randint(1, most + 1, (), generator=own))
             ahead = int(torch.randint(continued.reach + 1, (), generator=own))
             goes_on = float(torch.rand((), generator=own)) < continued.share
             known.append(given if goes_on else 0)

@@ -35,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--negative-motion", default="", metavar="TEXT", help="the same of what happens, where T5 reads it")
     add("--image", help="the first frame, for networks that animate one")
     add("--last-image", help="the last frame, for networks that interpolate")
-    add("--frames", type=int, help="number of frames; more than the network was trained with are made piece by piece")
+    add(
+        "--frames",
+        type=int,
+        help="number of frames; networks that animate a picture make more than they learned in pieces",
+    )
     add("--width", type=int, help="pixels, before any enlarging")
     add("--height", type=int, help="pixels, before any enlarging")
     add("--seed", type=int, default=0, help="the same seed, the same clip; in a list it counts on")
@@ -54,7 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--guidance-rescale", type=float, help="0 is off; keeps strong guidance from burning")
     add("--eta", type=float, default=0.0, help="noise added back in each step (DDIM), 0 to 1")
     add("--frame-rate", type=float, help="frame-rate condition, for networks that have one")
-    add("--context-length", type=int, metavar="N", help="frames the network sees at once; default as trained")
+    add(
+        "--context-length",
+        type=int,
+        metavar="N",
+        help="frames the network sees at once; default: as trained if it animates a picture, else all",
+    )
     add("--context-overlap", type=int, metavar="N", help="frames a piece of a long clip takes over from the one before")
     add("--image-strength", type=float, default=1.0, help="image adapter")
     add("--paca-strength", type=float, default=1.0, help="pixel-aware cross-attention")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...model_patches.errors import reason
 from ...model_patches.files import fingerprint
-from ...model_patches.long_clip import pieces, stated_length
+from ...model_patches.long_clip import is_far, pieces, stated_length
 from ...model_patches.upscaling import Upscaler, check_target
 from ..bundle import DEMOS, Bundle, files_of
 from ..encoders import TextEncoder, one_caption
@@ -221,7 +221,9 @@ class Planner:
         if request.guidance_rescale is None:
             given["guidance_rescale"] = bundle.schedule.guidance_rescale
         length, overlap = seen_at_once(bundle, request.settings, given["frames"])
-        given |= {"context_length": length, "context_overlap": overlap if length < given["frames"] else None}
+        given["context_length"] = length
+        if length < given["frames"]:
+            given["context_overlap"] = overlap
         return replace(request, **given)
 
     def _drawn(self, request: Request) -> tuple[Request, tuple[int, int]]:
@@ -329,12 +331,14 @@ class Planner:
                     f"{frames} frames are made in {len(plan)} pieces of {length}, each going on from the last "
                     f"{overlap} of the clip (--context-length, --context-overlap)."
                 )
+            elif overlap is not None:
+                notes.append(f"the network sees all {frames} frames at once; --context-overlap does nothing.")
             seen = min(frames, length)
-            if trained is not None and seen > 1 and not trained <= 2 * seen <= 4 * trained:
-                notes.append(
-                    f"this network was trained with {trained} frames and sees {seen} at once; clips of about {trained} "
-                    "look best."
-                )
+            if is_far(seen, trained):
+                remedy = f"clips of about {trained} look best"
+                if seen > trained and bundle.unet.config.first_frame_concat != "ends":
+                    remedy = f"pieces of about {trained} look best (--context-length)"
+                notes.append(f"this network was trained with {trained} frames and sees {seen} at once; {remedy}.")
         return notes
 
     def _captions(self, requests: Sequence[Request]) -> dict[str, tuple[TextEncoder, list[str]]]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamfactory.model_patches import load_unet, save_unet
+from dreamfactory.model_patches import UNetConfig, VideoUNet, load_unet, save_patch, save_unet
 from dreamfactory.pipelines.bundle import load_bundle
 from dreamfactory.pipelines.image_to_video import Settings, animate
 
@@ -20,6 +20,10 @@ from .server import ROOT
 DEMO = ROOT / "pipelines" / "demo"
 FRAMES, LENGTH = 24, 8
 KNOWN = "known_frames.safetensors"  # the demo's network, as one that was trained to be given its first frames
+MOVING = UNetConfig(  # the stand-in checkpoint's shape, with motion
+    model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_levels=(True, True), context_dim=64,
+    head_dim=16, temporal_attention=True,
+)  # fmt: skip
 REACHING = "reaching.safetensors"  # and to look back to the clip's picture
 
 
@@ -233,7 +237,7 @@ REFUSED = {
         {"samples": True, "context_length": 24, "context_overlap": 12}, "context_overlap: 12 frames of a clip of 8",
     ),
     "no place for a target": ({"samples": True, "last_frame": True}, "last_frame: this video model has no place"),
-    "no place for a loop": ({"samples": True, "loop": True}, "last_frame: this video model has no place"),
+    "no place for a loop": ({"samples": True, "loop": True}, "loop: this video model has no place"),
     "odd size": ({"images": "odd"}, "images: 60x64 pixels do not divide into latents of 8"),
 }  # fmt: skip
 
@@ -282,6 +286,48 @@ def test_a_video_goes_on(server):
     assert len(clip) == 12 + LENGTH - 3
     assert torch.equal(clip[:1].expand(12, -1, -1, -1), clip[:12])
     assert (clip[12:] - clip[11]).abs().mean() > 0.005  # it moves
+
+
+def test_a_video_is_shown_itself(networks):
+    """The network looks at the video it goes on from, whatever picture Image to Video was given, if any at all."""
+
+    def made(picture: bool) -> torch.Tensor:
+        graph, links = demo(LENGTH, unet=REACHING)
+        other = graph.add("DreamFactoryLoadDemo", demo="picture to video", picture="red circle", weight_dtype="default")
+        if not picture:
+            del graph["6"]["inputs"]["first_frame"], graph["6"]["inputs"]["clip_vision"]
+        goes_on = graph.add(
+            "DreamFactoryContinueClip", model=links["model"], positive=links["positive"], negative=links["negative"],
+            vae=links["vae"], images=several(graph, [other, 5], 6), clip_vision=links["vision"], context_length=0,
+            context_overlap=3, loop=False,
+        )  # fmt: skip
+        piece = {**links, "positive": [goes_on, 0], "negative": [goes_on, 1], "latent_image": [goes_on, 2]}
+        return shown(networks, graph, links, sampler(graph, piece))
+
+    assert torch.equal(made(picture=True), made(picture=False))
+
+
+@pytest.mark.parametrize("ends_in", ["black", "one colour", "grey"])
+def test_flat_frames_do_not_flatten_what_follows(server, ends_in):
+    """Shared frames without contrast say where the colours lie, and not how strong they are."""
+    graph, links = demo(LENGTH)
+    colour = {"black": 0, "one colour": 0xFF0000, "grey": 0x808080}[ends_in]
+    clip = [graph.add("EmptyImage", width=64, height=64, batch_size=3, color=colour), 0]
+    piece = several(graph, links["picture"], 4)
+    join = graph.add("DreamFactoryJoinClips", clip=clip, piece=piece, context_overlap=1, hold_colours=1.0)
+    held = shown(server, graph, links, images=[join, 0])[3:]
+    graph, links = demo(LENGTH)
+    plain = shown(server, graph, links, images=links["picture"])
+    level = torch.tensor([colour >> 16, colour >> 8 & 255, colour & 255]) / 255
+    expected = (plain - plain.mean(dim=(1, 2), keepdim=True) + level).clamp(0, 1)
+    assert (held - expected).abs().max() < 2 / 255
+
+
+def test_an_overlap_that_nothing_is_cut_by_is_none(server):
+    graph, links = demo(4)
+    expected = shown(server, graph, links, sampler(graph, links))
+    graph, links = demo(4)
+    assert torch.equal(shown(server, graph, links, long_sampler(graph, links, overlap=8)), expected)
 
 
 def test_windows_and_pieces_are_one_too_many(server):
@@ -373,9 +419,25 @@ def told(server, graph: Graph, latent: list) -> str:
 
 def test_a_clip_that_suits_is_told_nothing(server):
     graph, links = demo(LENGTH)
+    graph["2"]["inputs"]["text"] = "a (yellow:1.2) star on a plain ((background:0.9)), embedding:nothing"
     assert told(server, graph, sampler(graph, links, seed=11)) == ""
     graph, links = demo(FRAMES)
     assert told(server, graph, long_sampler(graph, links, seed=11)) == ""
+    graph, links = demo(LENGTH)
+    first = sampler(graph, links, seed=11)
+    links["latent_image"] = [graph.add("LatentBatch", samples1=first, samples2=first), 0]  # a joined clip, refined
+    assert "asked for" not in told(server, graph, sampler(graph, links, denoise=0.4))
+
+
+def test_short_pieces_are_told_once(server):
+    graph, links = demo(LENGTH)
+    assert told(server, graph, long_sampler(graph, links, overlap=1, length=3, seed=13)).count("sees 3 at once") == 1
+
+
+def test_an_interpolation_network_is_not_sent_to_windows(ends):
+    graph, links = demo(20, unet="ends.safetensors", last_frame=["1", 5])
+    said = told(ends, graph, sampler(graph, links, seed=11))
+    assert "take Continue Clip and Join Clips, from picture to picture, for longer clips" in said
 
 
 @pytest.mark.parametrize(("frames", "words"), [(3, "about 8 look best"), (20, "take KSampler Long Clip")])
@@ -391,7 +453,11 @@ def test_a_repeated_latent_is_told(server):
     graph, links = demo(LENGTH)
     links["latent_image"] = [graph.add("RepeatLatentBatch", samples=links["latent_image"], amount=2), 0]
     said = told(server, graph, sampler(graph, links, seed=11))
-    assert "has 16 frames, and Image to Video was asked for 8" in said
+    assert "has 16 frames, and Image to Video was asked for 8: repeated latents" in said
+    graph, links = demo(LENGTH)
+    cut = graph.add("LatentFromBatch", samples=links["latent_image"], batch_index=0, length=5)
+    said = told(server, graph, sampler(graph, {**links, "latent_image": [cut, 0]}, seed=11))
+    assert "has 5 frames, and Image to Video was asked for 8; the clip has the latent's" in said
 
 
 @pytest.mark.parametrize(
@@ -428,3 +494,17 @@ def test_a_merge_with_a_network_of_other_parts_is_told(networks):
     same = graph.add("DreamFactoryLoadVideoUNet", unet_name=KNOWN, weight_dtype="default", release="from the file")
     links["model"] = [graph.add("ModelMergeSimple", model1=links["model"], model2=[same, 0], ratio=0.5), 0]
     assert told(networks, graph, sampler(graph, links, seed=3)) == ""
+
+
+def test_parts_that_join_a_merged_network_are_no_part_of_the_merge(server):
+    """Two checkpoints merged, then motion put on: nothing is left out."""
+    network = VideoUNet(MOVING)
+    save_patch(network, server.models("model_patches") / "moving.safetensors", ["temporal"])
+    graph = Graph()
+    first, second = (graph.add("StandInCheckpoint") for _ in range(2))
+    merged = graph.add("ModelMergeSimple", model1=[first, 0], model2=[second, 0], ratio=0.5)
+    moving = graph.add("DreamFactoryMotionOnModel", model=[merged, 0], motion_name="moving.safetensors")
+    text = graph.add("CLIPTextEncode", text="a red circle", clip=[first, 1])
+    empty = graph.add("EmptyLatentImage", width=64, height=64, batch_size=4)
+    links = {"model": [moving, 0], "positive": [text, 0], "negative": [text, 0], "latent_image": [empty, 0]}
+    assert "A merge leaves" not in told(server, graph, sampler(graph, links, steps=1))

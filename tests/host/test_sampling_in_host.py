@@ -237,8 +237,18 @@ def test_pieces_take_their_own_frames_of_everything(facts, count):
 
 def test_hints_that_end_before_the_clip_are_refused(facts):
     told = facts["long_clips"]["5"]["told"]
-    assert told.startswith("positive: it holds 5 ControlNet hints")
-    assert "frames are 5 to 12" in told
+    assert told.startswith("positive: it holds 5 ControlNet hints for a clip of 16 frames")
+    assert facts["long_clips"]["calls before"] == 0  # nothing was sampled for it
+
+
+def test_prompts_are_one_or_one_a_frame(facts):
+    for name, count in (("too many prompts", 20), ("too few prompts", 12)):
+        assert f"positive: it holds {count} prompts for a clip of 16 frames" in facts["long_clips"][name]
+
+
+def test_hints_of_a_clip_whose_last_piece_reaches_beyond_it_are_enough(facts):
+    """And both sides of guidance run together, with one ControlNet."""
+    assert facts["long_clips"]["18 for 18"] == {"told": [], "rows": [16], "hints": 18}
 
 
 def test_a_clip_that_fits_is_ksamplers(facts):

@@ -16,6 +16,7 @@ import latent_preview
 import torch
 import torch._dynamo.utils
 from a_pack.model_patches.load import read_network
+from a_pack.nodes import windows as by_window
 from a_pack.nodes.bundles import DEMO, LoadDemo
 from a_pack.nodes.codec import CodecLatents
 from a_pack.nodes.long_clip import KSamplerLongClip
@@ -231,8 +232,8 @@ def long_clips():
                 model, **sampling, positive=positive, negative=negative, latent_image=room, context_length=8,
                 context_overlap=4,
             ).result[0]["samples"]  # fmt: skip
-        except Exception as error:
-            facts[str(count)] = {"told": str(error)}
+        except ValueError as error:
+            facts[str(count)], facts["calls before"] = {"told": str(error)}, len(calls)
             continue
         asked = [c for c in calls if 0 in c["options"]["cond_or_uncond"]]
         facts[str(count)] = {
@@ -254,7 +255,37 @@ def long_clips():
             )  # fmt: skip
         except ValueError as error:
             facts[name] = str(error)
+    for name, count in (("too many prompts", 20), ("too few prompts", 12)):
+        text = {**inputs, "text": torch.zeros(count, 7, 24)}
+        positive, negative = both(model, text)
+        try:
+            KSamplerLongClip.execute(
+                model, **sampling, positive=positive, negative=negative, latent_image=room, context_length=8,
+                context_overlap=4,
+            )  # fmt: skip
+        except ValueError as error:
+            facts[name] = str(error)
+    facts["18 for 18"] = hints_for_all_frames(sampling)
     return facts
+
+
+def hints_for_all_frames(sampling):
+    model, net = network("full"), comfy.controlnet.ControlNet(Hinted(), load_device=torch.device("cpu"))
+    net.set_cond_hint(torch.arange(18.0).reshape(-1, 1, 1, 1).expand(-1, 3, 8 * SIZE[0], 8 * SIZE[1]))
+    positive, negative = both(model, inputs_of("full"))
+    for side in (positive, negative):
+        side[0][1]["control"] = net
+    calls, said = listen(model), []
+    kept, by_window.tell = by_window.tell, said.append
+    try:
+        KSamplerLongClip.execute(
+            model, **sampling, positive=positive, negative=negative,
+            latent_image={"samples": torch.zeros(18, 4, *SIZE)}, context_length=8, context_overlap=4,
+        )  # fmt: skip
+    finally:
+        by_window.tell = kept
+    rows = sorted({len(c["options"]["cond_or_uncond"]) * 8 for c in calls})
+    return {"told": said, "rows": rows, "hints": len(net.cond_hint_original)}
 
 
 def a_clip_that_fits(sampling, inputs):
