@@ -167,10 +167,22 @@ def test_a_picture_is_not_written_over(capsys, tmp_path):
 
 def test_what_does_nothing_is_told(capsys, text_alone, tmp_path):
     nothing = ("--paca-strength", 0.5, "--image-strength", 0, "--negative", "a star", "--guidance-scale", 1)
-    more = ("--guidance-rescale", 0.7, "--frame-rate", 8, "--steps", 1, "--frames", 2, "--quiet")
+    more = (
+        "--guidance-rescale",
+        0.7,
+        "--frame-rate",
+        8,
+        "--context-overlap",
+        1,
+        "--steps",
+        1,
+        "--frames",
+        2,
+        "--quiet",
+    )
     code, _, err = run(capsys, "--checkpoint", text_alone, *CAPTIONS, *nothing, *more, "--out", tmp_path / "x.mp4")
     assert code == 0
-    for option in ("paca-strength", "image-strength", "negative", "guidance-rescale", "frame-rate"):
+    for option in ("paca-strength", "image-strength", "negative", "guidance-rescale", "frame-rate", "context-overlap"):
         assert f"--{option}" in err, option
 
 
