@@ -39,17 +39,28 @@ def check_network(config: UNetConfig, state: Mapping[str, Tensor], name: str = "
 
 def check_weights(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str = "the file") -> None:
     """Refuse weights that are not exactly those of a network: one sentence for missing, extra or misshapen ones."""
-    missing = [k for k in expected if k not in state]
-    unexpected = [k for k in state if k not in expected]
-    misshapen = [k for k in expected if k in state and expected[k].shape != state[k].shape]
+    check_shapes(shapes_of(expected), shapes_of(state), name)
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(weight.shape) for key, weight in state.items()}
+
+
+def check_shapes(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], name: str = "the file"
+) -> None:
+    """`check_weights`, for a file of which only the header was read."""
+    missing = [k for k in expected if k not in found]
+    unexpected = [k for k in found if k not in expected]
+    misshapen = [k for k in expected if k in found and expected[k] != found[k]]
     for keys, what in ((missing, "lacks"), (unexpected, "has unexpected")):
         if keys:
             raise CheckpointError(f"{name} {what} {len(keys)} weights of {len(expected)}: {some(keys)}.")
     if misshapen:
         key = misshapen[0]
         raise CheckpointError(
-            f"{name} has {len(misshapen)} weights of another shape: {key} is {tuple(state[key].shape)}, "
-            f"its config asks for {tuple(expected[key].shape)}."
+            f"{name} has {len(misshapen)} weights of another shape: {key} is {found[key]}, its config asks for "
+            f"{expected[key]}."
         )
 
 
@@ -102,12 +113,21 @@ def save_parts(
 ) -> None:
     """The file of `save_patch` from weights that need not be in a network. config: of the whole network."""
     parts = list(parts)
-    prefixes = tuple(prefix + "." for part in parts for prefix in known_part(part).prefixes)
-    state = {k: v for k, v in state.items() if k.startswith(prefixes)}
+    state = {k: v for k, v in state.items() if k.startswith(_prefixes(parts))}
     if not state:
         raise CheckpointError(f"this network has no weights of {', '.join(parts)}; nothing to save.")
     extra = {PARTS_FIELD: ",".join(parts), **(metadata or {})}
     write(path, state, _metadata("patch/1", config, schedule, extra), dtype)
+
+
+def check_parts(config: UNetConfig, found: Mapping[str, tuple[int, ...]], parts: Iterable[str], name: str) -> None:
+    """Refuse a patch whose weights are not exactly those of its parts, in a network of this config."""
+    whole = shapes_of(VideoUNet(config, device="meta").state_dict())
+    check_shapes({k: shape for k, shape in whole.items() if k.startswith(_prefixes(parts))}, found, name)
+
+
+def _prefixes(parts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(prefix + "." for part in parts for prefix in known_part(part).prefixes)
 
 
 def _metadata(kind: str, config: UNetConfig, schedule: Mapping | None, extra: Mapping[str, str] | None) -> dict:

@@ -10,7 +10,18 @@ from __future__ import annotations
 import difflib
 from dataclasses import asdict, dataclass, fields
 
-from .errors import ConfigError
+from .errors import SHOWN, ConfigError, shown
+
+# Far beyond any network's, so that a header cannot ask for one that no machine builds.
+LEVELS = 8
+MOST = {
+    "num_res_blocks": 4, "in_channels": 4096, "out_channels": 4096, "model_channels": 8192, "channel_mult": 64,
+    "norm_groups": 8192, "num_heads": 1024, "temporal_num_heads": 1024, "init_temporal_heads": 1024, "head_dim": 8192,
+    "init_temporal_head_dim": 8192, "swap_head_dim": 8192, "swap_window": 4096, "flow_channels": 4096,
+    "image_tokens_per_frame": 65536, "known_frames": 65536, "first_frame_reach": 65536, "frame_rate_default": 65536,
+    "depth": 64, "heads": 1024, "ff_mult": 64, "frames": 4096, "queries": 65536,
+}  # fmt: skip
+WIDEST = 65536  # of tokens, and of anything that is not named above
 
 CHOICES = {
     "temporal_positions": ("none", "sinusoidal"),
@@ -50,13 +61,15 @@ class ProjectorConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in ("linear", "resampler"):
-            raise ConfigError(f"image_projector.kind is {self.kind!r}; expected 'linear' or 'resampler'.")
+            raise ConfigError(f"image_projector.kind is {shown(self.kind)}; expected 'linear' or 'resampler'.")
         for name in ("embedding_dim", "output_dim", "queries", "dim", "depth", "heads", "head_dim", "ff_mult"):
             _whole(f"image_projector.{name}", getattr(self, name))
         if self.frames is not None:
             _whole("image_projector.frames", self.frames)
         if self.features not in (None, "pooled", "penultimate", "last"):
-            raise ConfigError(f"image_projector.features is {self.features!r}; expected pooled, penultimate or last.")
+            raise ConfigError(
+                f"image_projector.features is {shown(self.features)}; expected pooled, penultimate or last."
+            )
 
     @property
     def reads(self) -> str:
@@ -140,26 +153,36 @@ class UNetConfig:
             value = getattr(self, name)
             if value is not None:
                 if not isinstance(value, list | tuple):
-                    raise ConfigError(f"{name} is {value!r}; expected a list.")
+                    raise ConfigError(f"{name} is {shown(value)}; expected a list.")
                 object.__setattr__(self, name, tuple(value))
         if isinstance(self.image_projector, dict):
             object.__setattr__(self, "image_projector", _build(ProjectorConfig, self.image_projector))
+        if self.image_projector is not None and not isinstance(self.image_projector, ProjectorConfig):
+            raise ConfigError(f"image_projector is {shown(self.image_projector)}; expected its settings, or null.")
         self._check()
 
     def _check(self) -> None:
         for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(filter(None, allowed))}.")
+                raise ConfigError(f"{name} is {shown(value)}; expected one of {', '.join(filter(None, allowed))}.")
+        for name, default in DEFAULTS.items():
+            value = getattr(self, name)
+            if isinstance(default, bool) and not isinstance(value, bool):
+                raise ConfigError(f"{name} is {shown(value)}; expected true or false.")
         levels = len(self.channel_mult)
-        if levels < 1:
-            raise ConfigError("channel_mult is empty; expected one positive number a level.")
+        if not 1 <= levels <= LEVELS:
+            raise ConfigError(
+                f"channel_mult has {levels} entries; expected one positive number a level, 1 to {LEVELS}."
+            )
         for multiple in self.channel_mult:
             _whole("channel_mult", multiple)
         for name in ("attention_levels", "temporal_attention_levels"):
             value = getattr(self, name)
             if value is not None and len(value) != levels:
                 raise ConfigError(f"{name} has {len(value)} entries for {levels} levels; give one a level.")
+            if value is not None and not all(isinstance(there, bool) for there in value):
+                raise ConfigError(f"{name} is {shown(value)}; expected true or false a level.")
         for name in (
             "in_channels",
             "out_channels",
@@ -173,6 +196,7 @@ class UNetConfig:
             "init_temporal_heads",
             "init_temporal_head_dim",
             "flow_channels",
+            "frame_rate_default",
         ):
             _whole(name, getattr(self, name))
         for name in ("num_heads", "head_dim", "temporal_num_heads", "image_tokens_per_frame"):
@@ -180,14 +204,18 @@ class UNetConfig:
                 _whole(name, getattr(self, name))
         for name in ("known_frames", "first_frame_reach"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ConfigError(f"{name} is {value!r}; expected a whole number, 0 for off.")
+            if type(value) is not int or value < 0:
+                raise ConfigError(f"{name} is {shown(value)}; expected a whole number, 0 for off.")
+            if value:
+                _whole(name, value)
         if (self.num_heads is None) == (self.head_dim is None):
             raise ConfigError(
                 f"num_heads is {self.num_heads} and head_dim {self.head_dim}; set exactly one of them "
                 "(SD 1.5: num_heads 8; SD 2.1: head_dim 64)."
             )
         for channels in {self.model_channels * m for m in self.channel_mult}:
+            if channels > WIDEST:
+                raise ConfigError(f"model_channels times channel_mult is {channels:,}; expected {WIDEST:,} at most.")
             if channels % self.norm_groups:
                 raise ConfigError(f"{channels} channels do not divide into norm_groups {self.norm_groups}.")
             divisor = self.num_heads or self.head_dim
@@ -201,7 +229,7 @@ class UNetConfig:
                 raise ConfigError(f"PACA's 2-D positions need a width divisible by 4, not {channels}.")
         if self.swap_window is not None:
             if len(self.swap_window) != 3:
-                raise ConfigError(f"swap_window is {self.swap_window}; expected three sizes (F, H, W).")
+                raise ConfigError(f"swap_window is {shown(self.swap_window)}; expected three sizes (F, H, W).")
             for side in self.swap_window:
                 _whole("swap_window", side)
         if self.paca and not any(self.attention_levels):
@@ -224,7 +252,7 @@ class UNetConfig:
         if self.motion_text != "off" and not self.temporal_attention:
             raise ConfigError("motion_text needs temporal_attention: motion tokens enter the temporal transformers.")
         if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}; expected a number in [0, 1).")
+            raise ConfigError(f"dropout is {shown(self.dropout)}; expected a number in [0, 1).")
 
     # -- derived facts, asked for by name ---------------------------------------------------------------------
 
@@ -256,9 +284,15 @@ class UNetConfig:
         return _build(cls, values)
 
 
+DEFAULTS = {f.name: f.default for f in fields(UNetConfig)}
+
+
 def _whole(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name} is {value!r}; expected a positive whole number.")
+        raise ConfigError(f"{name} is {shown(value)}; expected a positive whole number.")
+    most = MOST.get(name.rsplit(".", 1)[-1], WIDEST)
+    if value > most:
+        raise ConfigError(f"{name} is {shown(value)}; expected {most:,} at most.")
 
 
 def _build(cls, values: dict):
@@ -267,9 +301,9 @@ def _build(cls, values: dict):
     known = [f.name for f in fields(cls)]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(str(name)[:SHOWN], known, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{cls.__name__} has no field {name!r}.{hint}")
+            raise ConfigError(f"{cls.__name__} has no field {shown(name)}.{hint}")
     try:
         return cls(**values)
     except TypeError as error:

@@ -17,9 +17,28 @@ class CheckpointError(ValueError):
     """A file that cannot be read, written or understood as a network."""
 
 
+SHOWN = 60  # characters of a value or a name, in a sentence
+
+
 def some(keys: list[str], limit: int = 3) -> str:
     """The first few names, and how many more, for a sentence."""
-    return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
+    return ", ".join(_short(key) for key in keys[:limit]) + (
+        f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    )
+
+
+def _short(key: str) -> str:
+    told = key.encode(errors="backslashreplace").decode()
+    return told if len(told) <= SHOWN else f"{told[: SHOWN - 1]}…"
+
+
+def shown(value: object) -> str:
+    """A value that a file or a person gave, for a sentence: never long, and never what a terminal cannot show."""
+    try:
+        told = repr(value)
+    except (RecursionError, ValueError):  # too deep; more digits than are ever written out
+        return f"a {type(value).__name__}"
+    return told if len(told) <= SHOWN else f"{told[: SHOWN - 1]}…"
 
 
 def reason(error: BaseException) -> str:

@@ -23,13 +23,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import UNetConfig
-from .errors import CheckpointError, ConfigError, reason
+from .errors import CheckpointError, ConfigError, reason, shown, some
 
 FORMAT = "dreamfactory.format"
 CONFIG = "dreamfactory.config"
 SCHEDULE = "dreamfactory.schedule"
 PARTS_FIELD = "dreamfactory.parts"
-MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
+# Of a header, far beyond any network's: what is more was made to fill the memory of whoever opens it.
+MAX_HEADER = 2**24  # bytes
+MAX_ITEMS = 500_000  # entries of lists and objects
+MAX_RANK = 16  # dimensions of a weight
+MAX_SETTINGS = 20_000  # entries of a config or schedule
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 # Bits of one number, by safetensors' names of them.
@@ -58,21 +62,32 @@ class Header:
     @property
     def config(self) -> UNetConfig:
         try:
-            return UNetConfig.from_dict(_json(self.metadata, CONFIG))
+            return UNetConfig.from_dict(settings(self.metadata, CONFIG))
         except ConfigError as error:
             raise CheckpointError(f"the file's network config cannot be built: {error}") from error
 
     @property
     def schedule(self) -> dict | None:
         """The noise schedule as plain data (schedulers.ScheduleConfig reads it), if the file names one."""
-        return _json(self.metadata, SCHEDULE) if SCHEDULE in self.metadata else None
+        return settings(self.metadata, SCHEDULE) if SCHEDULE in self.metadata else None
 
 
-def _json(metadata: Mapping[str, str], key: str) -> dict:
+def settings(metadata: Mapping[str, str], key: str) -> dict:
+    """A config in a header. Raises CheckpointError with one sentence."""
     try:
-        return json.loads(metadata[key])
-    except (KeyError, json.JSONDecodeError) as error:
+        values = parse(metadata[key].encode(), MAX_SETTINGS)
+    except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the file's header has no readable {key}; it was not written completely.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"the file's header says {key} = {shown(values)}; expected settings by their names.")
+    return values
+
+
+def parse(text: bytes, most: int):
+    """JSON of at most so many entries. Raises ValueError or RecursionError, and costs little where it does."""
+    if sum(text.count(mark) for mark in (b",", b"[", b"{")) > most:
+        raise ValueError("more entries than anything has")
+    return json.loads(text)
 
 
 def read_header(path: str | os.PathLike) -> Header:
@@ -90,31 +105,37 @@ def read_header(path: str | os.PathLike) -> Header:
         raise CheckpointError(
             f"{path.name} is a pickle, which can run code when it is opened; give a .safetensors file of these weights."
         )
+    if not path.is_file():  # a pipe would be waited for, a device read without an end
+        raise CheckpointError(f"{path} is no regular file; give a .safetensors file.")
     try:
         with path.open("rb") as file:
             first = file.read(8)
+            size = os.fstat(file.fileno()).st_size
             length = struct.unpack("<Q", first)[0] if len(first) == 8 else None
             if length is None or length > MAX_HEADER:
                 raise CheckpointError(f"{path} is no safetensors file, or is damaged; download or save it again.")
-            text = file.read(length)
-        size = path.stat().st_size
+            text = file.read(length) if 8 + length <= size else b""
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason(error)}.") from error
     if len(text) < length:
         raise CheckpointError(f"{path} is cut short, or is no safetensors file; copy or download it again.")
     try:
-        header = json.loads(text)
+        header = parse(text, MAX_ITEMS)
         entries = {k: v for k, v in header.items() if k != "__metadata__"}
         shapes = {k: tuple(v["shape"]) for k, v in entries.items()}
         dtypes = {k: v["dtype"] for k, v in entries.items()}
         spans = {k: (v["data_offsets"][0], v["data_offsets"][1]) for k, v in entries.items()}
+        metadata = header.get("__metadata__") or {}
+        if not all(isinstance(text, str) for text in (*metadata, *metadata.values(), *dtypes.values())):
+            raise ValueError("metadata and kinds of numbers are texts")
+        "".join(header).encode()  # half a surrogate pair is no name
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise CheckpointError(f"{path} is no safetensors file, or is damaged; download or save it again.") from error
     _check_spans(path, shapes, dtypes, spans)
     missing = 8 + length + max((end for _, end in spans.values()), default=0) - size
     if missing > 0:
         raise CheckpointError(f"{path} is cut short by {missing:,} bytes; copy or download it again.")
-    return Header(header.get("__metadata__") or {}, shapes, dtypes)
+    return Header(metadata, shapes, dtypes)
 
 
 def _check_spans(path: Path, shapes: Mapping, dtypes: Mapping, spans: Mapping) -> None:
@@ -123,14 +144,15 @@ def _check_spans(path: Path, shapes: Mapping, dtypes: Mapping, spans: Mapping) -
         bits, shape = BITS.get(dtypes[key]), shapes[key]
         if bits is None:
             raise CheckpointError(
-                f"{path} keeps {key} as {dtypes[key]!r}, a kind of number that is not known here; "
+                f"{path} keeps {some([key])} as {shown(dtypes[key])}, a kind of number that is not known here; "
                 "give the file in float16, bfloat16 or float32."
             )
-        whole = all(isinstance(n, int) and n >= 0 for n in (*shape, start, end))
+        numbers = (*shape[: MAX_RANK + 1], start, end)
+        whole = len(shape) <= MAX_RANK and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
         if not whole or prod(shape) * bits != 8 * (end - start):
             raise CheckpointError(
-                f"{path} is damaged: {key} of shape {list(shape)} does not have the length that its header states; "
-                "download or save it again."
+                f"{path} is damaged: {some([key])} of shape {shown(list(shape))} does not have the length that its "
+                "header states; download or save it again."
             )
 
 

@@ -27,10 +27,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoint import check_weights
-from .errors import CheckpointError
-from .files import read_header, read_weights, write
+from .errors import CheckpointError, ConfigError, shown, some
+from .files import read_header, read_weights, settings, write
 
 METADATA_KEY = "dreamfactory.patch_codec"
+MOST = {"latent_channels": 4096, "patch": 64, "latent_width": 8192, "detail_width": 8192}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ class PatchCodecConfig:
     patch: int = 8  # the downscale; divisible by 2
     latent_width: int = 96  # channels of the residual branch at latent resolution
     detail_width: int = 32  # and at half the image's resolution
+
+    def __post_init__(self) -> None:
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ConfigError(f"the codec's {name} is {shown(value)}; expected a whole number, 1 to {most}.")
+        if self.patch % 2:
+            raise ConfigError(f"the codec's patch is {self.patch}; expected an even number of pixels.")
 
 
 class PatchAutoencoder(nn.Module):
@@ -57,8 +66,6 @@ class PatchAutoencoder(nn.Module):
     ):
         super().__init__()
         config = config or PatchCodecConfig()
-        if config.patch < 2 or config.patch % 2:
-            raise ValueError(f"The codec's patch is an even number of pixels, not {config.patch}.")
         self.config = config
         self.latent_channels = z = config.latent_channels
         self.downscale = patch = config.patch
@@ -160,9 +167,10 @@ def load_codec(
     if METADATA_KEY not in header.metadata:
         raise CheckpointError(f"{path} is no codec of ours: its header does not say so; give the codec's own file.")
     try:
-        config = PatchCodecConfig(**json.loads(header.metadata[METADATA_KEY]))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the codec sizes in the header of {path} cannot be read ({error}).") from error
+        config = PatchCodecConfig(**settings(header.metadata, METADATA_KEY))
+    except (TypeError, ConfigError) as error:
+        told = some([str(error).rstrip(".")])
+        raise CheckpointError(f"the codec sizes in the header of {path} cannot be read ({told}).") from error
     weights = read_weights(path)
     check_weights(PatchAutoencoder(config, device="meta").state_dict(), weights, str(path))
     codec = PatchAutoencoder(config, operations, dtype or next(iter(weights.values())).dtype, device)

@@ -6,16 +6,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..model_patches import UNetConfig, VideoUNet, preset, read_header
+from ..model_patches.checkpoint import check_parts, check_shapes, shapes_of
+from ..model_patches.files import PARTS_FIELD, Header
 from ..model_patches.parts import count_parameters
 from ..model_patches.rcan import rcan_config
 
 
-def describe(config: UNetConfig, schedule: dict | None = None) -> dict:
+def describe(config: UNetConfig, schedule: dict | None = None, header: Header | None = None, name: str = "") -> dict:
     """Facts of a network, counted on the meta device: no weight is allocated.
 
     `parameters` and `parts` count the denoising network; the image projector, which runs once a clip, is beside it.
+    header: of the file called `name`, whose weights must be this network's, or CheckpointError is raised.
     """
-    parts = count_parameters(VideoUNet(config, device="meta"))
+    unet = VideoUNet(config, device="meta")
+    if header is not None:
+        check_shapes(shapes_of(unet.state_dict()), header.shapes, name)
+    parts = count_parameters(unet)
     projector = parts.pop("image_projector", 0)
     return {
         "parameters": sum(parts.values()),
@@ -34,10 +40,11 @@ def describe_file(path: str | Path) -> dict:
     """Of our own file from its header alone; a public file is converted in memory first."""
     header = read_header(path)
     if header.kind == "unet":
-        return {"name": str(path), **describe(header.config, header.schedule)}
+        return {"name": str(path), **describe(header.config, header.schedule, header, str(path))}
     if header.kind == "patch":
+        parts = header.metadata.get(PARTS_FIELD, "")
+        check_parts(header.config, header.shapes, parts.split(","), str(path))
         weights = sum(_size(shape) for shape in header.shapes.values())
-        parts = header.metadata.get("dreamfactory.parts", "")
         return {
             "name": str(path),
             "parameters": weights,

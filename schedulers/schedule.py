@@ -6,7 +6,6 @@ zero terminal SNR (Eq. 6). The signal scale of VideoCrafter and DynamiCrafter co
 """
 
 import difflib
-import math
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -26,6 +25,8 @@ from .noise import (
 )
 from .prediction import as_coefficient, check_prediction
 from .timesteps import SPACINGS
+
+LARGEST = 1e12  # of any factor: beyond it float64 has no schedule left
 
 
 @dataclass(frozen=True)
@@ -54,26 +55,31 @@ class ScheduleConfig:
         if isinstance(self.trained_shape, list):  # JSON has no tuples
             object.__setattr__(self, "trained_shape", tuple(self.trained_shape))
         check_prediction(self.prediction)
-        self._need("num_train_timesteps", _whole(self.num_train_timesteps, 2), "a whole number of at least 2")
+        self._need(
+            "num_train_timesteps", _whole(self.num_train_timesteps, 2, 100_000), "a whole number from 2 to 100000"
+        )
         self._need("beta_start", _between(self.beta_start, 0, 1), "a number between 0 and 1")
         self._need("beta_end", _between(self.beta_end, self.beta_start, 1), "between beta_start and 1")
         self._need("betas", self.betas in BETAS, f"one of {', '.join(BETAS)}")
         for name in ("shift_reference", "shift"):
             value = getattr(self, name)
-            self._need(name, value is None or _between(value, 0, math.inf), "a positive number or None (off)")
+            self._need(name, value is None or _between(value, 0, LARGEST), "a positive number or None (off)")
         self._need("rescale", self.rescale in RESCALES, f"one of {', '.join(RESCALES)}")
-        self._need("signal_scale", _between(self.signal_scale, 0, math.inf), "a positive number (1 = off)")
-        self._need("signal_scale_steps", _whole(self.signal_scale_steps, 1), "a whole number of at least 1")
+        self._need("signal_scale", _between(self.signal_scale, 0, LARGEST), "a positive number (1 = off)")
+        self._need("signal_scale_steps", _whole(self.signal_scale_steps, 1, 100_000), "a whole number from 1 to 100000")
         self._need("spacing", self.spacing in SPACINGS, f"one of {', '.join(SPACINGS)}")
         phi = self.guidance_rescale
         self._need("guidance_rescale", phi in (0, 1) or _between(phi, 0, 1), "a number from 0 (off) to 1")
         shape = self.trained_shape
-        fits = shape is None or (isinstance(shape, tuple) and len(shape) == 3 and all(_whole(n, 1) for n in shape))
+        fits = shape is None or (
+            isinstance(shape, tuple) and len(shape) == 3 and all(_whole(n, 1, 2**24) for n in shape)
+        )
         self._need("trained_shape", fits, "three positive whole numbers (frames, height, width in pixels) or None")
 
     def _need(self, name: str, fits: bool, expected: str) -> None:
         if not fits:
-            raise ScheduleError(f"{name} is {getattr(self, name)!r}, but it must be {expected}: change {name}.")
+            given = repr(getattr(self, name))[:60]
+            raise ScheduleError(f"{name} is {given}, but it must be {expected}: change {name}.")
 
     def to_dict(self) -> dict:
         """Plain JSON types, in field order."""
@@ -82,14 +88,18 @@ class ScheduleConfig:
     @classmethod
     def from_dict(cls, data: dict) -> "ScheduleConfig":
         """The inverse of ``to_dict``; missing keys take their defaults, unknown ones are errors."""
+        if not isinstance(data, dict):
+            raise ScheduleError(f"a noise schedule is {type(data).__name__}, but it must be fields by their names.")
         known = [f.name for f in fields(cls)]
         for key in data:
             if key not in known:
+                key = str(key)[:60]
                 near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-                raise ScheduleError(
-                    f"{key!r} is not a field of the noise schedule (known: {', '.join(known)}): did you mean {near!r}?"
-                )
-        return cls(**data)
+                raise ScheduleError(f"{key!r} is not a field of the noise schedule: did you mean {near!r}?")
+        try:
+            return cls(**data)
+        except TypeError as error:  # a list where a name or number should be
+            raise ScheduleError(f"the noise schedule holds values of wrong types ({str(error)[:60]}).") from error
 
     def shift_for(self, frames: int, height: int, width: int) -> float:
         """s of FD Eq. 5 for a clip in PIXELS: the fixed one, else the clip's, else 1."""
@@ -203,8 +213,8 @@ class NoiseSchedule:
         return self.alphas_cumprod[index], self.signal_scale[index]
 
 
-def _whole(value, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _whole(value, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _between(value, low: float, high: float) -> bool:
