@@ -184,6 +184,20 @@ def write(
         raise CheckpointError(f"{path} cannot be written: {reason(error)}.") from error
 
 
+def refuse_onto(target: str | os.PathLike, *inputs: str | os.PathLike) -> None:
+    """Refuse to write onto a file that is read, or onto one of a folder that is, however the two are spelt.
+
+    Raises CheckpointError with one sentence.
+    """
+    target = Path(target)
+    if not target.exists():
+        return
+    for given in map(Path, inputs):
+        inside = given.is_dir() and target.resolve().is_relative_to(given.resolve())
+        if inside or (given.exists() and target.samefile(given)):
+            raise CheckpointError(f"{target} is what is read, and would be written over; choose another name.")
+
+
 TEMPORARY = re.compile(r"\.(?P<target>.+)\.\w{8}\.tmp")
 
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from ..model_patches.files import refuse_onto
 from ..model_patches.upscaling import Enlarger, Upscaler, check_dtype, check_target, check_tile, fit, load_upscaler
 from .bundle import DEMO
 from .errors import InputError
@@ -48,8 +49,7 @@ def upscale_video(
     if not source.is_file():
         raise InputError(f"{source} does not exist, or is a folder; give a video or a picture.")
     check_output(target, ".png" if is_picture else ".mp4")
-    if target.exists() and target.samefile(source):
-        raise InputError(f"{target} is the source itself; choose another name for the output.")
+    refuse_onto(target, source, model)
     _check_numbers(size, scale, chunk, crf, even=not is_picture)
     check_tile(tile)
     shown = _survey_picture(source) if is_picture else survey(source)

@@ -35,6 +35,7 @@ def train(config: RunConfig, *, resume: bool = True) -> Trainer:
     """
     trainer = UpscalerTrainer(config) if config.stages[0].upscaler else Trainer(config)
     folder = trainer.folder
+    check_places(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -134,6 +135,20 @@ def finish(trainer: Trainer) -> None:
             summary = write_summary(trainer)
         trainer.say(f"done: {summary}; {out}")
     trainer.accelerator.wait_for_everyone()
+
+
+def check_places(config: RunConfig) -> None:
+    """Refuse a run that would write over what it is made from, however the two are spelt."""
+    folder = Path(config.output.folder).resolve()
+    read = {"start.network": config.start.network}
+    read |= {f"start.patches[{i}]": path for i, path in enumerate(config.start.patches)}
+    read |= {f"sources.{name}.path": source.path for name, source in config.sources.items()}
+    read |= {f"encoders.{name}": getattr(config.encoders, name) for name in ("codec", "text", "motion", "image")}
+    for name, path in read.items():
+        if path and Path(path).exists() and any(Path(path).resolve().is_relative_to(folder / made) for made in MADE):
+            raise TrainingError(
+                f"{name} is {path}, which this run would write over; choose another output.folder, or copy it first."
+            )
 
 
 def _set_aside(folder: Path) -> None:

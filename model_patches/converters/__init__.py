@@ -23,7 +23,7 @@ from torch import Tensor
 from ..checkpoint import build, save_parts, save_unet
 from ..config import UNetConfig
 from ..errors import CheckpointError
-from ..files import Header, Reader, read_header, read_weights, write
+from ..files import Header, Reader, read_header, read_weights, refuse_onto, write
 from . import animatediff, ip_adapter, lvdm, modelscope, sd
 from .folders import diffusers_files, told
 from .keys import contents
@@ -123,6 +123,7 @@ def convert_file(
         raise CheckpointError(f"{dst.name} must end in .safetensors, the only format written here.")
     if not dst.parent.is_dir():
         raise CheckpointError(f"{dst} cannot be written: there is no folder {dst.parent}.")
+    refuse_onto(dst, src)
     if Path(src).is_file() and is_peft(header := read_header(src)):
         renamed, report = rename_lora(Path(src), header, read_weights(src))
         write(dst, renamed, {k: v for k, v in header.metadata.items() if k != "lora_adapter_metadata"}, dtype)

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..attention import sine_positions
 from ..config import UNetConfig
 from ..errors import CheckpointError, some
-from ..files import read_header, write
+from ..files import read_header, refuse_onto, whole, write
 from ..layout import layout
 from ..load import is_patch, read_network, read_patch
 from ..parts import part_of
@@ -35,6 +35,7 @@ from .report import Report
 
 MAX_FRAMES = 32  # positions in the exported table: AnimateDiff v2's and v3's
 HEADS = 8
+WEIGHTS_FILE, CONFIG_FILE = f"{DIFFUSERS_WEIGHTS}.safetensors", "config.json"  # of a diffusers folder
 
 # Fields as the peer's code has them, whatever the file says.
 NO_PEER = {"motion_text": "off", "fusion": "sum", "temporal_skips": False, "swap_attention": "off"}
@@ -91,6 +92,9 @@ def export_motion(
 def export_file(src: str | os.PathLike, dst: str | os.PathLike, names: str, dtype: torch.dtype | None = None) -> Report:
     """As `export_motion`, from any network that `load_unet` reads, or from a temporal patch."""
     _check_place(Path(dst), names)  # before minutes of reading, not after them
+    for written in (Path(dst), *(Path(dst) / name for name in (CONFIG_FILE, WEIGHTS_FILE))):
+        if not written.is_dir():
+            refuse_onto(written, src)
     config, _, state, _ = read_patch(src) if is_patch(read_header(src)) else read_network(src)
     return export_weights(config, state, dst, names, dtype)
 
@@ -199,8 +203,9 @@ def _write(path: Path, weights: dict[str, Tensor], config: UNetConfig, names: st
         return
     try:
         path.mkdir(exist_ok=True)
-        write(path / f"{DIFFUSERS_WEIGHTS}.safetensors", weights, metadata, dtype)
-        (path / "config.json").write_text(json.dumps(_peer_config(config, names), indent=2) + "\n", "utf-8")
+        write(path / WEIGHTS_FILE, weights, metadata, dtype)
+        with whole(path / CONFIG_FILE) as temporary:
+            temporary.write_text(json.dumps(_peer_config(config, names), indent=2) + "\n", "utf-8")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}.") from error
 
