@@ -58,14 +58,13 @@ SPELLINGS = {
     "itself": lambda source: source,
     "relative": lambda source: os.path.relpath(source),
     "another way": lambda source: source.parent / "sub" / ".." / source.name,
-    "a link": lambda source: made(source, os.symlink, f"link{source.suffix}"),
-    "a hard link": lambda source: made(source, os.link, f"hard{source.suffix}"),
-    "a linked folder": lambda source: made(source.parent, os.symlink, "../other") / source.name,
+    "a link": lambda source: made(os.symlink, source, source.with_stem("link")),
+    "a hard link": lambda source: made(os.link, source, source.with_stem("hard")),
+    "a linked folder": lambda source: made(os.symlink, source.parent, source.parents[1] / "other") / source.name,
 }
 
 
-def made(source: Path, link, name: str) -> Path:
-    place = (source.parent / name) if link is not os.symlink or source.is_file() else source.parent / "other"
+def made(link, source: Path, place: Path) -> Path:
     link(source, place)
     return place
 
