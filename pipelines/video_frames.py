@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import av
 import numpy as np
 from PIL import Image
@@ -26,9 +28,31 @@ def shown_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
     return (frame.height, width) if _lies(frame) else (width, frame.height)
 
 
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """a, b, c, d of the file's display matrix (ISO/IEC 14496-12, 8.3.2): shown x = a x + c y, y = b x + d y.
+
+    `frame.rotation` is an angle, which does not say that a frame is mirrored.
+    """
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])
+            return a, b, c, d
+    return 1, 0, 0, 1
+
+
 def _lies(frame: av.VideoFrame) -> bool:
     """Whether a frame is stored on its side."""
-    return abs(frame.rotation) % 180 == 90
+    a, b, c, d = _display_matrix(frame)
+    return abs(b) + abs(c) > abs(a) + abs(d)
+
+
+def _upright(frame: av.VideoFrame, stored: np.ndarray) -> np.ndarray:
+    """(h, w, 3) as stored -> turned and mirrored as it is shown, by the nearest of the eight ways there are."""
+    a, b, c, d = _display_matrix(frame)
+    x, y = a, d
+    if _lies(frame):
+        stored, x, y = stored.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(stored[:: -1 if y < 0 else 1, :: -1 if x < 0 else 1])
 
 
 def pixels(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
@@ -49,7 +73,7 @@ def pixels(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     if see_through:
         image = Image.fromarray(shown)
         shown = np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
-    return np.ascontiguousarray(np.rot90(shown, frame.rotation // 90))
+    return _upright(frame, shown)
 
 
 def to_yuv(image: Tensor) -> av.VideoFrame:

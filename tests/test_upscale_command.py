@@ -20,6 +20,7 @@ from dreamfactory.model_patches.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.model_patches.upscaling import Enlarger
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.video_files import read_image, write_video
+from dreamfactory.pipelines.video_frames import pixels, shown_size
 
 UNIT = Fraction(1, 12800)
 
@@ -195,22 +196,47 @@ def test_square_pixels(capsys, models, tmp_path):
     assert read(tmp_path / "out.mp4")[1].shape == (8, 64, 144, 3)
 
 
-def test_a_turned_video_comes_out_upright(capsys, models, tmp_path):
-    source = make(tmp_path / "in.mp4", count=2)
+# a, b, c, d of the matrix in a track's header -> what a player does to the stored frame.
+WAYS = {
+    "as it is": ((1, 0, 0, 1), lambda f: f),
+    "a quarter to the right": ((0, 1, -1, 0), lambda f: np.rot90(f, -1)),
+    "a half": ((-1, 0, 0, -1), lambda f: np.rot90(f, 2)),
+    "a quarter to the left": ((0, -1, 1, 0), lambda f: np.rot90(f, 1)),
+    "mirrored": ((-1, 0, 0, 1), lambda f: f[:, ::-1]),
+    "upside down": ((1, 0, 0, -1), lambda f: f[::-1]),
+    "along the diagonal": ((0, 1, 1, 0), lambda f: f.transpose(1, 0, 2)),
+    "along the other": ((0, -1, -1, 0), lambda f: np.rot90(f, 2).transpose(1, 0, 2)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_turned_or_mirrored_video_comes_out_as_players_show_it(capsys, models, tmp_path, way):
+    (a, b, c, d), turn = WAYS[way]
+    marked = np.zeros((32, 48, 3), np.uint8)
+    marked[:8, :12], marked[24:, :16], marked[:16, 40:] = 255, (255, 0, 0), (0, 0, 255)
+    source = tmp_path / "in.mp4"
+    with av.open(str(source), "w") as out:
+        stream = out.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt, stream.options = 48, 32, "yuv444p", {"crf": "0"}
+        out.mux([*stream.encode(av.VideoFrame.from_ndarray(marked, format="rgb24")), *stream.encode()])
+    plain = read(source)[1][0]
     data = bytearray(source.read_bytes())
-    # The matrix in the track's header, 9 numbers of 4 bytes: as it is, then for 90 degrees to the right.
-    place = data.index(b"tkhd") + 4 + 40
-    one, minus = (1 << 16).to_bytes(4, "big"), (-(1 << 16)).to_bytes(4, "big", signed=True)
+    place = data.index(b"tkhd") + 4 + 40  # 9 numbers of 4 bytes
+    number = [(sign << 16).to_bytes(4, "big", signed=True) for sign in (a, b, c, d)]
     none, last = bytes(4), (1 << 30).to_bytes(4, "big")
-    assert data[place : place + 36] == one + none * 3 + one + none * 3 + last
-    data[place : place + 36] = none + one + none + minus + none * 4 + last
+    data[place : place + 36] = b"".join((number[0], number[1], none, number[2], number[3], none, none, none, last))
     source.write_bytes(data)
+    with av.open(str(source)) as file:
+        frame = next(file.decode(video=0))
+        shown = pixels(frame, shown_size(frame, file.streams.video[0]))
+    assert np.abs(shown.astype(int) - turn(plain)).max() <= 3  # two ways from YUV
     code, _, err = run(capsys, source, tmp_path / "out.mp4", "--model", models / "x2.safetensors")
     assert code == 0
-    assert "32x48 -> 64x96" in err
-    assert read(tmp_path / "out.mp4")[1].shape == (2, 96, 64, 3)
+    assert ("32x48 -> 64x96" if a == 0 else "48x32 -> 96x64") in err
     with av.open(str(tmp_path / "out.mp4")) as file:
-        assert next(file.decode(video=0)).rotation == 0
+        frame = next(file.decode(video=0))
+        assert frame.rotation == 0
+        assert not any(data.type.name == "DISPLAYMATRIX" for data in frame.side_data)
 
 
 # -- colours --------------------------------------------------------------------------------------------------------
