@@ -132,6 +132,8 @@ def finish(trainer: Trainer) -> None:
         trainer.export(made, trainer.folder)
         out = trainer.deliver(made)
         with disk.disk_errors(trainer.folder, "summary"):
+            for source in trainer.sources.values():
+                source.finish_report()
             summary = write_summary(trainer)
         trainer.say(f"done: {summary}; {out}")
     trainer.accelerator.wait_for_everyone()

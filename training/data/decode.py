@@ -78,6 +78,8 @@ def probe(record: Record) -> Probe:
             return _probe_video(record)
         width, height = stills.shown_size(source_bytes(record))
         return Probe(width, height, np.zeros(1, np.int64), 0.0, np.zeros(1, np.int64))
+    except stills.SeveralPictures as error:
+        raise Unreadable(str(error)) from error
     except FAILURES as error:
         if is_bug(error):
             raise

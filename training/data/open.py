@@ -79,7 +79,7 @@ def open_sources(
             more = {"flow_rms": dataset_rms(source)} if with_flow else {}
             folder = Path(config.output.folder) / "data" / stage.name
             with disk_errors(folder, "data report"):
-                source.write_report(folder, **more)
+                source.write_report(folder, say, **more)
             counts = ", ".join(f"{n} of {bucket}" for bucket, n in sorted(source.counts.items()))
             left = f"; {len(source.left_out)} left out, see {folder}/left_out_{name}.csv" if source.left_out else ""
             say(f"{name}: {counts or 'nothing to train on'}{left}")

@@ -5,22 +5,24 @@ folder      videos and images anywhere below it, each with its caption beside it
 metadata    a table with a row for each file, see metadata.py
 webdataset  tar shards, see shards.py
 
-Nothing is opened here but captions; whether a video can be read is found out by survey.py.
+Every file that is found is a record, or a caption of one, or left out with a reason. Files whose names do not tell
+what they are (kinds.py) and captions are opened here; whether a video can be read is found out by survey.py.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..config import SourceConfig
 from ..errors import TrainingError
+from .kinds import media_in, media_of
 
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v")
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
@@ -44,11 +46,22 @@ class LeftOut:
     reason: str  # "kind of reason: what exactly"
 
 
+class Found(NamedTuple):
+    records: list[Record]
+    left_out: list[LeftOut]
+    captions: int  # files that hold the words of others, and tables
+
+    @property
+    def count(self) -> int:
+        """Of all files (of a table: rows, and files beside it)."""
+        return len(self.records) + len({left.file for left in self.left_out}) + self.captions
+
+
 class NoCaption(ValueError):
     """Why a file has none."""
 
 
-def read_records(name: str, source: SourceConfig) -> tuple[list[Record], list[LeftOut]]:
+def read_records(name: str, source: SourceConfig) -> Found:
     """The files of `[sources.name]` in a fixed order, and those that cannot be used. No file at all: TrainingError."""
     from .metadata import read_metadata
     from .shards import read_shards
@@ -56,14 +69,14 @@ def read_records(name: str, source: SourceConfig) -> tuple[list[Record], list[Le
     path = Path(source.path).expanduser()
     kind = _kind(name, source, path)
     if kind == "folder":
-        records, left_out = _folder(path, source.uncaptioned)
+        found = _folder(path, source.uncaptioned)
     elif kind == "metadata":
-        records, left_out = read_metadata(name, path, source)
+        found = read_metadata(name, path, source)
     else:
-        records, left_out = read_shards(name, str(path), source.uncaptioned)
-    if not records:
-        raise nothing_usable(name, path, left_out)
-    return records, left_out
+        found = read_shards(name, str(path), source.uncaptioned)
+    if not found.records:
+        raise nothing_usable(name, path, found.left_out)
+    return found
 
 
 def nothing_usable(name: str, path: Path, left_out: list[LeftOut]) -> TrainingError:
@@ -84,7 +97,8 @@ def _kind(name: str, source: SourceConfig, path: Path) -> str:
             return source.kind
         if any((path / m).exists() for m in METADATA):
             return "metadata"
-        return "webdataset" if any(path.glob("*.tar")) else "folder"
+        shards = any(path.glob("*.tar"))
+        return "webdataset" if shards and not any(map(_is_clip, path.iterdir())) else "folder"
     if source.kind == "folder":
         raise TrainingError(f"sources.{name}.path {path} is no folder; give the folder of videos and their captions.")
     if path.suffix == ".tar" or any(c in str(path) for c in "{*?["):
@@ -99,8 +113,18 @@ def _kind(name: str, source: SourceConfig, path: Path) -> str:
     )
 
 
-def media_of(suffix: str) -> str | None:
-    return "video" if suffix in VIDEOS else "image" if suffix in IMAGES else None
+def _is_clip(file: Path) -> bool:
+    return media_of(file.suffix.lower()) is not None and not is_hidden(file.name)
+
+
+def is_hidden(label: str) -> bool:
+    """Whether a name, or a folder in it, begins with a dot: no data of the user's."""
+    return any(part.startswith(".") for part in Path(label).parts)
+
+
+def decoded(raw: bytes) -> str:
+    """Text in UTF-8, or UTF-16 where it begins by saying so. Raises UnicodeDecodeError."""
+    return raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
 
 
 def tidy(caption: object) -> str:
@@ -116,7 +140,7 @@ def sidecar_captions(stem: str, read: Callable[[str], bytes | None]) -> tuple[st
         if raw is None:
             return None
         try:
-            return raw.decode("utf-8-sig")
+            return decoded(raw)
         except UnicodeDecodeError as error:
             raise NoCaption(f"no caption: {stem}{suffix} is no UTF-8 text") from error
 
@@ -140,16 +164,28 @@ def sidecar_captions(stem: str, read: Callable[[str], bytes | None]) -> tuple[st
 # -- folders -------------------------------------------------------------------------------------------------------
 
 
-def _folder(root: Path, uncaptioned: bool) -> tuple[list[Record], list[LeftOut]]:
-    records, left_out = [], []
-    files = list(_files(root))
-    videos = {file.with_suffix("") for file in files if file.suffix.lower() in VIDEOS}
-    for file in files:
-        label, suffix = file.relative_to(root).as_posix(), file.suffix.lower()
-        media = media_of(suffix)
-        if media is None:
+CAPTIONS = (".motion.txt", ".txt", ".json")  # what may lie beside a file, the longest ending first
+
+
+def _folder(root: Path, uncaptioned: bool) -> Found:
+    records, left_out, captions = [], [], 0
+    files = {file.relative_to(root).as_posix(): file for file in files_below(root)}
+    kinds = {label: _kind_of(label, file) for label, file in files.items()}
+    media = {label: kind for label, kind in kinds.items() if kind in ("video", "image")}
+    stems = {_stem(label): label for label in media}
+    videos = {_stem(label) for label, kind in media.items() if kind == "video"}
+    for label, file in files.items():
+        kind, suffix = kinds[label], file.suffix.lower()
+        if kind not in ("video", "image"):
+            ending = next((e for e in CAPTIONS if label.endswith(e)), None)
+            if kind is None and ending and label[: -len(ending)] in stems:
+                captions += 1
+            elif kind is None and ending:
+                left_out.append(LeftOut(label, "caption alone: no video or image of its name lies beside it"))
+            else:
+                left_out.append(LeftOut(label, kind or "no video or image: what it holds is neither"))
             continue
-        if media == "image" and file.with_suffix("") in videos:
+        if kind == "image" and _stem(label) in videos:
             left_out.append(LeftOut(label, "thumbnail: a video of the same name lies beside it"))
             continue
         try:
@@ -159,20 +195,37 @@ def _folder(root: Path, uncaptioned: bool) -> tuple[list[Record], list[LeftOut]]
                 left_out.append(LeftOut(label, str(error)))
                 continue
             text = motion = ""
-        records.append(Record(label, file, 0, None, media, text, motion, suffix))
-    return records, left_out
+        records.append(Record(label, file, 0, None, kind, text, motion, suffix))
+    return Found(records, left_out, captions)
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """All files below a folder, sorted; hidden ones are not the user's data. Links to folders are followed, once."""
+def _stem(label: str) -> str:
+    return label[: len(label) - len(Path(label).suffix)]
+
+
+def _kind_of(label: str, file: Path) -> str | None:
+    """video | image | why a file is neither; None: a text, or what no decoder opens."""
+    if is_hidden(label):
+        return "hidden: its name or folder begins with a dot"
+    if not file.exists():
+        return "missing file: the link leads nowhere"
+    if not file.is_file():
+        return "no regular file: a pipe or device is not read"
+    if file.suffix.lower() == ".tar":
+        return "tar shard: clips lie beside it; give it as the path of a source of its own"
+    return None if file.suffix.lower() in (".txt", ".json") else media_in(file)
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """All files below a folder, sorted. Links to folders are followed, once."""
     seen = set()
     for folder, inner, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        inner[:] = sorted(n for n in inner if not n.startswith(".")) if real not in seen else []
+        inner[:] = sorted(inner) if real not in seen else []
         if real in seen:
             continue
         seen.add(real)
-        yield from (Path(folder, n) for n in sorted(names) if not n.startswith("."))
+        yield from (Path(folder, n) for n in sorted(names))
 
 
 def _bytes(file: Path, ending: str) -> bytes | None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...model_patches.files import whole
 from .decode import Unreadable
 
 if TYPE_CHECKING:
@@ -16,29 +20,72 @@ if TYPE_CHECKING:
 RMS_CLIPS = 200
 
 
+SAID = 5  # files that fail while a run goes on and are named on the screen; the report names all
+
+
+@dataclass
+class Told:
+    """Where a source's report lies, and what of it was said."""
+
+    folder: Path
+    say: Callable[[str], object]
+    more: Mapping[str, object]
+    said: int = 0
+
+
 def report(source: VideoSource) -> dict:
+    """Counts of files: those that are found are used, words of others, or left out."""
+    left = {left.file for left in source.left_out}
+
     def sizes(media: str) -> dict[str, int]:
         counts = {b: sum(i.file.record.media == media for i in items) for b, items in sorted(source.train.items())}
         return {str(bucket): n for bucket, n in counts.items() if n}
 
+    used = {item.file.record.name for item in source.items()} - left
     return {
         "source": source.name,
         "path": source.source.path,
+        "files": {
+            "found": len(used) + source.captions + len(left),
+            "used": len(used),
+            "captions": source.captions,
+            "left_out": len(left),
+        },
         "clips": sizes("video"),
         "images": sizes("image"),
-        "validation": [item.file.record.name for item in source.validation],
+        "validation": [name for item in source.validation if (name := item.file.record.name) not in left],
         "left_out": dict(Counter(left.reason.partition(":")[0] for left in source.left_out).most_common()),
     }
 
 
-def write(source: VideoSource, folder: Path, more: dict[str, object]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**report(source), **more}, indent=2, ensure_ascii=False)
-    (folder / f"data_{source.name}.json").write_text(text + "\n", "utf-8")
-    with (folder / f"left_out_{source.name}.csv").open("w", newline="", encoding="utf-8") as file:
+def write(source: VideoSource, told: Told) -> None:
+    told.folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**report(source), **told.more}, indent=2, ensure_ascii=False) + "\n"
+    with whole(told.folder / f"data_{source.name}.json") as temporary:
+        temporary.write_text(text, "utf-8", errors="backslashreplace")
+    table = told.folder / f"left_out_{source.name}.csv"
+    with (
+        whole(table) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         rows = csv.writer(file)
         rows.writerow(["file", "reason"])
         rows.writerows((left.file, left.reason) for left in source.left_out)
+
+
+def add(source: VideoSource, told: Told) -> None:
+    """The last file that was left out, to a report that is written; a disk that is full costs the report alone."""
+    left = source.left_out[-1]
+    told.said += 1
+    if told.said <= SAID:
+        more = f"; further ones are named in {told.folder}/left_out_{source.name}.csv" if told.said == SAID else ""
+        told.say(f"{source.name}: {left.file} is left out from now on, {left.reason}{more}")
+    with suppress(OSError):
+        if told.said & (told.said - 1) == 0:  # the first, and then ever more rarely
+            write(source, told)
+        else:
+            with (told.folder / f"left_out_{source.name}.csv").open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow((left.file, left.reason))
 
 
 def dataset_rms(source: VideoSource, clips: int = RMS_CLIPS) -> float:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ...model_patches.errors import reason
 from ..errors import TrainingError
-from .records import LeftOut, NoCaption, Record, media_of, sidecar_captions
+from .kinds import media_of
+from .records import CAPTIONS, Found, LeftOut, NoCaption, Record, sidecar_captions
 
 
 def expand(pattern: str) -> list[str]:
@@ -40,17 +41,17 @@ def _braces(pattern: str) -> list[str]:
     return [path for choice in choices for path in _braces(pattern[: match.start()] + choice + pattern[match.end() :])]
 
 
-def read_shards(name: str, pattern: str, uncaptioned: bool = False) -> tuple[list[Record], list[LeftOut]]:
+def read_shards(name: str, pattern: str, uncaptioned: bool = False) -> Found:
     shards = expand(pattern)
     if not shards:
         raise TrainingError(f"sources.{name}.path {pattern} matches no .tar shard; check the pattern.")
     root = Path(pattern) if Path(pattern).is_dir() else _common(shards)
-    records, left_out = [], []
+    records, left_out, captions = [], [], 0
     for shard in map(Path, shards):
         label = shard.relative_to(root).as_posix()
         try:
-            samples, whole = _samples(shard)
-            records_, left_out_ = _records(shard, label, samples, uncaptioned)
+            samples, others, whole = _samples(shard)
+            found = _records(shard, label, samples, uncaptioned)
         except FileNotFoundError:
             left_out.append(LeftOut(label, f"missing file: {shard} does not exist"))
             continue
@@ -60,11 +61,13 @@ def read_shards(name: str, pattern: str, uncaptioned: bool = False) -> tuple[lis
         except OSError as error:
             left_out.append(LeftOut(label, f"unreadable: {reason(error)}"))
             continue
-        records += records_
-        left_out += left_out_
+        records += found.records
+        left_out += found.left_out
+        left_out += [LeftOut(f"{label}/{member}", why) for member, why in others.items()]
+        captions += found.captions
         if not whole:
             left_out.append(LeftOut(label, f"cut short: only its first {len(samples)} samples can be read"))
-    return records, left_out
+    return Found(records, left_out, captions)
 
 
 def _common(shards: list[str]) -> Path:
@@ -76,33 +79,40 @@ def _common(shards: list[str]) -> Path:
     return root
 
 
-def _samples(shard: Path) -> tuple[dict[str, dict[str, tarfile.TarInfo]], bool]:
-    """Members by key and by what follows its first dot; and whether the shard has its end."""
+def _samples(shard: Path) -> tuple[dict[str, dict[str, tarfile.TarInfo]], dict[str, str], bool]:
+    """Members by key and by what follows its first dot; why others are in no sample; whether the shard has its end."""
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    others: dict[str, str] = {}
     size = shard.stat().st_size
     with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         while True:
             try:
                 member = tar.next()
             except (tarfile.TarError, OSError):
-                return samples, False
+                return samples, others, False
             if member is None:
                 break
             if member.offset_data + member.size > size:
-                return samples, False
+                return samples, others, False
             folder, _, base = member.name.rpartition("/")
             key, dot, ending = base.partition(".")
-            if member.isreg() and not member.issparse() and key and dot:
+            if member.isdir():
+                continue
+            if not member.isreg() or member.issparse():
+                others[member.name] = "no regular file: a link or hole in a shard is not read"
+            elif not key:
+                others[member.name] = "hidden: its name begins with a dot"
+            elif not dot:
+                others[member.name] = "no sample: its name has no ending"
+            else:
                 samples.setdefault(f"{folder}/{key}" if folder else key, {})["." + ending.lower()] = member
         # tarfile ends silently at anything that is no header; a whole archive ends with a block of zeros.
         file.seek(tar.offset)
-        return samples, file.read(512) == bytes(512)
+        return samples, others, file.read(512) == bytes(512)
 
 
-def _records(
-    shard: Path, label: str, samples: dict[str, dict[str, tarfile.TarInfo]], uncaptioned: bool
-) -> tuple[list[Record], list[LeftOut]]:
-    records, left_out = [], []
+def _records(shard: Path, label: str, samples: dict[str, dict[str, tarfile.TarInfo]], uncaptioned: bool) -> Found:
+    records, left_out, captions = [], [], 0
     with shard.open("rb") as file:
 
         def content(member: tarfile.TarInfo | None) -> bytes | None:
@@ -115,8 +125,12 @@ def _records(
             kinds = {ending: media_of(Path(ending).suffix or ending) for ending in members}
             # The video where there is one: an image beside it is its thumbnail.
             ending = next((e for kind in ("video", "image") for e in sorted(kinds) if kinds[e] == kind), None)
+            for other, beside in members.items():
+                if other in CAPTIONS and ending is not None:
+                    captions += 1
+                elif other != ending:
+                    left_out.append(LeftOut(f"{label}/{beside.name}", _why(kinds[other], ending and kinds[ending])))
             if ending is None:
-                left_out.append(LeftOut(f"{label}/{key}", "no video or image: the sample has none"))
                 continue
             member = members[ending]
             name = f"{label}/{member.name}"
@@ -129,4 +143,13 @@ def _records(
                 text = motion = ""
             suffix = Path(member.name).suffix.lower()
             records.append(Record(name, shard, member.offset_data, member.size, kinds[ending], text, motion, suffix))
-    return records, left_out
+    return Found(records, left_out, captions)
+
+
+def _why(kind: str | None, of: str | None) -> str:
+    """Why a member is left out of a sample that is a video, an image, or neither."""
+    if of is None:
+        return "no video or image: the sample has none"
+    if kind is None:
+        return "no video or image: its ending is of neither, nor of a caption"
+    return f"second {kind}: its sample is another" if kind == of else "thumbnail: the sample is a video"

@@ -38,3 +38,7 @@ class Source(Protocol):
     def example_batch(self, bucket: Bucket, indices: Sequence[int]) -> Batch:
         """Validation clips by number."""
         ...
+
+    def finish_report(self) -> None:
+        """Bring what is written of the source up to date, at the end of a run."""
+        ...

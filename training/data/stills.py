@@ -10,9 +10,18 @@ from PIL import Image, ImageOps
 ORIENTATION = 0x0112  # EXIF; from 5 on width and height change places
 
 
+class SeveralPictures(ValueError):
+    """A file that holds more than one: an animation, or pages."""
+
+
 def shown_size(data: bytes) -> tuple[int, int]:
-    """Width and height."""
+    """Width and height. Raises SeveralPictures."""
     with Image.open(io.BytesIO(data)) as image:
+        count = getattr(image, "n_frames", 1)
+        if count > 1 and image.format != "MPO":  # a photograph with a preview, or its depth, behind it
+            raise SeveralPictures(
+                f"several pictures in one file: {count} of them; save them as a video or GIF, or one by one"
+            )
         width, height = image.size
         turned = image.getexif().get(ORIENTATION, 1) >= 5
     return (height, width) if turned else (width, height)

@@ -59,6 +59,9 @@ class TinySource:
             return text
         return [one_caption(*pair) for pair in zip(text, motion, strict=True)]
 
+    def finish_report(self) -> None:
+        """Made-up clips have none."""
+
     def example_batch(self, bucket: Bucket, indices: Sequence[int]) -> Batch:
         clips = self._held_out
         text, motion = [clips.text[i] for i in indices], [clips.motion[i] for i in indices]

@@ -66,13 +66,15 @@ class VideoSource:
         self.name, self.source, self.data, self.rate = name, source, data, rate
         self.with_flow, self.downscale, self.cache, self.encoders = with_flow, downscale, cache, encoders
         self._lock, self._broken, self._named = threading.Lock(), set(), set()
+        self._told: report.Told | None = None
         if with_flow:
             opencv()  # that it is missing is told before an hour of reading
         self.encodings: Encodings | None = None
         if encoders is not None:
             self.know(encoders.fingerprints)
         buckets = buckets_for(data)
-        records, self.left_out = read_records(name, source)
+        found = read_records(name, source)
+        records, self.left_out, self.captions = found.records, list(found.left_out), found.captions
         if joins:
             records = [replace(r, text=one_caption(r.text, r.motion)) for r in records]
         files, unreadable = survey(records, cache, data.workers, f"reading {name}")
@@ -88,6 +90,10 @@ class VideoSource:
                 self.validation += self._items(file, bucket, 1)
             else:
                 train += self._items(file, bucket, data.windows if bucket.frames > 1 else 1)
+        clips = {item.file.record.name for item in [*train, *self.validation]}
+        for file, bucket in fitting:
+            if file.record.name not in clips:
+                self.left_out.append(LeftOut(file.record.name, f"too short: no clip of size {bucket} is in it"))
         # Mixed, so that the clip that takes an unreadable one's place is of another file.
         train.sort(key=lambda i: key_of(seed, i.file.record.name, i.picks))
         self.validation.sort(key=lambda i: _order(i.file.record.name))
@@ -202,6 +208,8 @@ class VideoSource:
             if name not in self._named:
                 self._named.add(name)
                 self.left_out.append(LeftOut(name, str(error)))
+                if self._told is not None:
+                    report.add(self, self._told)
 
     def _pixels(self, item: Item) -> dict[str, Tensor]:
         """Frames, or latents and image features; and flow."""
@@ -236,9 +244,18 @@ class VideoSource:
     def report(self) -> dict:
         return report.report(self)
 
-    def write_report(self, folder: str | Path, **more: object) -> None:
-        """data_<name>.json, with `more` in it, and left_out_<name>.csv with every file and its reason."""
-        report.write(self, Path(folder), more)
+    def write_report(self, folder: str | Path, say: Callable[[str], object] = print, **more: object) -> None:
+        """data_<name>.json, with `more` in it, and left_out_<name>.csv with every file and its reason.
+
+        What fails later is added to both, and told by `say`.
+        """
+        self._told = report.Told(Path(folder), say, more)
+        report.write(self, self._told)
+
+    def finish_report(self) -> None:
+        """With all that failed meanwhile."""
+        if self._told is not None:
+            report.write(self, self._told)
 
 
 def _order(name: str) -> str:
