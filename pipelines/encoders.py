@@ -7,6 +7,7 @@ ImageEncoder  CLIP vision for the image adapter                    images -> poo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,9 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 def one_caption(text: str, motion: str) -> str:
     """What is seen and what happens as one caption, for networks that read no motion text."""
     return text if motion == text else ", ".join(filter(None, (text, motion)))
+
+
+WORD = re.compile(r"\w+(?:['’-]\w+)*")  # what stands between words is not missed
 
 
 class TextEncoder(nn.Module):

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import wave
+from pathlib import Path
 
 import av
 import numpy as np
@@ -14,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamfactory.training.config import SourceConfig
+from dreamfactory.training.config import SourceConfig, load_run
 from dreamfactory.training.data.records import read_records
+from dreamfactory.training.run import train
 
 from .test_data_records import SAMPLES, put, reasons, shard
 from .test_video_source import CLIP, clip, source
@@ -235,3 +237,35 @@ def test_only_the_first_failures_are_said_and_all_are_written(tmp_path):
     with (tmp_path / "out" / "left_out_mine.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 11
     assert torch.is_tensor(of.batch(CLIP, [0], [False], [False]).frames)
+
+
+# -- words ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_encoders_cannot_read_is_counted_before_training(tmp_path, capsys):
+    """Over a folder of clips, with the demo's encoders: words of a made-up world, and 16 tokens of each caption."""
+    root = tmp_path / "data"
+    root.mkdir()
+    encode(root / "0.mp4", "libx264")
+    texts = ["a red circle", "a crimson zeppelin", "a red circle " * 20, "a red zeppelin"]
+    for i, text in enumerate(texts):
+        if i:
+            shutil.copy(root / "0.mp4", root / f"{i}.mp4")
+        (root / f"{i}.txt").write_text(text, "utf-8")
+        (root / f"{i}.motion.txt").write_text("the red circle moves up", "utf-8")
+    demo = Path(__file__).parents[1] / "pipelines" / "demo"
+    sets = [
+        f"sources.mine.path={root}", "sources.mine.kind=folder", "data.mix.mine=1.0", "data.frames=4",
+        "data.validation=1", "optim.steps=1", "optim.batch_size=2", "device=cpu", "output.validation_clips=0",
+        f"output.folder={tmp_path / 'run'}", f"encoders.text={demo / 'text_encoder'}",
+        f"encoders.motion={demo / 'motion_encoder'}", f"encoders.image={demo / 'image_encoder'}", "output.loggers=()",
+    ]  # fmt: skip
+    train(load_run("demo", sets))
+    said = capsys.readouterr().out
+    assert "mine: 1 of 4 captions are longer than the 16 tokens that the text encoder reads" in said
+    assert "mine: the text encoder does not know 'zeppelin', 'crimson'; it reads on without" in said
+    (report,) = (tmp_path / "run" / "data").rglob("data_mine.json")
+    found = json.loads(report.read_text("utf-8"))["captions"]
+    assert found["text"]["unknown_words"] == {"zeppelin": 2, "crimson": 1}
+    assert found["motion"]["longer_than_read"] == 0
+    assert found["motion"]["unknown_words"] == {}

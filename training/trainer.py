@@ -179,6 +179,7 @@ class Trainer:
             rank=self.rank,
             world=self.world,
             first=self.accelerator.main_process_first,
+            readers={n: encoders[n] for n in ("text", "motion") if n in encoders},
             say=self.say,
         )
         self.data_marks = {name: getattr(source, "mark", "") for name, source in sources.items()}

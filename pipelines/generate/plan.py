@@ -12,7 +12,7 @@ from ...model_patches.files import fingerprint
 from ...model_patches.long_clip import is_far, pieces, stated_length
 from ...model_patches.upscaling import Upscaler, check_target
 from ..bundle import DEMOS, Bundle, files_of
-from ..encoders import TextEncoder, one_caption
+from ..encoders import WORD, TextEncoder, one_caption
 from ..errors import InputError
 from ..image_to_video import check_settings, check_size, reads_picture, seen_at_once
 from ..lora import Lora
@@ -23,7 +23,6 @@ from .request import Request, is_text
 
 SHOWN = 20  # unknown words that a note names
 RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
-WORD = re.compile(r"\w+(?:['’-]\w+)*")  # what stands between words is not missed
 LONGEST = 200  # bytes of a file's name, so that its companions' are within a file system's 255
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from ...model_patches import UNetConfig
+from ...pipelines.encoders import TextEncoder
 from ..checkpoint import disk_errors
 from ..config import RunConfig, SourceConfig, StageConfig
 from ..encode import FrozenEncoders
 from ..errors import TrainingError
+from .captions import read_by, sentences
 from .source import Source
 from .tiny_source import TinySource
 
@@ -26,12 +28,14 @@ def open_sources(
     rank: int = 0,
     world: int = 1,
     first: Callable[[], AbstractContextManager] = nullcontext,
+    readers: Mapping[str, TextEncoder] | None = None,
     say: Callable[[str], object] = print,
 ) -> dict[str, Source]:
     """The sources of a stage by name, encoded into the cache where it has one. Reports go to the output folder.
 
     network: None for super-resolution, which reads no captions and takes what has none.
     first: a context that the first of several processes passes before the others.
+    readers: the text encoders, "text" and "motion": what they cannot read is told.
     """
     with_flow = stage.loss.flow_weight > 0
     rate = None if network is None or network.frame_rate_embedding == "off" else network.frame_rate_embedding
@@ -76,13 +80,18 @@ def open_sources(
         if stage.data.cache:
             encode_all(source, encoders, rank, world, f"encoding {name}")
         if rank == 0:
-            more = {"flow_rms": dataset_rms(source)} if with_flow else {}
+            more: dict[str, object] = {"flow_rms": dataset_rms(source)} if with_flow else {}
+            words = read_by(readers or {}, source.captions_for(readers or {}))
+            if words:
+                more["captions"] = words
             folder = Path(config.output.folder) / "data" / stage.name
             with disk_errors(folder, "data report"):
                 source.write_report(folder, say, **more)
             counts = ", ".join(f"{n} of {bucket}" for bucket, n in sorted(source.counts.items()))
             left = f"; {len(source.left_out)} left out, see {folder}/left_out_{name}.csv" if source.left_out else ""
             say(f"{name}: {counts or 'nothing to train on'}{left}")
+            for sentence in sentences(words):
+                say(f"{name}: {sentence}; see {folder}/data_{name}.json")
     if not any(source.counts for source in sources.values()):
         raise TrainingError(
             f"no clip of this stage's size is left to train on; see {config.output.folder}/data/{stage.name}."

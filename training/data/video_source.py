@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +137,10 @@ class VideoSource:
     def items(self) -> list[Item]:
         """Every clip, of training and validation."""
         return [item for _, items in sorted(self.train.items()) for item in items] + self.validation
+
+    def captions_for(self, kinds: Iterable[str]) -> dict[str, list[str]]:
+        """Of its clips, by the kind of caption: "text" or "motion"."""
+        return {kind: [getattr(item.file.record, kind) for item in self.items()] for kind in kinds}
 
     def know(self, fingerprints: dict[str, str | None]) -> None:
         """Which encoders the cached values are of. From then on batches are encoded."""
