@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import json
 import math
 import os
 import re
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import NoReturn
 
 from .pipelines.generate.processes import is_launched, leave
@@ -16,7 +20,7 @@ from .pipelines.generate.processes import is_launched, leave
 EXIT_CODES = """\
 Exit codes: 0 done; 1 memory ran out (one sentence), or a bug (its traceback); 2 a mistake in what was asked (one
 sentence on standard error, nothing written); 3 some clips of a list could not be made (`generate --prompts`), or there
-is no card (`check`); 130 interrupted. `check` ends with 1 where something is wrong.
+is no card (`check`); 130 interrupted, 143 terminated. `check` ends with 1 where something is wrong.
 """
 
 
@@ -274,13 +278,38 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
+class Terminated(BaseException):
+    """SIGTERM, as an exception: what is half-written is taken away on its way out."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM raise Terminated; only the main thread may listen."""
+
+    def stop(*_) -> NoReturn:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _run(argv: list[str] | None) -> int:
     """The exit code."""
     args, unknown = parser().parse_known_args(argv)
     if unknown:
         args.parser.unknown(unknown)
     try:
-        code = args.run_command(args)
+        with terminable():
+            code = args.run_command(args)
+    except Terminated:
+        print(f"dreamfactory {args.command}: terminated, nothing half-written was left", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print(f"dreamfactory {args.command}: interrupted, nothing half-written was left", file=sys.stderr)
         return 130

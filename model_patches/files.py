@@ -12,10 +12,15 @@ import re
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import torch
 from safetensors import SafetensorError
@@ -198,25 +203,58 @@ def refuse_onto(target: str | os.PathLike, *inputs: str | os.PathLike) -> None:
             raise CheckpointError(f"{target} is what is read, and would be written over; choose another name.")
 
 
-TEMPORARY = re.compile(r"\.(?P<target>.+)\.\w{8}\.tmp")
+SUFFIX = ".dreamfactory.tmp"
+TEMPORARY = re.compile(r"\.(?P<target>.+)\.\w{8}" + re.escape(SUFFIX))
 
 
 @contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
     """A file beside `path` that takes its place at the end. Nothing is left of it where an error is raised; a killed
-    process leaves a hidden file whose name `TEMPORARY` matches. Raises OSError."""
+    process leaves a hidden file whose name `TEMPORARY` matches, which the next one to write there sweeps away. Raises
+    OSError."""
     path = Path(path)
+    _sweep(path.parent)
     # A name of its own, because another process may be writing the same target; of 255 bytes as any other.
-    start = path.name.encode(errors="surrogateescape")[:240].decode(errors="ignore")
-    handle, name = tempfile.mkstemp(suffix=".tmp", prefix=f".{start}.", dir=path.parent)
-    os.close(handle)
+    start = path.name.encode(errors="surrogateescape")[:225].decode(errors="ignore")
+    handle, name = tempfile.mkstemp(suffix=SUFFIX, prefix=f".{start}.", dir=path.parent)
     temporary = Path(name)
+    alive = _lock(handle)  # for as long as the handle is open
+    if not alive:
+        os.close(handle)
     try:
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        if alive:
+            os.close(handle)
+
+
+_SWEPT: set[Path] = set()
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what killed processes left in a folder, once; what others are writing now is locked."""
+    if fcntl is None or folder in _SWEPT:
+        return
+    _SWEPT.add(folder)
+    for left in folder.glob(f".*{SUFFIX}"):
+        if TEMPORARY.fullmatch(left.name):
+            with suppress(OSError), left.open("r+b") as file:
+                if _lock(file.fileno()):
+                    left.unlink(missing_ok=True)
+
+
+def _lock(handle: int) -> bool:
+    """Whether an open file could be locked; where there are no locks (Windows, some shares) it cannot."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _umask() -> int:
@@ -247,10 +285,6 @@ def fingerprint(path: str | Path, *options: object) -> str:
 def sole(path: str | os.PathLike) -> Iterator[None]:
     """Hold a lock file, which stays; raises BlockingIOError if another process holds it, OSError if it cannot be."""
     with Path(path).open("a") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows has no flock; two processes go unnoticed there
-            yield
-            return
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is not None:  # Windows has no flock; two processes go unnoticed there
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -152,7 +152,7 @@ def test_a_list_goes_on_where_it_stopped(capsys, text_alone, tmp_path):  # noqa:
     whole = files(tmp_path / "clips")
     for name in ("00002.mp4", "00002_sheet.png", "00005.mp4", "00007.mp4", "index.jsonl"):
         (tmp_path / "clips" / name).unlink()
-    (tmp_path / "clips" / ".00007.mp4.abc12345.tmp").write_bytes(b"half")  # what a kill leaves
+    (tmp_path / "clips" / ".00007.mp4.abc12345.dreamfactory.tmp").write_bytes(b"half")  # what a kill leaves
     (tmp_path / "clips" / ".notes.tmp").write_bytes(b"somebody's own")
     code, _, err = run(capsys, *fixed)
     assert code == 0

@@ -2,6 +2,10 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from safetensors.torch import save_file
 
 from dreamfactory.cli import main
 from dreamfactory.model_patches import UNetConfig, VideoUNet, save_unet
+from dreamfactory.model_patches.files import whole
 
 DEMO = Path(__file__).parents[1] / "pipelines" / "demo"
 SMALL = {
@@ -34,14 +39,15 @@ def network(path: Path) -> None:
     save_unet(VideoUNet(config), path, schedule={"prediction": "eps"})
 
 
-def video(path: Path) -> None:
+def video(path: Path, frames: int = 1) -> None:
     import av
     from PIL import Image
 
     with av.open(str(path), "w") as file:
         stream = file.add_stream("mpeg4", 8)
         stream.width, stream.height = 32, 32
-        file.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (32, 32)))))
+        for _ in range(frames):
+            file.mux(stream.encode(av.VideoFrame.from_image(Image.new("RGB", (32, 32)))))
         file.mux(stream.encode())
 
 
@@ -122,3 +128,41 @@ def test_a_run_does_not_write_over_what_it_starts_from(tmp_path, capsys, name):
     assert f"{option} is" in (told := capsys.readouterr().err)
     assert "which this run would write over" in told
     assert (tmp_path / "run" / file).read_bytes() == source.read_bytes()
+
+
+# -- killed and terminated -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither of these signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_is_ended_in_the_middle_leaves_nothing_or_is_cleaned_up_after(tmp_path, number):
+    """SIGTERM takes its half away; after SIGKILL the next command that writes there does."""
+    target = tmp_path / "made.mp4"
+    arguments = ["upscale", tmp_path / "source.mp4", target, "--model", "demo", "--quiet"]
+    video(tmp_path / "source.mp4", frames=600)
+    process = subprocess.Popen([sys.executable, "-m", "dreamfactory", *map(str, arguments)], stderr=subprocess.PIPE)
+    while process.poll() is None and not list(tmp_path.glob(".*.tmp")):
+        time.sleep(0.002)
+    process.send_signal(number)
+    told = process.communicate()[1].decode()
+    if number == signal.SIGTERM:
+        assert process.returncode == 143, told
+        assert "terminated, nothing half-written was left" in told
+        assert not list(tmp_path.glob(".*.tmp"))
+    else:
+        assert list(tmp_path.glob(".*.tmp"))
+    assert not target.exists()
+    (tmp_path / ".mine.download.tmp").touch()
+    with whole(tmp_path / "other.txt") as temporary:
+        temporary.write_text("x")
+    assert not [f for f in tmp_path.glob(".*.tmp") if f.name != ".mine.download.tmp"]
+    assert (tmp_path / ".mine.download.tmp").exists()  # somebody else's
+
+
+def test_what_another_process_is_writing_is_not_swept_away(tmp_path, monkeypatch):
+    with whole(tmp_path / "one.txt") as first:
+        monkeypatch.setattr("dreamfactory.model_patches.files._SWEPT", set())  # as another process would begin
+        with whole(tmp_path / "two.txt") as second:
+            second.write_text("2")
+        first.write_text("1")
+    assert (tmp_path / "one.txt").read_text() == "1"
