@@ -88,3 +88,28 @@ def test_a_lora_of_something_else_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="none of its 2 weights"):
         convert_file(tmp_path / "peft.safetensors", tmp_path / "host.safetensors")
     assert not (tmp_path / "host.safetensors").exists()
+
+
+NAME = next(iter(PLACES))
+HARMED = {
+    "one side": ({f"unet.{NAME}.lora_A.weight": torch.ones(RANK, 8)}, "has lora_A alone"),
+    "the other": ({f"unet.{NAME}.lora_B.weight": torch.ones(8, RANK)}, "has lora_B alone"),
+    "two ranks": (
+        {f"unet.{NAME}.lora_A.weight": torch.ones(RANK, 8), f"unet.{NAME}.lora_B.weight": torch.ones(8, 2)},
+        "are 4x8 and 8x2",
+    ),
+    "no matrix": (
+        {f"unet.{NAME}.lora_A.weight": torch.ones(RANK, 8), f"unet.{NAME}.lora_B.weight": torch.ones(8)},
+        "is damaged",
+    ),
+    "two LoRAs": (lora([NAME], "unet.", ".one") | lora([NAME], "unet.", ".two"), "holds several LoRAs"),
+}
+
+
+@pytest.mark.parametrize("case", HARMED)
+def test_a_lora_that_is_not_whole_is_refused(tmp_path, case):
+    state, told = HARMED[case]
+    save_file({**lora(list(PLACES)[1:], "unet."), **state}, tmp_path / "peft.safetensors")
+    with pytest.raises(CheckpointError, match=told):
+        convert_file(tmp_path / "peft.safetensors", tmp_path / "host.safetensors")
+    assert not (tmp_path / "host.safetensors").exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, some
 from ..files import Header
 from ..parts import PARTS
 from ..presets import preset
@@ -55,14 +55,37 @@ def rename_lora(path: Path, header: Header, state: Mapping[str, Tensor]) -> tupl
             renamed[key] = weight
             continue
         place = TARGET + places[match["module"]]
+        if f"{place}.lora_{match['side']}.weight" in renamed:
+            raise CheckpointError(
+                f"{path} holds several LoRAs of one network ({some([key])} is a second one); save one."
+            )
         renamed[f"{place}.lora_{match['side']}.weight"] = weight
         report.loaded.append(f"{place}.lora_{match['side']}.weight")
         if match["side"] == "A" and alpha is not None:
             renamed[f"{place}.alpha"] = torch.tensor(alpha(match["module"], weight.shape[0]))
+    _check_pairs(path, renamed)
     report.notes.append(
         "the file states no alpha; the host takes it as the rank" if alpha is None else "alpha as PEFT's config has it"
     )
     return renamed, report
+
+
+def _check_pairs(path: Path, renamed: Mapping[str, Tensor]) -> None:
+    """What a LoRA adds is B A: both sides are there, and of one rank."""
+    for key, weight in renamed.items():
+        place, dot, side = key.rpartition(".lora_")
+        if not (dot and key.startswith(TARGET)):
+            continue
+        other = renamed.get(f"{place}.lora_{'B' if side == 'A.weight' else 'A'}.weight")
+        module = some([place.removeprefix(TARGET)])
+        if other is None:
+            raise CheckpointError(f"{path} is damaged: {module} has lora_{side[0]} alone; save the LoRA again.")
+        down, up = (weight, other) if side[0] == "A" else (other, weight)
+        if min(down.ndim, up.ndim) < 2 or down.shape[0] != up.shape[1]:
+            shapes = " and ".join("x".join(map(str, side.shape)) for side in (down, up))
+            raise CheckpointError(
+                f"{path} is damaged: lora_A and lora_B of {module} are {shapes}; save the LoRA again."
+            )
 
 
 def stated_alpha(path: Path, header: Header, part: str = "unet") -> Callable[[str, int], float] | None:
