@@ -1,7 +1,10 @@
 """Run files: strict, staged, and the papers' numbers where they say so."""
 
+import os
+
 import pytest
 
+from dreamfactory.schedulers import ScheduleError
 from dreamfactory.training.config import PRESETS, RunConfig, load_run
 from dreamfactory.training.errors import TrainingError
 
@@ -123,3 +126,52 @@ def test_paper_presets_hold_the_printed_numbers():
         assert (stage.noise.beta_start, stage.noise.beta_end, stage.noise.prediction) == (0.00085, 0.012, "eps")
     assert vf.output.guidance_scale == 9.0
     assert vf.output.validation_steps == 50
+
+
+# -- paths and numbers ---------------------------------------------------------------------------------------------
+
+PATHS = (
+    "sources.mine.path", "start.network", "data.cache", "encoders.codec", "encoders.text", "encoders.motion",
+    "encoders.image", "output.folder",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("spelt", ["~/there", "$DREAMS/there", "${DREAMS}/there"])
+def test_home_and_environment_count_in_every_path(tmp_path, monkeypatch, name, spelt):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("DREAMS", str(tmp_path))
+    file = tmp_path / "run.toml"
+    *tables, leaf = name.split(".")
+    source = "" if tables[0] == "sources" else "[sources.m]\npath = 'x'\n"
+    file.write_text(f'[{".".join(tables)}]\n{leaf} = "{spelt}"\n{source}')
+    config = load_run(file)
+    owner = config.stages[0] if tables[0] == "data" else config
+    for table in tables:
+        owner = owner[table] if isinstance(owner, dict) else getattr(owner, table)
+    assert getattr(owner, leaf) == os.path.join(tmp_path, "there")
+    assert type(getattr(owner, leaf)) is str
+
+
+def test_patches_are_paths_too_and_a_variable_that_is_not_set_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("DREAMS", str(tmp_path))
+    monkeypatch.delenv("NOWHERE", raising=False)
+    config = load_run("tiny", ['start.patches=["$DREAMS/a", "b"]'])
+    assert config.start.patches == (f"{tmp_path}/a", "b")
+    with pytest.raises(TrainingError, match=r"'\$NOWHERE/x', and no environment variable NOWHERE is set"):
+        load_run("tiny", ["output.folder=$NOWHERE/x"])
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "run.toml").write_bytes("\ufeffseed = 3\n[sources.m]\npath = 'x'\n".encode())
+    assert load_run(tmp_path / "run.toml").seed == 3
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("name", ["optim.lr", "data.fps", "loss.flow_weight", "schedule.shift"])
+def test_no_number_is_infinite(tmp_path, name, number):
+    table, leaf = name.split(".")
+    (tmp_path / "run.toml").write_text(f"[{table}]\n{leaf} = {number}\n[sources.m]\npath = 'x'\n")
+    with pytest.raises((TrainingError, ScheduleError), match=rf"{leaf} is -?(inf|nan)"):
+        load_run(tmp_path / "run.toml")

@@ -19,7 +19,7 @@ from ..model_patches.presets import preset
 from ..schedulers import SCHEDULES, ScheduleConfig
 from .checks import check
 from .errors import TrainingError
-from .settings import build, merged, override
+from .settings import UserPath, build, merged, override
 from .super_resolution.config import DegradationConfig, UpscalerConfig
 
 try:
@@ -34,7 +34,7 @@ PRESETS = Path(__file__).parent / "presets"
 class SourceConfig:
     """Clips or images with captions: `[sources.NAME]`."""
 
-    path: str = ""
+    path: UserPath = ""
     # auto: by what the path is. tiny_world, tiny_stills: endless made-up clips or pictures, no path.
     kind: str = "auto"  # auto | folder | metadata | webdataset | tiny_world | tiny_stills
     text_column: str = "text"  # of metadata files; "caption" is tried too
@@ -48,8 +48,8 @@ class SourceConfig:
 class StartConfig:
     """The weights to start from; nothing given, everything starts at random."""
 
-    network: str | None = None  # a checkpoint: ours, or a public one, converted in memory
-    patches: tuple[str, ...] = ()  # patch files put on it: AnimateDiff's motion, IP-Adapter, our own
+    network: UserPath | None = None  # a checkpoint: ours, or a public one, converted in memory
+    patches: tuple[UserPath, ...] = ()  # patch files put on it: AnimateDiff's motion, IP-Adapter, our own
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class DataConfig:
     stride: int = 1  # every n-th frame
     windows: int = 1  # stretches taken from one video, evenly spaced over its length
     images_per_clip: int = 4  # how many images take a clip's place in an image batch
-    cache: str | None = None  # folder of encoded clips; None: encode anew in every step ("online")
+    cache: UserPath | None = None  # folder of encoded clips; None: encode anew in every step ("online")
     validation: int = 8  # clips kept out of training, to look at and to measure the loss on
     workers: int = 2  # threads that read ahead
 
@@ -105,10 +105,10 @@ class DataConfig:
 class EncoderConfig:
     """Where the frozen parts come from; "fresh" text and image encoders are tiny ones made and trained here."""
 
-    codec: str = "demo"  # "demo", a codec file of ours, or a diffusers AutoencoderKL folder
-    text: str = "fresh"  # a transformers CLIP text folder
-    motion: str = "fresh"  # a transformers T5 (or CLIP text) folder
-    image: str = "fresh"  # a transformers CLIP vision folder
+    codec: UserPath = "demo"  # "demo", a codec file of ours, or a diffusers AutoencoderKL folder
+    text: UserPath = "fresh"  # a transformers CLIP text folder
+    motion: UserPath = "fresh"  # a transformers T5 (or CLIP text) folder
+    image: UserPath = "fresh"  # a transformers CLIP vision folder
     text_layer: str = "last"  # penultimate: a whole OpenCLIP folder for SD 2.x
     image_features: str | None = None  # pooled | penultimate | last; None: what the network's projector reads
 
@@ -163,7 +163,7 @@ class ContinuationConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    folder: str = "runs/tiny"
+    folder: UserPath = "runs/tiny"
     checkpoint_every: int = 500
     keep: int = 2  # newest checkpoints that stay; the end of a stage always does
     dtype: str = "fp16"  # of the network file in a checkpoint; what training goes on with is float32
@@ -271,7 +271,7 @@ def load_run(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
     if not path.suffix and (PRESETS / f"{path}.toml").exists():
         path = PRESETS / f"{path}.toml"
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))

@@ -7,11 +7,23 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
+import os
+import re
 import types
 from dataclasses import fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from .errors import TrainingError
+
+
+class UserPath(str):
+    """In a dataclass: a setting that names a file or folder, or stands for one ("demo", "fresh"). Values are texts."""
+
+    __slots__ = ()
+
+
+NAMES = {UserPath: "a path"}  # of types, for people
 
 
 def build(cls, values: dict, where: str = ""):
@@ -51,9 +63,22 @@ def _typed(hint, value, name: str):
         return {k: _typed(inner[1], v, f"{name}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is UserPath and isinstance(value, str):
+        return _expanded(value, name)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise TrainingError(f"{name} is {value}; expected a finite number.")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise TrainingError(f"{name} is {value!r}; expected {hint.__name__}.")
+        raise TrainingError(f"{name} is {value!r}; expected {NAMES.get(hint, hint.__name__)}.")
     return value
+
+
+def _expanded(value: str, name: str) -> str:
+    """With the home folder for ~ and environment variables for $NAME."""
+    expanded = os.path.expandvars(os.path.expanduser(value))
+    unset = re.search(r"\$(\w+|\{\w+\})", expanded)
+    if unset and not os.path.exists(expanded):
+        raise TrainingError(f"{name} is {value!r}, and no environment variable {unset[1].strip('{}')} is set.")
+    return expanded
 
 
 def override(values: dict, text: str) -> None:
