@@ -170,11 +170,12 @@ def test_dynamicrafter_checkpoint_in_every_wrapping(tmp_path, prefix):
     assert all(torch.equal(v, state[k]) for k, v in unet.state_dict().items())
 
 
-def test_dynamicrafter_256():
-    """Its own name of the frame embedding, learnable scales, noise prediction, no signal scale."""
+@pytest.mark.parametrize("name", ["framestride_embed", "fps_embedding"])
+def test_dynamicrafter_256(name):
+    """Its own name of the frame embedding, or after a save another's; learnable scales, eps, no signal scale."""
     state = {}
     for key, value in dynamicrafter_checkpoint().items():
-        state[key.replace("fps_embedding", "framestride_embed")] = value
+        state[key.replace("fps_embedding", name)] = value
         if key.endswith("to_k_ip.weight"):
             state[key.replace("to_k_ip.weight", "alpha")] = torch.tensor(0.3)
     for name in ("betas", "alphas_cumprod", "scale_arr", "sqrt_recip_alphas_cumprod"):

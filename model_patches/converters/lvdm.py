@@ -71,6 +71,11 @@ def convert(
     return config, weights, schedule, report
 
 
+def _counts_strides(shapes: Shapes) -> bool:
+    """DynamiCrafter 256, by its name for the frame embedding, or where a save renamed that by its learnable scales."""
+    return "framestride_embed.0.weight" in shapes or any(k.endswith("attn2.alpha") for k in shapes)
+
+
 def _is_hybrid(spatial: Mapping) -> bool:
     """DynamiCrafter: the first frame's latent beside the noisy one."""
     return spatial["in_channels"] == 2 * spatial["out_channels"]
@@ -111,10 +116,10 @@ def _adapter(shapes: Shapes, spatial: Mapping, projector: Shapes, overrides: Map
 
 def _frame_rate(shapes: Shapes, spatial: Mapping, schedule: Mapping, overrides: Mapping) -> dict:
     """The unit, and the default as each release states it."""
-    if "framestride_embed.0.weight" in shapes:
-        return {"frame_rate_embedding": "stride", "frame_rate_default": 3}
-    if "fps_embedding.0.weight" not in shapes:
+    if not {"framestride_embed.0.weight", "fps_embedding.0.weight"} & shapes.keys():
         return {}
+    if _counts_strides(shapes):
+        return {"frame_rate_embedding": "stride", "frame_rate_default": 3}
     if not _is_hybrid(spatial):
         default = 8 if any(k.endswith("to_k_ip.weight") for k in shapes) else 16
     elif overrides.get("first_frame_concat") == "ends":
@@ -127,7 +132,7 @@ def _frame_rate(shapes: Shapes, spatial: Mapping, schedule: Mapping, overrides: 
 def _schedule(shapes: Shapes, spatial: Mapping, buffers: Mapping[str, Tensor], report: Report) -> dict:
     """From the file's buffers; where pruned files lack them, what the released models of this shape use."""
     schedule = {**SCHEDULE, **betas_from_buffers(buffers, report)}
-    stride = "framestride_embed.0.weight" in shapes
+    stride = _counts_strides(shapes)
     v_model = _is_hybrid(spatial) and not stride
     recip, alphas = buffers.get("sqrt_recip_alphas_cumprod"), buffers.get("alphas_cumprod")
     guessed = []
