@@ -468,3 +468,32 @@ def test_a_metrics_file_with_rubbish_in_it_is_read(tmp_path):
     (tmp_path / METRICS).write_bytes(b'{"step": 1}\n[]\n{"x": 2}\n\xff\xfe\n{"step": "a"}\n')
     forget_after(tmp_path / METRICS, 5)
     assert read(tmp_path / METRICS) == [{"step": 1}]
+
+
+def test_what_is_logged_is_the_mean_since_the_last_line(tmp_path, monkeypatch):
+    """Of every step, in all and by source and bucket; not of the last step alone."""
+    seen = []
+    advance = Trainer.advance
+
+    def noted(self, load=None):
+        take = self.mix.at(self.stage_step)
+        numbers = advance(self, load)
+        seen.append((f"{take.source.name} {take.bucket}", float(numbers[self.headline]), float(numbers["grad_norm"])))
+        return numbers
+
+    monkeypatch.setattr(Trainer, "advance", noted)
+    changes = ["output.log_every=3", "optim.steps=7", "output.validation_clips=0", f"output.folder={tmp_path / 'run'}"]
+    changes += ["sources.stills.kind=tiny_stills", "data.mix.tiny=0.5", "data.mix.stills=0.5", "output.loggers=()"]
+    headline = train(load_run("tiny", ["device=cpu", "optim.batch_size=2", *changes])).headline
+    lines = [line for line in read(tmp_path / "run" / "metrics.jsonl") if headline in line]
+    assert [line["step"] for line in lines] == [3, 6, 7]
+    for line, steps in zip(lines, (seen[:3], seen[3:6], seen[6:]), strict=True):
+        assert line[headline] == pytest.approx(sum(loss for _, loss, _ in steps) / len(steps), rel=1e-5)
+        assert line["grad_norm"] == pytest.approx(sum(norm for *_, norm in steps) / len(steps), rel=1e-5)
+        for of in {of for of, *_ in steps}:
+            own = [loss for other, loss, _ in steps if other == of]
+            assert line["buckets"][of] == pytest.approx(sum(own) / len(own), rel=1e-5)
+        assert set(line["buckets"]) == {of for of, *_ in steps}
+        assert line["data_s"] >= 0
+        assert line["compute_s"] > 0
+    assert len({of for of, *_ in seen}) == 2

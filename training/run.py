@@ -16,6 +16,7 @@ from . import checkpoint as disk
 from .config import RunConfig
 from .errors import TrainingError
 from .logs import METRICS, Log
+from .means import Means
 from .parallel import any_process, mean_over_processes
 from .summary import write_summary
 from .super_resolution.trainer import UpscalerTrainer
@@ -75,20 +76,26 @@ def _run_stage(trainer: Trainer, stop: Stop, log: Log | None, bar: tqdm, saved: 
     output, stage = trainer.config.output, trainer.stage
     bar.set_description(stage.name)
     marks = [(time.perf_counter(), trainer.step)]
+    means = Means()
     for load in trainer.loads():
-        numbers = trainer.advance(load)
+        means.loaded()
+        take = trainer.mix.at(trainer.stage_step)
+        means.add(trainer.advance(load), trainer.headline, f"{take.source.name} {take.bucket}")
         bar.update()
         step, ends = trainer.step, trainer.stage_done
         stop.asked = any_process(trainer.accelerator, stop.asked)
         if step % output.log_every == 0 or ends:
+            numbers, by_bucket, seconds = means.take()
             numbers = mean_over_processes(trainer.accelerator, numbers)
+            by_bucket = mean_over_processes(trainer.accelerator, by_bucket)
             marks = [*marks[-(PACE // output.log_every + 1) :], (time.perf_counter(), step)]
             pace = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
             clips = pace * stage.optim.batch_size
             bar.set_postfix(loss=f"{numbers[trainer.headline]:.4f}", clips_per_s=f"{clips:.3g}")
             if log is not None:
                 memory = _memory(trainer.accelerator.device)
-                log.write(step, stage=stage.name, **numbers, clips_per_s=round(clips, 3), **memory)
+                pace_of = {"clips_per_s": round(clips, 3), **seconds, **memory}
+                log.write(step, stage=stage.name, **numbers, **pace_of, buckets=by_bucket)
         if ends:
             _save(trainer)
             saved = step
