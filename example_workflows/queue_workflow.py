@@ -57,8 +57,8 @@ def title_of(graph: dict, node_id: str) -> str:
     return node.get("_meta", {}).get("title") or node.get("class_type") or f"#{node_id}"
 
 
-def set_input(graph: dict, title: str, names: tuple[str, ...], value) -> None:
-    """Set the first of ``names`` that the node with this title has."""
+def set_input(graph: dict, title: str, names: tuple[str, ...], value, unwired: bool = False) -> None:
+    """Set the first of ``names`` that the node with this title has; a wire there stays where ``unwired`` is asked."""
     titles = {node_id: title_of(graph, node_id) for node_id in graph}
     found = [node_id for node_id in graph if titles[node_id] == title]
     if len(found) != 1:
@@ -67,6 +67,9 @@ def set_input(graph: dict, title: str, names: tuple[str, ...], value) -> None:
     name = next((name for name in names if name in inputs), None)
     if name is None:
         raise ComfyError(f'The node "{title}" has no input {" or ".join(names)}; it has: {", ".join(inputs)}.')
+    if unwired and isinstance(inputs[name], list):
+        source = title_of(graph, str(inputs[name][0]))
+        raise ComfyError(f'"{title}" takes its {name} from "{source}": set it there, by --set.')
     inputs[name] = value
 
 
@@ -150,7 +153,7 @@ def control_frame(kind: int, payload: bytes, mask: bytes) -> bytes:
 
 
 def receive(stream: BinaryIO) -> dict:
-    """The next message, {"type", "data"}; empty for a binary one (a preview)."""
+    """The next message, {"type", "data"}; of binary ones what a node says, {"type": "text"}, and none of a preview."""
     message, message_kind = b"", TEXT
     while True:
         last, kind, payload = read_frame(stream)
@@ -162,7 +165,16 @@ def receive(stream: BinaryIO) -> dict:
         if kind < CLOSE:  # control frames may come between the parts of a message
             message, message_kind = message + payload, kind or message_kind
             if last:
-                return json.loads(message) if message_kind == TEXT else {}
+                return json.loads(message) if message_kind == TEXT else said_by_node(message)
+
+
+def said_by_node(message: bytes) -> dict:
+    """A binary message of the server: kind 3 holds a node's id, with its length before it, and a text."""
+    if message[:4] != (3).to_bytes(4, "big"):
+        return {}
+    start = 8 + int.from_bytes(message[4:8], "big")
+    node, text = message[8:start].decode(errors="replace"), message[start:].decode(errors="replace")
+    return {"type": "text", "data": {"node": node, "text": text}}
 
 
 class Comfy:
@@ -195,6 +207,8 @@ class Comfy:
 
     def upload(self, path: str | os.PathLike) -> str:
         """Copy a picture into the server's input folder; returns the name that Load Image knows it by."""
+        if not Path(path).is_file():
+            raise ComfyError(f"{path} is no file: give a picture.")
         mark, name = uuid.uuid4().hex, Path(path).name.replace('"', "_")
         head = f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'
         body = head.encode() + Path(path).read_bytes() + f"\r\n--{mark}--\r\n".encode()
@@ -242,6 +256,8 @@ class Comfy:
             event, data = message.get("type"), message.get("data") or {}
             if event == "status" and prompt_id not in json.dumps(self.ask("/queue")):
                 return
+            if event == "text" and data["node"] in graph and data["text"]:
+                print(f"{LINE}{title_of(graph, data['node'])}: {data['text']}", file=sys.stderr, flush=True)
             if data.get("prompt_id") != prompt_id:
                 continue
             check_event(graph, event, data)
@@ -277,17 +293,24 @@ def saved_files(outputs: dict) -> list[dict]:
 
 
 def targets(found: list[dict], out: Path) -> list[Path]:
-    """Where the files go: to ``out``, or into that folder by the server's names; numbered where paths are equal."""
+    """Where the files go: to ``out``, or into that folder by the server's names; numbered where paths are equal.
+
+    What has no ending is a folder.
+    """
     names = [Path(file["filename"]) for file in found]
-    paths = [out / name.name if out.is_dir() else out for name in names]
+    paths = [out / name.name if is_folder(out) else out for name in names]
     if len(set(paths)) == len(paths):
         return paths
     return [path.with_name(f"{path.stem}_{n + 1}{names[n].suffix}") for n, path in enumerate(paths)]
 
 
+def is_folder(out: Path) -> bool:
+    return out.is_dir() or not out.suffix
+
+
 def check_target(out: Path) -> None:
     """Make the folder that the files go to and write into it; called before a run, that none is lost."""
-    draft = draft_of(out / "draft" if out.is_dir() else out)
+    draft = draft_of(out / "draft" if is_folder(out) else out)
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.touch()
@@ -318,7 +341,7 @@ def main(argv: list[str] | None = None) -> int:
         check_target(args.out)
         for option, (title, inputs) in SHORTCUTS.items():
             if (value := getattr(args, option)) is not None:
-                set_input(graph, title, inputs, comfy.upload(value) if option == "image" else value)
+                set_input(graph, title, inputs, comfy.upload(value) if option == "image" else value, unwired=True)
         for setting in args.set:
             apply_setting(graph, setting)
         found = saved_files(comfy.run(graph, show_progress))

@@ -6,13 +6,15 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..model_patches.long_clip import animates_picture, is_far, stated_length
-from .sampling import frames_together
+from .sampling import TOGETHER, frames_together
 from .tell import tell
 
 KEY = "dreamfactory_advice"
 ADDED = "dreamfactory_added"  # in a MODEL's options
 TERMINAL = 1000.0  # sigma from which on a schedule ends in pure noise
-BEGINS, NOISE = 0.95, 0.95  # of the timesteps: where sampling should begin; from where on a step is of noise alone
+CUT, BEGINS, NOISE = 0.6, 0.95, 0.95  # of the timesteps: below, sampling begins late on purpose (denoise); where it
+# should begin; from where on a step is of noise alone
+UNSUITED = ("dpm_fast", "dpm_adaptive")  # samplers that work in log SNR, which has no end here
 WASTED, FEW = 0.35, 5  # share of steps in noise alone; of fewer steps one is more than that
 
 
@@ -23,8 +25,10 @@ def advise(patcher) -> None:
         guider = executor.class_obj
         for text in (
             _length(guider.model_patcher, len(noise)),
-            "" if latent_image.any() else _made_for(getattr(guider, "conds", {}), len(noise)),
+            _made_for(getattr(guider, "conds", {}), len(noise), not latent_image.any()),
             _scheduler(guider.model_patcher.get_model_object("model_sampling"), sigmas, latent_image),
+            _sampler(guider.model_patcher.get_model_object("model_sampling"), sampler),
+            _unread(guider.model_patcher.model, getattr(guider, "conds", {})),
             _merge(guider.model_patcher),
         ):
             if text:
@@ -35,11 +39,28 @@ def advise(patcher) -> None:
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sample)
 
 
-def without_advice(model):
-    """A clone of the MODEL that has said it."""
-    quiet = model.clone()
-    quiet.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    return quiet
+def be_quiet(model) -> None:
+    """Let a MODEL say no more of it."""
+    model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+
+
+def advise_on_pieces(model, sides, frames: int, overlap: int, empty: bool) -> None:
+    """The same of a clip that is made in pieces, for all of it. sides: its conditionings; empty: its latent is."""
+    config = model.model.video_config
+    conds = {i: [values for _, values in side] for i, side in enumerate(sides)}
+    told = [_made_for(conds, frames, empty)]
+    if not animates_picture(config):
+        told.append(
+            "The network animates no picture, so pieces go on from their last frames alone, and seams show; take "
+            "KSampler with Context Windows for longer clips."
+        )
+    elif config.known_frames and overlap > config.known_frames:
+        told.append(
+            f"The network was trained to take over up to {config.known_frames} frames and is given {overlap}; more "
+            "deform what moves."
+        )
+    for text in filter(None, told):
+        tell(text)
 
 
 def _length(model, frames: int) -> str:
@@ -50,6 +71,8 @@ def _length(model, frames: int) -> str:
     if not is_far(seen, trained):
         return ""
     told = f"The network was trained with {trained} frames and sees {seen} at once"
+    if TOGETHER in model.model_options:
+        return f"{told}; give a context_length of about {trained}."
     if seen < trained:
         return f"{told}; about {trained} look best."
     remedy = "Context Windows"
@@ -60,16 +83,18 @@ def _length(model, frames: int) -> str:
     return f"{told}; take {remedy} for longer clips."
 
 
-def _made_for(conds: dict, frames: int) -> str:
-    """An empty latent that was repeated or cut after Image to Video; one with a clip in it is meant as it is."""
+def _made_for(conds: dict, frames: int, empty: bool) -> str:
+    """A latent that was repeated or cut after Image to Video; a longer one with a clip in it is meant as it is."""
     made = {entry.get("dreamfactory_frames") for side in conds.values() for entry in side or ()} - {None, frames}
-    if not made:
+    if not made or (frames > min(made) and not empty):
         return ""
-    told = f"The latent has {frames} frames, and Image to Video was asked for {min(made)}"
+    has = f"The latent has {frames} frame{'s' if frames > 1 else ''}, and Image to Video was asked for {min(made)}"
     if frames < min(made):
-        return f"{told}; the clip has the latent's."
+        return (
+            f"{has}; the clip has the latent's. What follows the clip's size, as Noise Schedule, is to follow it too."
+        )
     return (
-        f"{told}: repeated latents make one clip longer. For a clip from each of several pictures use Rebatch Images, "
+        f"{has}: repeated latents make one clip longer. For a clip from each of several pictures use Rebatch Images, "
         "for variations the number beside Run."
     )
 
@@ -108,13 +133,29 @@ def _merge(model) -> str:
     )
 
 
+def _sampler(sampling, sampler) -> str:
+    """Samplers that cannot begin in pure noise."""
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    if float(sampling.sigma_max) < TERMINAL or not any(bad in name for bad in UNSUITED):
+        return ""
+    return "This sampler cannot begin in pure noise, as this network does, and leaves colours; take euler or ddim."
+
+
+def _unread(network, conds: dict) -> str:
+    """A frame rate for a network that was trained without one."""
+    given = any(entry.get("dreamfactory_frame_rate") for side in conds.values() for entry in side or ())
+    if not given or network.video_config.frame_rate_embedding != "off":
+        return ""
+    return "This network reads no frame rate; Image to Video's frame_rate does nothing."
+
+
 def _scheduler(sampling, sigmas, latent_image) -> str:
     """A schedule that ends in pure noise, and steps that begin after it or stay in it."""
     if float(sampling.sigma_max) < TERMINAL or len(sigmas) < 3 or latent_image.any():
         return ""
     last = len(sampling.sigmas) - 1
     steps = sampling.timestep(sigmas[:-1].to(sampling.sigmas)).float() / last
-    if float(steps[0]) < BEGINS:
+    if CUT < float(steps[0]) < BEGINS:
         return (
             f"The scheduler begins at timestep {round(float(steps[0]) * last)}, and this network's noise ends at "
             f"{last}; take sgm_uniform, simple or normal."

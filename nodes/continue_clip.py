@@ -21,6 +21,7 @@ from .pieces import (
     size_inputs,
     sizes_for,
 )
+from .tell import tell
 from .windows import check_by_frame
 
 
@@ -168,6 +169,22 @@ class JoinClips(CheckedNode):
         return io.NodeOutput({"samples": joined})
 
 
+def _tell_where_they_differ(clip: Tensor, piece: Tensor, overlap: int) -> None:
+    """Whether the piece's first frames are the clip's last: Continue Clip says how many are."""
+
+    def apart(count: int) -> float:
+        return (clip[-count:].float() - piece[:count].to(clip).float()).abs().mean().item() if count else 0.0
+
+    spread = clip.float().std().item()
+    same = [n for n in range(1, min(len(clip), len(piece) - 1, SHARED) + 1) if apart(n) <= ALIKE * spread]
+    if overlap not in same and (overlap or same):
+        right = f"the first {max(same)} are" if same else "none is"
+        told = f"The piece's first {overlap} frames are not the clip's last; {right}."
+        tell(f"{told} Wire Continue Clip's context_overlap.")
+
+
+SHARED = 32  # frames at most that are looked at
+ALIKE = 0.1  # of the clip's deviation: pictures that were encoded and decoded again differ by less
 FLAT = 0.02  # deviation of a channel, of 1: below it shared frames say where it lies, and not how strong it is
 GAIN = (0.5, 2.0)  # codecs change contrast by less
 
@@ -184,8 +201,13 @@ def join(clip: Tensor, piece: Tensor, overlap: int, hold_colours: float, channel
             f"context_overlap: {overlap} shared frames, and there are {len(clip)} and {len(piece)}; wire Continue "
             "Clip's number."
         )
+    if overlap == len(piece):
+        raise NodeError(
+            f"context_overlap: all {overlap} frames of the piece are the clip's; nothing new is left of it."
+        )
     new = piece[overlap:].to(clip)
     shared = piece[:overlap].to(clip)
+    _tell_where_they_differ(clip, piece, overlap)
     if overlap and hold_colours and not torch.equal(shared, clip[-overlap:]):
         over = [d for d in range(clip.ndim) if d != channels % clip.ndim]
         (spread, mean), (wanted, level) = (

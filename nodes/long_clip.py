@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..model_patches.long_clip import Piece, pieces
-from .advice import without_advice
+from .advice import advise_on_pieces, be_quiet
 from .checked import CheckedNode
 from .errors import NodeError
 from .patches import video_model
@@ -118,7 +118,9 @@ class KSamplerLongClip(CheckedNode):
                 "Image to Video."
             )
         shown = _Progress(model, steps, len(plan))
-        done, advised = room[:0], model
+        if len(plan) > 1:
+            advise_on_pieces(model, (positive, negative), len(room), overlap, not room.any())
+        done = room[:0]
         for number, piece in enumerate(plan):
             sides = (positive, negative)
             if len(plan) > 1:
@@ -128,8 +130,11 @@ class KSamplerLongClip(CheckedNode):
             if short:
                 part = torch.cat([part, torch.zeros_like(part[:1]).expand(short, -1, -1, -1)])
             part = torch.cat([done[piece.start :], part[piece.known :]])
+            seen = seen_together(model, list(range(piece.start, piece.start + piece.length)), len(room))
+            if number:
+                be_quiet(seen)  # it was told once
             made = comfy.sample.sample(
-                seen_together(advised, list(range(piece.start, piece.start + piece.length)), len(room)),
+                seen,
                 comfy.sample.prepare_noise(part, (seed + number) % 2**64, _drawn(drawn, piece)),
                 steps,
                 cfg,
@@ -144,7 +149,6 @@ class KSamplerLongClip(CheckedNode):
                 seed=(seed + number) % 2**64,
             )
             done = torch.cat([done.to(made), made[piece.known :]])
-            advised = without_advice(model)  # it was told once
         kept = {name: value for name, value in latent_image.items() if not name.startswith("downscale_ratio")}
         return io.NodeOutput({**kept, "samples": done[: len(room)]})
 

@@ -214,7 +214,11 @@ def frames_together(model, frames: int) -> int:
 
 
 def seen_together(model, frames: list[int], total: int):
-    """A clone of the MODEL for a sampler that makes these frames of a clip, and the others at other times."""
+    """A clone of the MODEL for a sampler that makes these frames of a clip, and the others at other times.
+
+    Of the MODEL itself: a loaded clone that nobody holds any more falls back to the one it was cloned from, and where
+    that is gone as well the host speaks of a memory leak.
+    """
     patched = model.clone()
     patched.model_options[TOGETHER] = len(frames)
     return tell_frames(patched, [min(f, total - 1) for f in frames], total)

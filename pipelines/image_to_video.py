@@ -143,6 +143,8 @@ def seen_at_once(bundle: Bundle, settings: Settings, frames: int) -> tuple[int, 
         raise InputError(
             f"{bundle.name} joins two pictures and sees all frames of a clip at once; leave context_length out."
         )
+    if length < frames and length == 1:
+        raise InputError("context_length is 1; a piece of 1 frame cannot go on from another: give 2 or more.")
     if length < frames and not 1 <= overlap < length:
         raise InputError(
             f"context_overlap is {overlap}; pieces of {length} frames take over 1 to {length - 1} from the one before."

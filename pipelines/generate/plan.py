@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...model_patches.errors import reason
 from ...model_patches.files import fingerprint
-from ...model_patches.long_clip import is_far, pieces, stated_length
+from ...model_patches.long_clip import animates_picture, is_far, pieces, stated_length
 from ...model_patches.upscaling import Upscaler, check_target
 from ..bundle import DEMOS, Bundle, files_of
 from ..encoders import WORD, TextEncoder, one_caption
@@ -300,6 +300,8 @@ class Planner:
         for name, part in parts.items():
             if part in (False, "off") and any(getattr(r, name) != 1 for r in requests):
                 notes.append(f"this network has nothing that --{name.replace('_', '-')} is of; it does nothing.")
+        if config.motion_text != "off" and bundle.motion is not None and not all(r.motion for r in requests):
+            notes.append("this network reads what happens from --motion, which is empty.")
         if self.networks.motion_encoder is not None and config.motion_text == "off":
             notes.append("this network reads no motion text; --motion-encoder does nothing.")
         if self.networks.image_encoder is not None and config.image_adapter == "off":
@@ -335,7 +337,7 @@ class Planner:
             seen = min(frames, length)
             if is_far(seen, trained):
                 remedy = f"clips of about {trained} look best"
-                if seen > trained and bundle.unet.config.first_frame_concat != "ends":
+                if seen > trained and animates_picture(bundle.unet.config):
                     remedy = f"pieces of about {trained} look best (--context-length)"
                 notes.append(f"this network was trained with {trained} frames and sees {seen} at once; {remedy}.")
         return notes
