@@ -434,6 +434,87 @@ def test_short_pieces_are_told_once(server):
     assert told(server, graph, long_sampler(graph, links, overlap=1, length=3, seed=13)).count("sees 3 at once") == 1
 
 
+def test_what_would_spoil_a_long_clip_is_told(server):
+    graph, links = demo(FRAMES)
+    said = told(server, graph, long_sampler(graph, links, overlap=6, seed=15))
+    assert "trained to take over up to 4 frames and is given 6" in said
+    assert said.count("trained to take over") == 1
+    graph, links = demo(FRAMES)
+    said = told(server, graph, long_sampler(graph, links, length=FRAMES, seed=15))
+    assert f"sees {FRAMES} at once; give a context_length of about 8" in said
+    graph, links = demo(FRAMES)
+    links["latent_image"] = [graph.add("VAEEncode", pixels=links["picture"], vae=links["vae"]), 0]
+    said = told(server, graph, long_sampler(graph, links, seed=15))
+    assert f"The latent has 1 frame, and Image to Video was asked for {FRAMES}" in said
+    graph, links = demo(LENGTH)
+    links["latent_image"] = [graph.add("RepeatLatentBatch", samples=links["latent_image"], amount=3), 0]
+    assert "asked for 8: repeated latents" in told(server, graph, long_sampler(graph, links, seed=15))
+
+
+def test_a_text_network_is_sent_to_windows(server):
+    graph = Graph()
+    load = graph.add("DreamFactoryLoadDemo", demo="text to video", picture="red circle", weight_dtype="default")
+    text = graph.add("CLIPTextEncode", text="a red circle moves up", clip=[load, 1])
+    clip = graph.add(
+        "DreamFactoryImageToVideo", width=64, height=64, frames=FRAMES, frame_rate=0, positive=[text, 0],
+        negative=[text, 0], vae=[load, 4],
+    )  # fmt: skip
+    links = {"model": [load, 0], "positive": [clip, 0], "negative": [clip, 1], "latent_image": [clip, 2]}
+    said = told(server, graph, long_sampler(graph, links, steps=2))
+    assert "seams show; take KSampler with Context Windows" in said
+
+
+@pytest.mark.parametrize("name", ["dpm_fast", "dpm_adaptive"])
+def test_samplers_that_cannot_begin_in_noise_are_told(server, name):
+    graph, links = demo(LENGTH)
+    assert "cannot begin in pure noise" in told(server, graph, sampler(graph, links, sampler_name=name, steps=4))
+
+
+def test_a_frame_rate_that_nothing_reads_is_told(server):
+    graph, links = demo(LENGTH)
+    graph["6"]["inputs"]["frame_rate"] = 30
+    assert "reads no frame rate" in told(server, graph, sampler(graph, links, seed=16))
+
+
+def test_a_low_denoise_is_no_fault_of_the_scheduler(server):
+    graph, links = demo(LENGTH)
+    assert told(server, graph, sampler(graph, links, denoise=0.001, steps=4, seed=17)) == ""
+
+
+def test_no_memory_leak_is_told_after_odd_samplers(server):
+    """Clones of a piece fall back to the MODEL that the host keeps, and not to one another."""
+    before = len(server.log())
+    for seed, name in enumerate(("dpm_adaptive", "euler", "dpm_fast", "euler")):
+        graph, links = demo(FRAMES)
+        graph.add(
+            "SaveLatent",
+            samples=long_sampler(graph, links, sampler_name=name, steps=3, seed=40 + seed),
+            filename_prefix="x",
+        )
+        server.client.run(graph)
+    assert "memory leak" not in server.log()[before:]
+
+
+@pytest.mark.parametrize(("overlap", "words"), [(1, "the first 4 are"), (0, "the first 4 are"), (3, "the first 4 are")])
+def test_a_piece_joined_by_other_frames_is_told(networks, overlap, words):
+    graph, links = demo(LENGTH, unet=KNOWN)
+    clip = sampler(graph, links)
+    goes_on = graph.add(
+        "DreamFactoryContinueClip", model=links["model"], positive=links["positive"], negative=links["negative"],
+        vae=links["vae"], samples=clip, context_length=0, context_overlap=4, loop=False,
+    )  # fmt: skip
+    made = sampler(graph, {**links, "positive": [goes_on, 0], "negative": [goes_on, 1], "latent_image": [goes_on, 2]})
+    join = graph.add("DreamFactoryJoinClips", clip=clip, piece=made, context_overlap=overlap, hold_colours=1.0)
+    assert words in told(networks, graph, [join, 0])
+
+
+def test_a_piece_of_which_nothing_is_new_is_refused(server):
+    graph, links = demo(LENGTH)
+    clip = sampler(graph, links)
+    join = graph.add("DreamFactoryJoinClips", clip=clip, piece=clip, context_overlap=8, hold_colours=1.0)
+    assert "all 8 frames of the piece" in refusal(server, graph, [join, 0])
+
+
 def test_an_interpolation_network_is_not_sent_to_windows(ends):
     graph, links = demo(20, unet="ends.safetensors", last_frame=["1", 5])
     said = told(ends, graph, sampler(graph, links, seed=11))
