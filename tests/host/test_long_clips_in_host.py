@@ -481,20 +481,6 @@ def test_a_low_denoise_is_no_fault_of_the_scheduler(server):
     assert told(server, graph, sampler(graph, links, denoise=0.001, steps=4, seed=17)) == ""
 
 
-def test_no_memory_leak_is_told_after_odd_samplers(server):
-    """Clones of a piece fall back to the MODEL that the host keeps, and not to one another."""
-    before = len(server.log())
-    for seed, name in enumerate(("dpm_adaptive", "euler", "dpm_fast", "euler")):
-        graph, links = demo(FRAMES)
-        graph.add(
-            "SaveLatent",
-            samples=long_sampler(graph, links, sampler_name=name, steps=3, seed=40 + seed),
-            filename_prefix="x",
-        )
-        server.client.run(graph)
-    assert "memory leak" not in server.log()[before:]
-
-
 @pytest.mark.parametrize(("overlap", "words"), [(1, "the first 4 are"), (0, "the first 4 are"), (3, "the first 4 are")])
 def test_a_piece_joined_by_other_frames_is_told(networks, overlap, words):
     graph, links = demo(LENGTH, unet=KNOWN)

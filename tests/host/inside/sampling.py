@@ -243,6 +243,7 @@ def long_clips():
             "same": [bool(positive[0][1]["control"] is net), len(net.cond_hint_original), len(positive[0][1]["mask"])],
         }  # fmt: skip
     facts["fits"] = a_clip_that_fits(sampling, inputs)
+    facts["cloned from"] = cloned_from(sampling)
     model = network("full")
     model.model.schedule = replace(model.model.schedule, trained_shape=(1, 64, 64))
     positive, negative = both(model, inputs_of("full"))
@@ -267,6 +268,26 @@ def long_clips():
             facts[name] = str(error)
     facts["18 for 18"] = hints_for_all_frames(sampling)
     return facts
+
+
+def cloned_from(sampling):
+    """Whether what pieces are sampled with was cloned from the MODEL itself, which the host keeps."""
+    model, found, real = network("full"), [], comfy.sample.sample
+    positive, negative = both(model, inputs_of("full"))
+
+    def sample(seen, *args, **kwargs):
+        found.append(seen.parent is model)
+        return real(seen, *args, **kwargs)
+
+    comfy.sample.sample = sample
+    try:
+        KSamplerLongClip.execute(
+            model, **sampling, positive=positive, negative=negative,
+            latent_image={"samples": torch.zeros(16, 4, *SIZE)}, context_length=8, context_overlap=4,
+        )  # fmt: skip
+    finally:
+        comfy.sample.sample = real
+    return found
 
 
 def hints_for_all_frames(sampling):
