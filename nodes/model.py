@@ -286,7 +286,7 @@ class VideoModel(comfy.model_base.BaseModel):
             raise NodeError(
                 "model: context windows of a network that animates one first frame would each begin with it, and the "
                 "clip with ghosts; take Context Windows out and sample with KSampler Long Clip (DreamFactory), or give "
-                "Image to Video one picture a frame."
+                "Image to Video a picture of its own for every frame."
             )
 
     def _strengths(self, sigma: Tensor, wanted) -> dict[str, float]:

@@ -317,7 +317,8 @@ def test_what_a_painter_has_no_place_for_is_told_where_it_was_asked_for():
     ignores = {"negative": "A knows no negative prompt", "guidance_scale": "A knows no guidance scale"}
     painter = SimpleNamespace(ignores=ignores, notes=[], guidance_scale=1.0, name="A", is_cut=lambda text: False)
     planner = Planner(Networks(first_frame_from="a"), load_bundle("demo"), painter, None, {})
-    plain = Request(text="a red circle", first_frame_guidance_scale=1.0, guidance_scale=3.0)
+    still = {"first_frame_guidance_scale": 1.0, "guidance_scale": 3.0}
+    plain = Request(text="a red circle", motion="the red circle moves up", **still)
     own = replace(plain, image="a.png", first_frame_negative="grey")  # draws nothing
     assert planner.notes([plain, own]) == []
     assert planner.notes([replace(plain, first_frame_negative="grey")]) == [
