@@ -6,7 +6,8 @@ text (CLIP)  ->  denoise  ->  frames                                            
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -100,28 +101,55 @@ def animate(
         if piece.known:
             prompt.first_frame = picture if piece.picture == 0 else done[:, piece.picture]
             prompt.known, prompt.distance = done[:, piece.start :], piece.distance
-        made = sample(
-            bundle.unet,
-            schedule,
-            prompt,
-            noise.to(prompt.text),
-            piece.length,
-            steps=steps,
-            guidance_scale=_or(settings.guidance_scale, defaults.guidance_scale),
-            guidance_rescale=_or(settings.guidance_rescale, bundle.schedule.guidance_rescale),
-            sampler=settings.sampler or defaults.sampler,
-            spacing=bundle.schedule.spacing,
-            eta=settings.eta,
-            generators=generators,
-            on_step=None if on_step is None else _counted(on_step, number, len(plan)),
-        ).unflatten(0, (batch, piece.length))
+        with _blamed(bundle):
+            made = sample(
+                bundle.unet,
+                schedule,
+                prompt,
+                noise.to(prompt.text),
+                piece.length,
+                steps=steps,
+                guidance_scale=_or(settings.guidance_scale, defaults.guidance_scale),
+                guidance_rescale=_or(settings.guidance_rescale, bundle.schedule.guidance_rescale),
+                sampler=settings.sampler or defaults.sampler,
+                spacing=bundle.schedule.spacing,
+                eta=settings.eta,
+                generators=generators,
+                on_step=None if on_step is None else _counted(on_step, number, len(plan)),
+            ).unflatten(0, (batch, piece.length))
         done = made if done is None else torch.cat([done, made[:, piece.known :]], dim=1)
     latents = done[:, :frames].flatten(0, 1)
     bundle.turn(bundle.codec)
     pixels = bundle.codec.decode(latents.to(next(bundle.codec.parameters()))).float()
     if not torch.isfinite(pixels).all():
-        raise InputError("the VAE made numbers that are no picture; try bf16 or fp32.")
+        raise InputError(damage(bundle) or "the VAE made numbers that are no picture; try bf16 or fp32.")
     return rearrange((pixels + 1) / 2, "(b t) c h w -> b t c h w", t=frames).clamp(0, 1).cpu()
+
+
+def damage(bundle: Bundle) -> str | None:
+    """Which part of a bundle has weights that are no numbers, in a sentence: asked where no picture came out."""
+    parts = {"network": bundle.unet, "VAE": bundle.codec, "text encoder": bundle.text}
+    parts |= {"motion encoder": bundle.motion, "image encoder": bundle.image}
+    for what, part in parts.items():
+        for key, weight in part.state_dict().items() if part is not None else ():
+            if weight.is_floating_point() and not torch.isfinite(weight.float()).all():
+                return (
+                    f"the {what} of {bundle.name} is damaged: {key} holds numbers that are none (NaN or infinity); "
+                    "copy or download its file again."
+                )
+    return None
+
+
+@contextmanager
+def _blamed(bundle: Bundle) -> Iterator[None]:
+    """Let a sampler that found no picture blame weights that are no numbers."""
+    try:
+        yield
+    except InputError as error:
+        told = damage(bundle)
+        if told is None:
+            raise
+        raise InputError(told) from error
 
 
 def _counted(on_step: Callable[[int, int], None], number: int, count: int) -> Callable[[int, int], None]:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from dreamfactory.cli import main
 from dreamfactory.model_patches import VideoUNet, load_unet, preset
@@ -398,3 +400,27 @@ def test_under_a_launcher_the_first_process_speaks_for_all(capsys, monkeypatch, 
             code = stop.code
         assert code == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == (rank == "0" or args[0] == "upscale")
+
+
+@pytest.mark.parametrize(
+    ("part", "file", "key"),
+    [
+        ("network", "unet.safetensors", "out.2.weight"),
+        ("VAE", "codec.safetensors", "synthesis.weight"),
+        ("text encoder", "text_encoder/model.safetensors", None),
+    ],
+)
+def test_weights_that_are_no_numbers_are_blamed_on_their_file(capsys, tmp_path, part, file, key):
+    shutil.copytree(DEMO, tmp_path / "mine")
+    weights = load_file(tmp_path / "mine" / file)
+    with safe_open(tmp_path / "mine" / file, "pt") as opened:
+        metadata = opened.metadata()
+    name = key or next(k for k, v in weights.items() if v.ndim == 2 and "final" not in k)
+    weights[name][:] = float("nan")
+    save_file(weights, tmp_path / "mine" / file, metadata)
+    short = ("--image", PICTURE, *CAPTIONS, "--frames", 2, "--steps", 2, "--quiet", "--out", tmp_path / "x.mp4")
+    code, _, err = run(capsys, "--checkpoint", tmp_path / "mine", *short)
+    assert code == 2
+    assert f"the {part} of " in err
+    assert "is damaged" in err
+    assert not (tmp_path / "x.mp4").exists()
