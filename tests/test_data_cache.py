@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dreamfactory.training.data import survey as surveys
 from dreamfactory.training.data.cache import Cache, key_of
@@ -57,6 +58,27 @@ def test_a_damaged_value_is_not_there_and_may_be_stored_again(tmp_path, damage):
     assert not cache.has("text", key)
     assert cache.load("text", key) is None
     cache.store("text", key, {"text": torch.ones(3)})
+    assert torch.equal(cache.load("text", key)["text"], torch.ones(3))
+
+
+@pytest.mark.parametrize("place", [1, 9, 700])
+def test_a_flipped_bit_is_found_and_the_value_made_again(tmp_path, place):
+    cache, key = Cache(tmp_path), key_of("x")
+    value = {"text": torch.randn(20, 20).half(), "empty": torch.zeros(0), "number": torch.tensor(3)}
+    cache.store("text", key, value)
+    assert all(torch.equal(cache.load("text", key)[name], kept) for name, kept in value.items())
+    path = cache.path("text", key)
+    data = bytearray(path.read_bytes())
+    data[len(data) - place] ^= 4
+    path.write_bytes(data)
+    assert cache.load("text", key) is None
+    assert not cache.has("text", key)  # so that it is encoded again
+
+
+def test_values_from_before_checksums_are_read(tmp_path):
+    cache, key = Cache(tmp_path), key_of("x")
+    cache.path("text", key).parent.mkdir(parents=True)
+    save_file({"text": torch.ones(3)}, cache.path("text", key))
     assert torch.equal(cache.load("text", key)["text"], torch.ones(3))
 
 

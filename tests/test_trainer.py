@@ -497,3 +497,24 @@ def test_what_is_logged_is_the_mean_since_the_last_line(tmp_path, monkeypatch):
         assert line["data_s"] >= 0
         assert line["compute_s"] > 0
     assert len({of for of, *_ in seen}) == 2
+
+
+@pytest.mark.parametrize("field", ["frames", None])
+def test_a_gradient_that_is_no_number_names_clip_or_rate(tmp_path, field):
+    """What is to blame: numbers of a clip, which is named, or else the rate."""
+    trainer = Trainer(load_run("tiny", ["device=cpu", "optim.batch_size=2", f"output.folder={tmp_path / 'run'}"]))
+    trainer.resume()
+    load = trainer.load(0)
+    if field is None:
+        next(iter(trainer.learner.unet.parameters())).data.fill_(float("nan"))
+    else:
+        getattr(load[0][0], field)[1].fill_(float("nan"))
+    with pytest.raises(TrainingError) as told:
+        trainer.advance(load)
+    name = trainer.mix.at(0).source.clip_name(trainer.mix.at(0).bucket, trainer.mix.at(0).indices[1])
+    if field is None:
+        assert "its clips are sound" in str(told.value)
+        assert "lower optim.lr" in str(told.value)
+    else:
+        assert f"the {field} of {name} (tiny) hold numbers that are none" in str(told.value)
+        assert "lower optim.lr" not in str(told.value)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model_patches import UNetConfig
+from ..model_patches.errors import some
 from ..model_patches.files import fingerprint
 from ..pipelines.errors import InputError
 from ..schedulers import NoiseSchedule
@@ -303,7 +304,7 @@ class Trainer:
         self.skipped = 0 if math.isfinite(norm) else self.skipped + 1
         # In fp16 the scale of the loss is searched for: a step or a few without numbers are part of that.
         if self.skipped > (0 if self.accelerator.scaler is None else PATIENCE):
-            raise TrainingError(f"a gradient became {norm} at step {self.step}; lower optim.lr and resume.")
+            raise TrainingError(self._why_no_number(norm, load))
         rate = learning_rate(optim, self.stage_step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
@@ -313,6 +314,24 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.averaged(), self.step)
         return {**sums, "grad_norm": norm, "lr": rate}
+
+    def _why_no_number(self, norm: float, load: Load) -> str:
+        """Whether a clip or the rate is to blame for a gradient that is no number, and which clips they were."""
+        take, told = self.mix.at(self.stage_step), f"a gradient became {norm} at step {self.step}"
+        size, first = len(take.indices) // self.world // len(load), self.rank * (len(take.indices) // self.world)
+        names = [take.source.clip_name(take.bucket, i) for i in take.indices[first : first + size * len(load)]]
+        for i, (batch, _) in enumerate(load):
+            for field, value in vars(batch).items():
+                if not isinstance(value, Tensor) or not value.is_floating_point():
+                    continue
+                bad = [k for k in range(len(value)) if not torch.isfinite(value[k]).all()]
+                if bad:
+                    clips = some([names[i * size + k] for k in bad])
+                    return (
+                        f"{told}: the {field} of {clips} ({take.source.name}) hold numbers that are none; take the "
+                        "clip out, or delete data.cache so that it is encoded anew, and resume."
+                    )
+        return f"{told}; its clips are sound ({take.source.name}: {some(names)}), so lower optim.lr and resume."
 
     # -- what comes out ---------------------------------------------------------------------------------------
 

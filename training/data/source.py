@@ -39,6 +39,10 @@ class Source(Protocol):
         """Validation clips by number."""
         ...
 
+    def clip_name(self, bucket: Bucket, index: int) -> str:
+        """What a person knows a training clip by."""
+        ...
+
     def finish_report(self) -> None:
         """Bring what is written of the source up to date, at the end of a run."""
         ...

@@ -59,6 +59,9 @@ class TinySource:
             return text
         return [one_caption(*pair) for pair in zip(text, motion, strict=True)]
 
+    def clip_name(self, bucket: Bucket, index: int) -> str:
+        return f"made-up clip {index}"
+
     def finish_report(self) -> None:
         """Made-up clips have none."""
 

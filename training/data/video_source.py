@@ -256,6 +256,9 @@ class VideoSource:
         self._told = report.Told(Path(folder), say, more)
         report.write(self, self._told)
 
+    def clip_name(self, bucket: Bucket, index: int) -> str:
+        return self.train[bucket][index].file.record.name
+
     def finish_report(self) -> None:
         """With all that failed meanwhile."""
         if self._told is not None:
