@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import ssl
+import struct
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -508,3 +509,40 @@ def test_no_server_and_no_file(graph, tmp_path, capsys):
     assert re.match(r"No ComfyUI answers at http://127\.0\.0\.1:\d+ \(.*refused\): start it", capsys.readouterr().err)
     assert queue_workflow.main([str(tmp_path / "none.json")]) == 1
     assert "none.json" in capsys.readouterr().err
+
+
+def test_what_has_no_ending_is_a_folder_whether_it_is_there_or_not(tmp_path):
+    found = [{"filename": "a.mp4"}, {"filename": "b.mp4"}]
+    out = tmp_path / "new" / "folder"
+    queue_workflow.check_target(out)
+    assert out.is_dir()
+    assert queue_workflow.targets(found, out) == [out / "a.mp4", out / "b.mp4"]
+    queue_workflow.check_target(tmp_path / "clip.mp4")
+    assert not (tmp_path / "clip.mp4").exists()
+
+
+def test_a_wire_is_not_replaced_by_a_shortcut():
+    graph = {
+        "1": {"class_type": "CreateList", "inputs": {}, "_meta": {"title": "Seeds"}},
+        "2": {"class_type": "KSampler", "inputs": {"seed": ["1", 0]}, "_meta": {"title": "Sampler"}},
+    }
+    with pytest.raises(queue_workflow.ComfyError, match='"Sampler" takes its seed from "Seeds"'):
+        queue_workflow.set_input(graph, "Sampler", ("seed",), 5, unwired=True)
+    queue_workflow.apply_setting(graph, "Sampler.seed=5")
+    assert graph["2"]["inputs"]["seed"] == 5
+
+
+def test_a_picture_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(queue_workflow.ComfyError, match=r"x.png is no file: give a picture"):
+        queue_workflow.Comfy("127.0.0.1:1").upload(tmp_path / "x.png")
+
+
+def test_what_a_node_says_is_read_from_the_servers_binary_message():
+    """Kind 3, the length of the node's id, the id, the text; previews (kind 1) say nothing."""
+    said = struct.pack(">I", 3) + struct.pack(">I", 2) + b"12" + b"trained with 8 frames"
+    assert queue_workflow.said_by_node(said) == {
+        "type": "text",
+        "data": {"node": "12", "text": "trained with 8 frames"},
+    }
+    assert queue_workflow.said_by_node(struct.pack(">I", 1) + bytes(40)) == {}
+    assert queue_workflow.said_by_node(b"") == {}
