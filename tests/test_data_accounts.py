@@ -108,12 +108,12 @@ def test_pipes_and_dead_links_are_named_and_not_waited_for(tmp_path):
 
 
 def test_a_stray_tar_does_not_hide_the_clips_beside_it(tmp_path):
-    put(tmp_path, a_dot_mp4=b"", a_dot_txt="a", readme_dot_md="x")
+    put(tmp_path, deep__a_dot_mp4=b"", deep__a_dot_txt="a", readme_dot_md="x")
     shard(tmp_path / "old.tar", SAMPLES)
     found = read_records("mine", SourceConfig(path=str(tmp_path)))
-    assert [r.name for r in found.records] == ["a.mp4"]
+    assert [r.name for r in found.records] == ["deep/a.mp4"]
     assert "give it as the path of a source of its own" in reasons(found.left_out)["old.tar"]
-    (tmp_path / "a.mp4").unlink()
+    (tmp_path / "deep" / "a.mp4").unlink()
     assert len(read_records("mine", SourceConfig(path=str(tmp_path))).records) > 1
 
 

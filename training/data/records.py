@@ -98,7 +98,7 @@ def _kind(name: str, source: SourceConfig, path: Path) -> str:
         if any((path / m).exists() for m in METADATA):
             return "metadata"
         shards = any(path.glob("*.tar"))
-        return "webdataset" if shards and not any(map(_is_clip, path.iterdir())) else "folder"
+        return "webdataset" if shards and not any(map(_is_clip, files_below(path))) else "folder"
     if source.kind == "folder":
         raise TrainingError(f"sources.{name}.path {path} is no folder; give the folder of videos and their captions.")
     if path.suffix == ".tar" or any(c in str(path) for c in "{*?["):
