@@ -132,10 +132,25 @@ def test_rows_with_commas_outside_quotes_are_named(tmp_path):
     used, said, found = rows(tmp_path, text)
     assert used == {"c.mp4": "a, b"}
     assert said["metadata.csv:2"] == "no row: 4 cells under 3 columns; put a caption that has commas in quotes"
-    assert said["metadata.csv:3"].startswith("no row: 2 cells under 3 columns")
+    assert said["metadata.csv:3"].startswith("no row: 2 cells under 3 columns; write empty ones too")
     for name in ("a.mp4", "b.mp4", "beside.mp4"):
         assert said[name].startswith("not in the table")
     assert found.count == 1 + 2 + 3 + 1
+
+
+def test_commas_at_the_end_of_a_row_are_no_cells(tmp_path):
+    assert rows(tmp_path, "file_name,text\na.mp4,one,,\n")[0] == {"a.mp4": "one"}
+
+
+def test_pictures_beside_shards_do_not_make_a_folder_of_them(tmp_path):
+    """But for clips with words of their own; what lies beside is named."""
+    shard(tmp_path / "000.tar", SAMPLES)
+    put(tmp_path, preview_dot_jpg=b"x", _dot_thumbs__x_dot_jpg=b"x", _dot_thumbs__x_dot_txt="x")
+    found = read_records("mine", SourceConfig(path=str(tmp_path)))
+    assert found.records
+    assert {r.path.name for r in found.records} == {"000.tar"}
+    assert reasons(found.left_out)["preview.jpg"].startswith("beside shards")
+    assert found.count == len(SAMPLES) + 3
 
 
 def test_a_quote_that_nothing_closes_is_named_with_the_lines_it_swallows(tmp_path):
@@ -217,6 +232,25 @@ def test_a_clip_that_fails_in_a_run_is_told_once_and_added(tmp_path):
     assert after["validation"] == []
     with (tmp_path / "out" / "left_out_mine.csv").open(encoding="utf-8") as file:
         assert {row["file"] for row in csv.DictReader(file)} == {lost, kept_out}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_a_failing_file_whose_name_is_no_text_costs_no_more_than_itself(tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    encode(root / "0.mp4", "libx264")
+    (root / "0.txt").write_text("words", "utf-8")
+    for i in range(3):
+        odd = f"{i}\udcff"
+        shutil.copy(root / "0.mp4", root / f"{odd}.mp4")
+        (root / f"{odd}.txt").write_text("words", "utf-8")
+    of, said = source(root), []
+    of.write_report(tmp_path / "out", said.append)
+    for i in range(3):
+        (root / f"{i}\udcff.mp4").write_bytes(b"gone")
+    of.batch(CLIP, range(4), [False] * 4, [False] * 4)
+    assert len(said) == 3
+    assert all(line.encode() for line in said)
 
 
 def test_only_the_first_failures_are_said_and_all_are_written(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -33,6 +34,8 @@ class Means:
         self.worked, self.since = self.worked + now - self.since, now
         self.steps += 1
         for name, value in numbers.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                continue  # a step that fp16 skips while it looks for its scale
             self.sums[name] = value if name in LAST else self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1  # a step on stills has no flow
         self.by[of] = self.by.get(of, 0.0) + numbers[headline]

@@ -114,3 +114,12 @@ def mean_over_processes(made, numbers: dict[str, Tensor | float]) -> dict[str, f
     if made.num_processes > 1:
         values = made.reduce(values, "mean")
     return dict(zip(numbers, values.tolist(), strict=True))
+
+
+def of_every_process(made, value: object) -> list:
+    """What each process holds, in their order; all ask together."""
+    if made.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    return gather_object([value])

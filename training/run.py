@@ -36,7 +36,7 @@ def train(config: RunConfig, *, resume: bool = True) -> Trainer:
     """
     trainer = UpscalerTrainer(config) if config.stages[0].upscaler else Trainer(config)
     folder = trainer.folder
-    check_places(config)
+    check_places(config, resume)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -140,21 +140,25 @@ def finish(trainer: Trainer) -> None:
         out = trainer.deliver(made)
         with disk.disk_errors(trainer.folder, "summary"):
             for source in trainer.sources.values():
-                source.finish_report()
+                try:
+                    source.finish_report()
+                except OSError as error:  # a table that is open elsewhere costs the table alone
+                    trainer.say(f"the data report of {source.name} is not up to date: {error.strerror or error}")
             summary = write_summary(trainer)
         trainer.say(f"done: {summary}; {out}")
     trainer.accelerator.wait_for_everyone()
 
 
-def check_places(config: RunConfig) -> None:
+def check_places(config: RunConfig, resume: bool = True) -> None:
     """Refuse a run that would write over what it is made from, however the two are spelt."""
+    made = [name for name in MADE if name != "data" or not resume]  # reports go into "data", beside what is there
     folder = Path(config.output.folder).resolve()
     read = {"start.network": config.start.network}
     read |= {f"start.patches[{i}]": path for i, path in enumerate(config.start.patches)}
     read |= {f"sources.{name}.path": source.path for name, source in config.sources.items()}
     read |= {f"encoders.{name}": getattr(config.encoders, name) for name in ("codec", "text", "motion", "image")}
     for name, path in read.items():
-        if path and Path(path).exists() and any(Path(path).resolve().is_relative_to(folder / made) for made in MADE):
+        if path and Path(path).exists() and any(Path(path).resolve().is_relative_to(folder / m) for m in made):
             raise TrainingError(
                 f"{name} is {path}, which this run would write over; choose another output.folder, or copy it first."
             )

@@ -30,7 +30,7 @@ from .data.open import open_sources
 from .encode import FrozenEncoders
 from .errors import TrainingError
 from .optimizer import Average, learning_rate, make_optimizer
-from .parallel import accelerator, prepare, whole
+from .parallel import accelerator, of_every_process, prepare, whole
 from .step import Continued, Draws, Learner, draw, generator
 from .validation import Validation
 
@@ -304,7 +304,8 @@ class Trainer:
         self.skipped = 0 if math.isfinite(norm) else self.skipped + 1
         # In fp16 the scale of the loss is searched for: a step or a few without numbers are part of that.
         if self.skipped > (0 if self.accelerator.scaler is None else PATIENCE):
-            raise TrainingError(self._why_no_number(norm, load))
+            found = of_every_process(self.accelerator, self._why_no_number(norm, load))  # one of them has the clip
+            raise TrainingError(next((told for is_clip, told in found if is_clip), found[0][1]))
         rate = learning_rate(optim, self.stage_step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
@@ -315,8 +316,8 @@ class Trainer:
             self.average.update(self.averaged(), self.step)
         return {**sums, "grad_norm": norm, "lr": rate}
 
-    def _why_no_number(self, norm: float, load: Load) -> str:
-        """Whether a clip or the rate is to blame for a gradient that is no number, and which clips they were."""
+    def _why_no_number(self, norm: float, load: Load) -> tuple[bool, str]:
+        """Whether one of this process's clips is to blame for a gradient that is no number, and a sentence."""
         take, told = self.mix.at(self.stage_step), f"a gradient became {norm} at step {self.step}"
         size, first = len(take.indices) // self.world // len(load), self.rank * (len(take.indices) // self.world)
         names = [take.source.clip_name(take.bucket, i) for i in take.indices[first : first + size * len(load)]]
@@ -327,11 +328,11 @@ class Trainer:
                 bad = [k for k in range(len(value)) if not torch.isfinite(value[k]).all()]
                 if bad:
                     clips = some([names[i * size + k] for k in bad])
-                    return (
+                    return True, (
                         f"{told}: the {field} of {clips} ({take.source.name}) hold numbers that are none; take the "
                         "clip out, or delete data.cache so that it is encoded anew, and resume."
                     )
-        return f"{told}; its clips are sound ({take.source.name}: {some(names)}), so lower optim.lr and resume."
+        return False, f"{told}; its clips are sound ({take.source.name}: {some(names)}), so lower optim.lr and resume."
 
     # -- what comes out ---------------------------------------------------------------------------------------
 

@@ -116,10 +116,13 @@ def _csv(path: Path, source: SourceConfig) -> Iterator[tuple[int, object]]:
         number = reader.line_num
         if not cells:
             continue
+        while header is not None and len(cells) > len(header) and not cells[-1]:
+            cells.pop()  # commas at the end of a row, as spreadsheets leave them
         if header is None:
             header = cells
         elif len(cells) != len(header):
-            told = f"{len(cells)} cells under {len(header)} columns; put a caption that has commas in quotes"
+            remedy = "put a caption that has commas in quotes" if len(cells) > len(header) else "write empty ones too"
+            told = f"{len(cells)} cells under {len(header)} columns; {remedy}"
             yield number, LeftOut(f"{path.name}:{number}", f"no row: {told}")
         else:
             yield number, dict(zip(header, cells, strict=True))

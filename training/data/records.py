@@ -98,7 +98,7 @@ def _kind(name: str, source: SourceConfig, path: Path) -> str:
         if any((path / m).exists() for m in METADATA):
             return "metadata"
         shards = any(path.glob("*.tar"))
-        return "webdataset" if shards and not any(map(_is_clip, files_below(path))) else "folder"
+        return "webdataset" if shards and not any(_has_words(path, file) for file in files_below(path)) else "folder"
     if source.kind == "folder":
         raise TrainingError(f"sources.{name}.path {path} is no folder; give the folder of videos and their captions.")
     if path.suffix == ".tar" or any(c in str(path) for c in "{*?["):
@@ -113,8 +113,11 @@ def _kind(name: str, source: SourceConfig, path: Path) -> str:
     )
 
 
-def _is_clip(file: Path) -> bool:
-    return media_of(file.suffix.lower()) is not None and not is_hidden(file.name)
+def _has_words(root: Path, file: Path) -> bool:
+    """Whether a file is a clip with a caption beside it: a folder that has one is no folder of shards."""
+    if media_of(file.suffix.lower()) is None or is_hidden(file.relative_to(root).as_posix()):
+        return False
+    return any(file.with_name(file.stem + ending).exists() for ending in CAPTIONS)
 
 
 def is_hidden(label: str) -> bool:

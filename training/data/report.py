@@ -76,16 +76,17 @@ def write(source: VideoSource, told: Told) -> None:
 def add(source: VideoSource, told: Told) -> None:
     """The last file that was left out, to a report that is written; a disk that is full costs the report alone."""
     left = source.left_out[-1]
+    name = left.file.encode(errors="backslashreplace").decode()  # of bytes that are no text
     told.said += 1
     if told.said <= SAID:
         more = f"; further ones are named in {told.folder}/left_out_{source.name}.csv" if told.said == SAID else ""
-        told.say(f"{source.name}: {left.file} is left out from now on, {left.reason}{more}")
+        told.say(f"{source.name}: {name} is left out from now on, {left.reason}{more}")
     with suppress(OSError):
         if told.said & (told.said - 1) == 0:  # the first, and then ever more rarely
             write(source, told)
         else:
             with (told.folder / f"left_out_{source.name}.csv").open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow((left.file, left.reason))
+                csv.writer(file).writerow((name, left.reason))
 
 
 def dataset_rms(source: VideoSource, clips: int = RMS_CLIPS) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...model_patches.errors import reason
 from ..errors import TrainingError
 from .kinds import media_of
-from .records import CAPTIONS, Found, LeftOut, NoCaption, Record, sidecar_captions
+from .records import CAPTIONS, Found, LeftOut, NoCaption, Record, files_below, sidecar_captions
 
 
 def expand(pattern: str) -> list[str]:
@@ -67,6 +67,9 @@ def read_shards(name: str, pattern: str, uncaptioned: bool = False) -> Found:
         captions += found.captions
         if not whole:
             left_out.append(LeftOut(label, f"cut short: only its first {len(samples)} samples can be read"))
+    if Path(pattern).is_dir():
+        beside = (file.relative_to(root).as_posix() for file in files_below(root) if file.suffix != ".tar")
+        left_out += [LeftOut(label, "beside shards: of this folder its tar files are read alone") for label in beside]
     return Found(records, left_out, captions)
 
 
