@@ -117,6 +117,13 @@ def test_a_stray_tar_does_not_hide_the_clips_beside_it(tmp_path):
     assert len(read_records("mine", SourceConfig(path=str(tmp_path))).records) > 1
 
 
+def test_a_caption_file_nested_too_deep_is_named(tmp_path):
+    put(tmp_path, a_dot_mp4=b"", a_dot_json="[" * 100_000, b_dot_mp4=b"", b_dot_txt="b")
+    found = read_records("mine", SourceConfig(path=str(tmp_path)))
+    assert [r.name for r in found.records] == ["b.mp4"]
+    assert reasons(found.left_out)["a.mp4"] == "no caption: a.json is no valid JSON"
+
+
 # -- tables --------------------------------------------------------------------------------------------------------
 
 

@@ -152,7 +152,7 @@ def sidecar_captions(stem: str, read: Callable[[str], bytes | None]) -> tuple[st
     if stated is not None:
         try:
             said = json.loads(stated)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise NoCaption(f"no caption: {stem}.json is no valid JSON") from error
         said = said if isinstance(said, dict) else {}
     caption = tidy(text) or tidy(said.get("text")) or tidy(said.get("caption"))
@@ -175,7 +175,7 @@ def _folder(root: Path, uncaptioned: bool) -> Found:
     files = {file.relative_to(root).as_posix(): file for file in files_below(root)}
     kinds = {label: _kind_of(label, file) for label, file in files.items()}
     media = {label: kind for label, kind in kinds.items() if kind in ("video", "image")}
-    stems = {_stem(label): label for label in media}
+    stems = {_stem(label) for label in media}
     videos = {_stem(label) for label, kind in media.items() if kind == "video"}
     for label, file in files.items():
         kind, suffix = kinds[label], file.suffix.lower()
