@@ -1,4 +1,8 @@
-"""A real ComfyUI for the tests: as a running server, or as a library in a process of its own."""
+"""A real ComfyUI for the tests: as a running server, or as a library in a process of its own.
+
+On the CPU, unless COMFYUI_ON_CARD is set: then as an artist starts it, on the card and with its own choices. The tests
+that send graphs to a server hold there too; those that compare bits with the CPU's do not.
+"""
 
 import contextlib
 import importlib.util
@@ -16,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 PACK = "ComfyUI-DreamFactory"
 MODELS = ("checkpoints", "clip_vision", "diffusion_models", "loras", "text_encoders", "upscale_models", "vae")
 BOOT = 180.0  # seconds to the first answer
+ON_CARD = bool(os.environ.get("COMFYUI_ON_CARD"))
+DEVICE = [] if ON_CARD else ["--cpu"]
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # small networks: see tests/conftest.py
 
 
@@ -59,7 +65,7 @@ def start(host: tuple[Path, str], base: Path, *further: str) -> Iterator[Server]
     server = Server(queue_workflow.Comfy(f"127.0.0.1:{port}"), base, base / "server.log")
     for kind in MODELS:
         server.models(kind)
-    options = ["--cpu", "--use-pytorch-cross-attention", "--port", str(port), "--base-directory", str(base)]
+    options = [*DEVICE, "--use-pytorch-cross-attention", "--port", str(port), "--base-directory", str(base)]
     options += [
         "--preview-method",
         "latent2rgb",
@@ -125,10 +131,10 @@ def run_inside(host: tuple[Path, str], script: str, *args, options: str = "", ti
     """Run Python source in the host's interpreter → the JSON object on the last line it prints.
 
     The script can import ``comfy`` (on the CPU) and this repository as ``a_pack``; ``args`` are its
-    ``sys.argv[1:]``, as text; ``options`` are the host's own, beside --cpu. ``json`` and ``sys`` are imported already.
+    ``sys.argv[1:]``, as text; ``options`` are the host's own, beside DEVICE. ``json`` and ``sys`` are imported already.
     """
     folder, python = host
-    source = PRELUDE.format(host=str(folder), root=str(ROOT), options=["--cpu", *options.split()]) + script
+    source = PRELUDE.format(host=str(folder), root=str(ROOT), options=[*DEVICE, *options.split()]) + script
     command = [python, "-c", source, *map(str, args)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT)
     if done.returncode != 0:

@@ -1,11 +1,11 @@
 """The demo under the options that ComfyUI can be started with: its clip, but for what a smaller type of number loses.
 
-`--highvram`, `--gpu-only`, `--lowvram` and `--novram` exclude `--cpu`: they are for a card.
+`--highvram`, `--gpu-only`, `--lowvram` and `--novram` exclude `--cpu`: they are for a card (COMFYUI_ON_CARD=1).
 """
 
 import pytest
 
-from .server import run_inside, start
+from .server import ON_CARD, run_inside, start
 from .test_runs_on_server import demo, pictures
 
 SCRIPT = """
@@ -66,6 +66,16 @@ def test_the_demo_under_an_option(host, plain, options):
         assert sum((a - b) ** 2 for a, b in pairs) < most**2 * len(pairs), what
     assert found["kinds"] == [f"torch.{kind}"]
     assert found["channels last"] == ("channels-last" in options)
+
+
+@pytest.mark.skipif(not ON_CARD, reason="these options are for a card: COMFYUI_ON_CARD=1 runs them there")
+@pytest.mark.parametrize("options", ["--highvram", "--gpu-only", "--lowvram", "--novram", "--reserve-vram 2"])
+def test_the_demo_under_a_cards_option(host, plain, options):
+    found = run_inside(host, SCRIPT, options=options)
+    assert found["kinds"] == plain["kinds"]
+    for what in ("images", "larger"):
+        pairs = list(zip(found[what], plain[what], strict=True))
+        assert sum((a - b) ** 2 for a, b in pairs) < 1e-3**2 * len(pairs), what
 
 
 def test_without_a_cache_of_results(host, tmp_path):
