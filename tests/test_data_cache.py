@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dreamfactory.training.data import survey as surveys
+from dreamfactory.training.data import probing
 from dreamfactory.training.data.cache import Cache, key_of
 from dreamfactory.training.data.decode import Probe
+from dreamfactory.training.data.probing import content_of, probe_all
 from dreamfactory.training.data.records import LeftOut, Record
-from dreamfactory.training.data.survey import content_of, survey
 from dreamfactory.training.errors import TrainingError
 
 
@@ -148,7 +148,7 @@ def test_a_line_that_was_cut_short_counts_for_nothing_and_spoils_nothing(tmp_pat
     assert [again.find(record(tmp_path / n))[0] for n in "ac"] == ["A", "C"]
 
 
-def test_a_survey_reads_each_file_once(tmp_path, monkeypatch):
+def test_probing_reads_each_file_once(tmp_path, monkeypatch):
     for name in ("a.mp4", "b.mp4", "bad.mp4"):
         (tmp_path / name).write_bytes(name.encode() * 100)
     read = []
@@ -156,19 +156,19 @@ def test_a_survey_reads_each_file_once(tmp_path, monkeypatch):
     def fake(clip):
         read.append(clip.name)
         if clip.name == "bad.mp4":
-            raise surveys.Unreadable("unreadable: it is bad")
+            raise probing.Unreadable("unreadable: it is bad")
         return a_probe()
 
-    monkeypatch.setattr(surveys, "probe", fake)
+    monkeypatch.setattr(probing, "probe", fake)
     records = [record(tmp_path / n) for n in ("b.mp4", "bad.mp4", "a.mp4")]
     for _ in range(2):
-        found, left_out = survey(records, Cache(tmp_path / "cache"), 3, "reading")
+        found, left_out = probe_all(records, Cache(tmp_path / "cache"), 3, "reading")
         assert [f.record.name for f in found] == ["b.mp4", "a.mp4"]
         assert left_out == [LeftOut("bad.mp4", "unreadable: it is bad")]
         assert found[0].content == content_of(records[0]) != found[1].content
     # A file that could not be read is tried again: perhaps its disk was not there.
     assert sorted(read) == ["a.mp4", "b.mp4", "bad.mp4", "bad.mp4"]
-    assert survey(records, None, 0, "reading")[0][0].content == ""
+    assert probe_all(records, None, 0, "reading")[0][0].content == ""
 
 
 def test_content_is_that_of_the_member_not_of_its_place(tmp_path):

@@ -24,7 +24,7 @@ from ..errors import TrainingError
 from .cache import Cache, key_of
 from .decode import Unreadable, read_frames, resize_crop
 from .flow import METHOD, clip_flow, to_latent_units
-from .survey import Surveyed
+from .probing import Probed
 
 if TYPE_CHECKING:
     from .video_source import VideoSource
@@ -53,7 +53,7 @@ class Encoders(Protocol):
 class Item:
     """A clip: a bucket's worth of frames of a file."""
 
-    file: Surveyed
+    file: Probed
     bucket: Bucket
     picks: tuple[int, ...]
 

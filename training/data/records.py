@@ -6,7 +6,7 @@ metadata    a table with a row for each file, see metadata.py
 webdataset  tar shards, see shards.py
 
 Every file that is found is a record, or a caption of one, or left out with a reason. Files whose names do not tell
-what they are (kinds.py) and captions are opened here; whether a video can be read is found out by survey.py.
+what they are (kinds.py) and captions are opened here; whether a video can be read is found out by probing.py.
 """
 
 from __future__ import annotations

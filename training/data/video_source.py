@@ -26,10 +26,10 @@ from .decode import Unreadable
 from .encode import TRAINED, Encoders, Encodings, Item, encode_all
 from .flow import opencv
 from .picks import choose_frames
+from .probing import Probed, probe_all
 from .records import LeftOut, nothing_usable, read_records
 from .report import dataset_rms
 from .source import Example
-from .survey import Surveyed, survey
 
 __all__ = ["VideoSource", "dataset_rms", "encode_all"]
 
@@ -77,7 +77,7 @@ class VideoSource:
         records, self.left_out, self.captions = found.records, list(found.left_out), found.captions
         if joins:
             records = [replace(r, text=one_caption(r.text, r.motion)) for r in records]
-        files, unreadable = survey(records, cache, data.workers, f"reading {name}")
+        files, unreadable = probe_all(records, cache, data.workers, f"reading {name}")
         self.left_out += unreadable
         fitting = [(file, bucket) for file in files if (bucket := self._bucket(file, buckets))]
         if not fitting:
@@ -102,7 +102,7 @@ class VideoSource:
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
-    def _bucket(self, file: Surveyed, buckets: list[Bucket]) -> Bucket | None:
+    def _bucket(self, file: Probed, buckets: list[Bucket]) -> Bucket | None:
         """The clip's size; None, and a line in left_out, where it has none."""
         probe, want = file.probe, self.source
         try:
@@ -122,7 +122,7 @@ class VideoSource:
             self.left_out.append(LeftOut(file.record.name, str(error)))
             return None
 
-    def _items(self, file: Surveyed, bucket: Bucket, windows: int) -> list[Item]:
+    def _items(self, file: Probed, bucket: Bucket, windows: int) -> list[Item]:
         if file.record.media == "image":
             return [Item(file, bucket, (0,))]
         fps, stride = self.data.fps, self.data.stride

@@ -17,23 +17,23 @@ CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Surveyed:
+class Probed:
     record: Record
     probe: Probe
     content: str  # hash; "" without a cache
 
 
-def survey(
+def probe_all(
     records: Sequence[Record], cache: Cache | None, workers: int, desc: str
-) -> tuple[list[Surveyed], list[LeftOut]]:
+) -> tuple[list[Probed], list[LeftOut]]:
     """In the order of `records`. What the cache's index knows is not read again."""
 
-    def one(record: Record) -> Surveyed | LeftOut:
+    def one(record: Record) -> Probed | LeftOut:
         known = cache.index.find(record) if cache else None
         if known is not None:
-            return Surveyed(record, known[1], known[0])
+            return Probed(record, known[1], known[0])
         try:
-            found = Surveyed(record, probe(record), content_of(record) if cache else "")
+            found = Probed(record, probe(record), content_of(record) if cache else "")
         except Unreadable as error:  # not remembered: a file may be unreadable because a disk is not there today
             return LeftOut(record.name, str(error))
         if cache:
@@ -42,7 +42,7 @@ def survey(
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         done = list(tqdm(pool.map(one, records), desc, len(records), disable=None, unit="file"))
-    return [d for d in done if isinstance(d, Surveyed)], [d for d in done if isinstance(d, LeftOut)]
+    return [d for d in done if isinstance(d, Probed)], [d for d in done if isinstance(d, LeftOut)]
 
 
 def content_of(record: Record) -> str:
