@@ -6,6 +6,8 @@ that is missing, or a bug (`blameless`); what the system says of a file keeps th
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 
@@ -18,6 +20,7 @@ class CheckpointError(ValueError):
 
 
 SHOWN = 60  # characters of a value or a name, in a sentence
+SHOWN_PATH = 200  # of a path
 
 
 def some(keys: list[str], limit: int = 3) -> str:
@@ -28,8 +31,19 @@ def some(keys: list[str], limit: int = 3) -> str:
 
 
 def _short(key: str) -> str:
-    told = key.encode(errors="backslashreplace").decode()
+    told = _shown(key)
     return told if len(told) <= SHOWN else f"{told[: SHOWN - 1]}…"
+
+
+def place(path: str | os.PathLike) -> str:
+    """A path that a file or a person gave, for a sentence; of a very long one its end."""
+    told = _shown(str(path))
+    return told if len(told) <= SHOWN_PATH else f"…{told[1 - SHOWN_PATH :]}"
+
+
+def _shown(text: str) -> str:
+    """On one line, and never what a terminal cannot show."""
+    return " ".join(text.encode(errors="backslashreplace").decode().split())
 
 
 def shown(value: object) -> str:

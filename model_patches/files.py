@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import stat
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import UNetConfig
-from .errors import CheckpointError, ConfigError, reason, shown, some
+from .errors import CheckpointError, ConfigError, place, reason, shown, some
 
 FORMAT = "dreamfactory.format"
 CONFIG = "dreamfactory.config"
@@ -39,6 +40,7 @@ MAX_HEADER = 2**24  # bytes
 MAX_ITEMS = 500_000  # entries of lists and objects
 MAX_RANK = 16  # dimensions of a weight
 MAX_SETTINGS = 20_000  # entries of a config or schedule
+MAX_JSON = 2**22  # bytes of a file of settings
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 # Bits of one number, by safetensors' names of them.
@@ -95,6 +97,59 @@ def parse(text: bytes, most: int):
     return json.loads(text)
 
 
+def read_settings(path: str | os.PathLike, remedy: str = "download or save it again") -> dict:
+    """A small file of JSON, an object. remedy: what to do about one that is damaged.
+
+    Raises CheckpointError with one sentence: missing, no file, unreadable, not JSON, or more than any settings are.
+    """
+    path = Path(path)
+    if (told := no_file(path)) is not None:
+        raise CheckpointError(f"{told}; give the file that belongs there.")
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_JSON + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}.") from error
+    try:
+        if len(text) > MAX_JSON:
+            raise ValueError(f"more than {MAX_JSON:,} bytes")
+        values = parse(text, MAX_SETTINGS)
+    except RecursionError as error:
+        raise CheckpointError(f"{path} is not valid JSON (nested too deeply); {remedy}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({some([reason(error)])}); {remedy}.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds {shown(values)} and no settings by their names; {remedy}.")
+    return values
+
+
+# What a name on disk may be besides a file or folder. Opening a pipe waits, reading a device may never end.
+KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+def no_file(path: str | os.PathLike, or_folder: bool = False) -> str | None:
+    """Why a path is no file that can be read, the beginning of a sentence ("x is a pipe, no file"); None: it is one.
+
+    or_folder: a folder will do as well. Nothing is opened. Links are followed.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{place(path)} does not exist"
+    except (OSError, ValueError) as error:  # a ring of links, a name too long or with a NUL in it
+        return f"{place(path)} cannot be read: {reason(error)}"
+    kind = next((kind for is_kind, kind in KINDS.items() if is_kind(mode)), None)
+    if kind is None or (or_folder and stat.S_ISDIR(mode)):
+        return None
+    return f"{place(path)} is {kind}, no file{' or folder' if or_folder else ''}"
+
+
 def read_header(path: str | os.PathLike) -> Header:
     """Read a safetensors header without its weights.
 
@@ -102,16 +157,13 @@ def read_header(path: str | os.PathLike) -> Header:
     safetensors file.
     """
     path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; check the path.")
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give a .safetensors file.")
+    if (told := no_file(path)) is not None:
+        remedy = "check the path" if told.endswith("does not exist") else "give a .safetensors file"
+        raise CheckpointError(f"{told}; {remedy}.")
     if path.suffix.lower() in PICKLES:
         raise CheckpointError(
             f"{path.name} is a pickle, which can run code when it is opened; give a .safetensors file of these weights."
         )
-    if not path.is_file():  # a pipe would be waited for, a device read without an end
-        raise CheckpointError(f"{path} is no regular file; give a .safetensors file.")
     try:
         with path.open("rb") as file:
             first = file.read(8)
@@ -216,12 +268,12 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     _sweep(path.parent)
     # A name of its own, because another process may be writing the same target; of 255 bytes as any other.
     start = path.name.encode(errors="surrogateescape")[:225].decode(errors="ignore")
-    handle, name = tempfile.mkstemp(suffix=SUFFIX, prefix=f".{start}.", dir=path.parent)
-    temporary = Path(name)
-    alive = _lock(handle)  # for as long as the handle is open
-    if not alive:
-        os.close(handle)
-    try:
+    temporary, handle, alive = path.with_name(f".{start}.{secrets.token_hex(4)}{SUFFIX}"), None, False
+    try:  # before there is a file: SIGTERM may come between any two lines
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        alive = _lock(handle)  # for as long as the handle is open
+        if not alive:
+            os.close(handle)
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)

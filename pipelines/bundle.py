@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..model_patches import VideoUNet, load_unet, read_header
-from ..model_patches.errors import blameless, reason
-from ..model_patches.files import whole
+from ..model_patches import CheckpointError, VideoUNet, load_unet, read_header
+from ..model_patches.errors import blameless, reason, shown, some
+from ..model_patches.files import no_file, read_settings, whole
+from ..model_patches.foreign_config import KL_VAE, check_count, checked, read_headers
 from ..model_patches.patch_codec import load_codec, save_codec
 from ..schedulers import ScheduleConfig
 from .encoders import ImageEncoder, TextEncoder
@@ -27,6 +28,13 @@ from .turns import Turns
 DEMO = Path(__file__).parent / "demo"
 DEMOS = {"demo": DEMO, "demo-text-to-video": Path(__file__).parent / "demo_text_to_video"}
 INDEX = "bundle.json"
+NAMES = {
+    "unet": "network",
+    "codec": "VAE",
+    "text": "text encoder",
+    "motion": "motion encoder",
+    "image": "image encoder",
+}
 UNCOND_IMAGES = (None, "same", "grey", "zeros")
 
 
@@ -93,18 +101,38 @@ def vae_dtype(codec: nn.Module, dtype: torch.dtype) -> torch.dtype:
 def load_vae(path: str | Path) -> nn.Module:
     """Our codec's file, or a diffusers AutoencoderKL folder."""
     path = Path(path)
-    if path.is_file():
+    if not path.is_dir():
         return load_codec(path, dtype=torch.float32)
     if not (path / "config.json").exists():
         raise InputError(f"{path} is no codec: give a codec file of ours or a diffusers AutoencoderKL folder.")
     from diffusers import AutoencoderKL
 
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise InputError(f"{path} has no .safetensors weights; pickled weights are never opened here.")
+    headers = read_headers(files)
+    values = read_settings(path / "config.json", "put the VAE's own config.json there")
+    if values.get("quantization_config") is not None:
+        raise InputError(f"{path} is quantized, which no VAE is here; give plain weights.")
+    config = checked(values, KL_VAE, path / "config.json", sum(len(header.shapes) for header in headers))
+    if config.get("scaling_factor") == 0:
+        raise InputError(f"{path / 'config.json'} says scaling_factor = 0; put the VAE's own config.json there.")
     try:
-        vae = AutoencoderKL.from_pretrained(path, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
+        with torch.device("meta"):
+            needed = sum(weight.numel() for weight in AutoencoderKL.from_config(config).parameters())
+        check_count(needed, headers, path)
+        vae, found = AutoencoderKL.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever diffusers makes of a checked config and of the weights
         if blameless(error):
             raise
-        raise InputError(f"the VAE in {path} cannot be read: {reason(error)}.") from error
+        raise InputError(f"the VAE in {path} cannot be read: {some([reason(error)])}.") from error
+    lacking = found["missing_keys"]  # diffusers would go on with random ones
+    if lacking:
+        raise InputError(f"the VAE in {path} lacks {len(lacking)} weights, {some([lacking[0]])} first; save it again.")
     return KLCodec(vae.eval().requires_grad_(False))
 
 
@@ -148,14 +176,15 @@ def load_bundle(
         if key not in index:
             return None
         entry = _entry(index, key)
-        return cls.load(base / entry.pop("path"), dtype=dtype, **entry).to(device)
+        return cls.load(_located(base, entry.pop("path"), key), dtype=dtype, **entry).to(device)
 
     # The network, the heaviest part, comes after everything that may be refused.
-    codec = load_vae(base / _text(index, "codec"))
+    codec = load_vae(_located(base, _text(index, "codec"), "codec"))
     codec = codec.to(device, vae_dtype(codec, dtype))
 
     text, motion, image = encoder(TextEncoder, "text"), encoder(TextEncoder, "motion"), encoder(ImageEncoder, "image")
-    unet = load_unet(base / _text(index, "unet") if folder.is_dir() else folder, attention=attention, dtype=dtype)
+    network = _located(base, _text(index, "unet"), "unet") if folder.is_dir() else folder
+    unet = load_unet(network, attention=attention, dtype=dtype)
     unet = unet.to(device)
     projector = unet.config.image_projector
     if image is not None and projector is not None and not _names_features(index):
@@ -175,9 +204,9 @@ def files_of(where: str | Path) -> list[Path]:
     if not folder.is_dir():
         return [folder]
     index = _read_index(folder)
-    named = [_text(index, key) for key in ("unet", "codec") if key in index]
-    named += [_entry(index, key)["path"] for key in ("text", "motion", "image") if key in index]
-    paths = [folder / path for path in named]
+    named = {key: _text(index, key) for key in ("unet", "codec") if key in index}
+    named |= {key: _entry(index, key)["path"] for key in ("text", "motion", "image") if key in index}
+    paths = [_located(folder, path, key) for key, path in named.items()]
     return [folder, *(path for path in paths if not path.resolve().is_relative_to(folder.resolve()))]
 
 
@@ -220,29 +249,44 @@ def _entry(index: dict, key: str) -> dict:
     """A part of the index as {"path": ..., options}."""
     entry = index[key] if isinstance(index[key], dict) else {"path": index[key]}
     allowed = {"path", "layer"} if key != "image" else {"path", "features"}
-    if not isinstance(entry.get("path"), str) or set(entry) - allowed:
-        raise InputError(f"{INDEX} says {key!r}: {json.dumps(index[key])}; expected {', '.join(sorted(allowed))}.")
+    if not _is_path(entry.get("path")) or set(entry) - allowed:
+        raise InputError(f"{INDEX} says {key!r}: {shown(index[key])}; expected {', '.join(sorted(allowed))}.")
     return dict(entry)
 
 
 def _text(index: dict, key: str) -> str:
-    if not isinstance(index[key], str):
-        raise InputError(f"{INDEX} says {key!r}: {json.dumps(index[key])}; expected a path.")
+    if not _is_path(index[key]):
+        raise InputError(f"{INDEX} says {key!r}: {shown(index[key])}; expected a path.")
     return index[key]
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and value != ""
+
+
+def _located(base: Path, path: str, key: str) -> Path:
+    """Of a part, from the bundle's folder on."""
+    found = base / path
+    if (told := no_file(found, or_folder=True)) is not None:
+        raise InputError(f"the bundle's {NAMES[key]} is not there: {told}; check its path.")
+    return found
 
 
 def _defaults(index: dict) -> dict:
     """The stated defaults, each of its field's type."""
     stated = index.get("defaults", {})
+    if not isinstance(stated, dict):
+        raise InputError(f"{INDEX} says defaults = {shown(stated)}; expected settings by their names.")
     types = {f.name: type(f.default) for f in fields(Defaults)} | {"uncond_image": str | None}
     for name, value in stated.items():
-        if name not in types or not isinstance(value, types[name] if types[name] is not float else int | float):
+        expected = types.get(name, ())
+        if isinstance(value, bool) or not isinstance(value, expected if expected is not float else int | float):
             raise InputError(
-                f"{INDEX} says defaults.{name} = {value!r}; known: {', '.join(types)}, numbers as numbers."
+                f"{INDEX} says defaults.{some([name])} = {shown(value)}; known: {', '.join(types)}, numbers as numbers."
             )
     if stated.get("uncond_image") not in UNCOND_IMAGES:
         raise InputError(
-            f"{INDEX} says defaults.uncond_image = {stated['uncond_image']!r}; expected one of "
+            f"{INDEX} says defaults.uncond_image = {shown(stated['uncond_image'])}; expected one of "
             f"{', '.join(filter(None, UNCOND_IMAGES))}."
         )
     return dict(stated)
@@ -253,14 +297,9 @@ def _names_features(index: dict) -> bool:
 
 
 def _read_index(folder: Path) -> dict:
-    try:
-        index = json.loads((folder / INDEX).read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{folder} is no bundle: it has no {INDEX}.") from error
-    except OSError as error:
-        raise InputError(f"{folder / INDEX} cannot be read: {reason(error)}.") from error
-    except ValueError as error:
-        raise InputError(f"{folder / INDEX} is not valid JSON: {error}.") from error
+    if not (folder / INDEX).exists():
+        raise InputError(f"{folder} is no bundle: it has no {INDEX}.")
+    index = read_settings(folder / INDEX, "save the bundle again")
     if "unet" not in index:
         raise InputError(f"{folder / INDEX} names no 'unet'.")
     return index

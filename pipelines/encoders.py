@@ -6,9 +6,8 @@ ImageEncoder  CLIP vision for the image adapter                    images -> poo
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,13 +16,28 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..model_patches.errors import blameless, reason
+from ..model_patches.errors import blameless, reason, shown, some
+from ..model_patches.files import Header, read_settings
+from ..model_patches.foreign_config import (
+    CLIP_TEXT,
+    CLIP_VISION,
+    T5,
+    Kind,
+    check_count,
+    check_tokenizer_files,
+    checked,
+    read_headers,
+)
 from .errors import InputError
 
 T5_LENGTH = 120  # tokens of motion text where a tokenizer states no length of its own
 UNBOUNDED = 100_000  # transformers writes "no limit" as a huge number
+MOST_TOKENS = 4096  # of one text: attention's memory grows with their square
 
 TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model")
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = (*TOKENIZERS, *TOKENIZER_SETTINGS, "added_tokens.json", "merges.txt", "chat_template.jinja")
+CONFIG = "config.json"
 LAYERS = ("last", "penultimate")
 FEATURES = ("pooled", "penultimate", "last")
 
@@ -67,23 +81,33 @@ class TextEncoder(nn.Module):
         layer: str = "last",
         dtype: torch.dtype = torch.float32,
         tokenizer: str | Path | None = None,
+        weights: bool = True,
     ) -> TextEncoder:
-        """Read `config.json`, the tokenizer and `model.safetensors` of a folder. tokenizer: its folder, if another."""
-        from transformers import CLIPTextModel, T5EncoderModel
+        """Read `config.json`, the tokenizer and `model.safetensors` of a folder. tokenizer: its folder, if another.
+
+        weights: without, the encoder can tell of captions (`is_cut`, `unknown_words`) and cannot encode them.
+        """
+        from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
         folder = Path(folder)
         if layer not in LAYERS:
-            raise InputError(f"the text encoder's layer is {layer!r}; expected one of {', '.join(LAYERS)}.")
-        kind = model_type(folder)
-        classes = {"clip_text_model": CLIPTextModel, "clip": CLIPTextModel, "t5": T5EncoderModel}
-        if kind not in classes:
-            raise InputError(f"{folder} holds a {kind!r} model; expected a CLIP text or T5 encoder.")
-        tokenizer = load_tokenizer(folder if tokenizer is None else tokenizer)
-        model = _load(classes[kind], folder, dtype)
-        limit = tokenizer.model_max_length
-        length = limit if limit < UNBOUNDED else T5_LENGTH
-        if kind != "t5":
-            length = min(length, model.config.max_position_embeddings)
+            raise InputError(f"the text encoder's layer is {shown(layer)}; expected one of {', '.join(LAYERS)}.")
+        values = read_config(folder)
+        kind = values["model_type"]
+        if kind not in ("clip_text_model", "clip", "t5"):
+            raise InputError(f"{folder} holds a {shown(kind)} model; expected a CLIP text or T5 encoder.")
+        is_t5, half = kind == "t5", values.get("text_config") if kind == "clip" else values
+        fields = _fields(half, T5 if is_t5 else CLIP_TEXT, folder)
+        words = folder if tokenizer is None else Path(tokenizer)
+        tokenizer = load_tokenizer(words)
+        if is_t5:
+            model = _load(T5EncoderModel, T5Config, fields, folder, dtype if weights else None)
+            length = stated_length(tokenizer, words, T5_LENGTH)
+        else:
+            model = _load(CLIPTextModel, CLIPTextConfig, fields, folder, dtype if weights else None)
+            positions = model.config.max_position_embeddings
+            length = min(stated_length(tokenizer, words, positions), positions)
+        check_tokens(tokenizer, length, model.config.vocab_size, words)
         return cls(model, tokenizer, length, layer).eval()
 
     def save(self, folder: str | Path) -> None:
@@ -140,14 +164,20 @@ class ImageEncoder(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, *, features: str = "pooled", dtype: torch.dtype = torch.float32) -> ImageEncoder:
-        from transformers import CLIPVisionModelWithProjection
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+        folder = Path(folder)
         if features not in FEATURES:
-            raise InputError(f"the image encoder's features are {features!r}; expected one of {', '.join(FEATURES)}.")
-        kind = model_type(Path(folder))
+            raise InputError(
+                f"the image encoder's features are {shown(features)}; expected one of {', '.join(FEATURES)}."
+            )
+        values = read_config(folder)
+        kind = values["model_type"]
         if kind not in ("clip_vision_model", "clip"):
-            raise InputError(f"{folder} holds a {kind!r} model; expected a CLIP vision encoder.")
-        return cls(_load(CLIPVisionModelWithProjection, Path(folder), dtype), features).eval()
+            raise InputError(f"{folder} holds a {shown(kind)} model; expected a CLIP vision encoder.")
+        half = values.get("vision_config") if kind == "clip" else values
+        fields = _fields(half, CLIP_VISION, folder)
+        return cls(_load(CLIPVisionModelWithProjection, CLIPVisionConfig, fields, folder, dtype), features).eval()
 
     def save(self, folder: str | Path) -> None:
         _save(self.model, Path(folder))
@@ -197,47 +227,112 @@ def load_tokenizer(folder: str | Path):
     folder = Path(folder)
     if not any((folder / name).exists() for name in TOKENIZERS):
         raise InputError(f"{folder} has no tokenizer; put its tokenizer.json there.")
+    check_tokenizer_files(folder, TOKENIZER_FILES, TOKENIZER_SETTINGS)
+    with _tokenizer_errors(folder):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+@contextmanager
+def _tokenizer_errors(folder: Path) -> Iterator[None]:
+    """Whatever a library makes of a tokenizer's files, as one sentence about them."""
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        if blameless(error):
+        yield
+    except BaseException as error:  # tokenizers raises plain Exception, and what Rust panics with is no Exception
+        panic = type(error).__name__ == "PanicException"
+        if not (panic or isinstance(error, Exception)) or blameless(error):
             raise
+        told = some([reason(error)])
         raise InputError(
-            f"the tokenizer in {folder} cannot be read ({reason(error)}); put the model's own tokenizer.json there."
+            f"the tokenizer in {folder} cannot be read ({told}); put the model's own tokenizer.json there."
         ) from error
 
 
-def model_type(folder: Path) -> str:
-    """The `model_type` a transformers folder declares."""
-    try:
-        return json.loads((folder / "config.json").read_text())["model_type"]
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{folder} is no encoder folder: it has no config.json.") from error
-    except OSError as error:
-        raise InputError(f"{folder / 'config.json'} cannot be read: {reason(error)}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+def stated_length(tokenizer, folder: Path, without: int) -> int:
+    """Tokens of a text that a tokenizer was made for. without: where it states none."""
+    limit = tokenizer.model_max_length
+    if type(limit) in (int, float) and limit >= UNBOUNDED:
+        return without
+    if type(limit) is not int or not 2 <= limit <= MOST_TOKENS:
         raise InputError(
-            f"{folder / 'config.json'} does not name a model_type; put the config.json of a CLIP or T5 there."
-        ) from error
+            f"the tokenizer in {folder} says model_max_length = {shown(limit)}; expected 2 to {MOST_TOKENS} tokens: "
+            "put the model's own tokenizer_config.json there."
+        )
+    return limit
 
 
-def _load(model_class, folder: Path, dtype: torch.dtype) -> nn.Module:
-    if not list(folder.glob("*.safetensors")):
+def check_tokens(tokenizer, length: int, vocabulary: int, folder: Path) -> None:
+    """Refuse a tokenizer that makes no tokens, or more kinds of them than the encoder has rows for."""
+    with _tokenizer_errors(folder):
+        made = tokenizer(["", "a b"], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        ids, size = made["input_ids"], max([0, *tokenizer.get_vocab().values()]) + 1
+        tokenizer.unk_token_id  # noqa: B018 (may be looked up among the tokens)
+        fits = tuple(ids.shape) == (2, length) == tuple(made["attention_mask"].shape)
+    size = max(size, int(ids.max()) + 1)
+    if not fits or int(ids.min()) < 0 or size > vocabulary:
+        raise InputError(
+            f"the tokenizer in {folder} does not belong to its encoder, which has {vocabulary:,} tokens; put the "
+            "model's own tokenizer.json and tokenizer_config.json there."
+        )
+
+
+def read_config(folder: Path) -> dict:
+    """config.json of a transformers folder, whose `model_type` is a text."""
+    if not (folder / CONFIG).exists():
+        raise InputError(f"{folder} is no encoder folder: it has no {CONFIG}.")
+    values = read_settings(folder / CONFIG, "put the encoder's own config.json there")
+    if not isinstance(values.get("model_type"), str):
+        raise InputError(f"{folder / CONFIG} does not name a model_type; put the config.json of a CLIP or T5 there.")
+    return values
+
+
+def _fields(values: object, known: Mapping[str, Kind], folder: Path) -> dict:
+    """Of config.json, the half that describes this encoder, what may be known of it."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{folder / CONFIG} does not describe this encoder; put the encoder's own config.json there.")
+    return checked(values, known, folder / CONFIG, sum(len(header.shapes) for header in _headers(folder)))
+
+
+def _headers(folder: Path) -> list[Header]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
         raise InputError(f"{folder} has no .safetensors weights; pickled weights are never opened here.")
-    try:
-        with _quiet():
-            model, found = model_class.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        if blameless(error):
-            raise
-        raise InputError(f"the encoder in {folder} cannot be read: {reason(error)}.") from error
+    return read_headers(files)
+
+
+def _load(
+    model_class: Callable, config_class: Callable, fields: Mapping, folder: Path, dtype: torch.dtype | None
+) -> nn.Module:
+    """fields: of the config, checked. dtype: None builds the model without its weights."""
+    headers = _headers(folder)
+    with _library_errors(folder):
+        config = config_class(**fields)
+        with torch.device("meta"):
+            empty = model_class(config)
+    check_count(sum(weight.numel() for weight in empty.parameters()), headers, folder)
+    if dtype is None:
+        return empty.requires_grad_(False)
+    with _library_errors(folder), _quiet():
+        model, found = model_class.from_pretrained(
+            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
     # transformers only warns of these, and goes on with random weights.
     lacking = [*found["missing_keys"], *found["mismatched_keys"]]
     if lacking:
-        raise InputError(f"the encoder in {folder} lacks {len(lacking)} weights, {lacking[0]} first; save it again.")
+        raise InputError(
+            f"the encoder in {folder} lacks {len(lacking)} weights, {some([str(lacking[0])])} first; save it again."
+        )
     return model.to(dtype).requires_grad_(False)
+
+
+@contextmanager
+def _library_errors(folder: Path) -> Iterator[None]:
+    """Whatever transformers makes of a checked config and of the weights, as one sentence about them."""
+    try:
+        yield
+    except Exception as error:  # of classes of its own
+        if blameless(error):
+            raise
+        raise InputError(f"the encoder in {folder} cannot be read: {some([reason(error)])}.") from error
 
 
 def _save(model: nn.Module, folder: Path, prefix: str = "") -> None:

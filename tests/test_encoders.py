@@ -155,8 +155,8 @@ def test_kl_codec_is_diffusers_autoencoder_with_its_scale(standard):
         ({"text_encoder": None}, "without a text encoder"),
         ({"motion_encoder": None}, "name its T5 encoder"),
         ({"text_encoder": "image"}, "expected a CLIP text or T5 encoder"),
-        ({"text_encoder": "nowhere"}, "has no config.json"),
-        ({"vae": "nowhere"}, "is no codec"),
+        ({"text_encoder": "nowhere"}, "text encoder is not there: .*does not exist"),
+        ({"vae": "nowhere"}, "VAE is not there: .*does not exist"),
         ({"vae": "demo"}, "12 latent channels"),
     ],
 )

@@ -152,7 +152,7 @@ def test_a_stated_length_is_not_read_beyond_the_file(tmp_path):
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path, capsys):
     os.mkfifo(tmp_path / "x.safetensors")
     assert main(["info", str(tmp_path / "x.safetensors")]) == 2
-    assert "is no regular file" in capsys.readouterr().err
+    assert "is a pipe, no file" in capsys.readouterr().err
 
 
 def test_weights_are_counted_from_what_is_there(tmp_path, capsys):

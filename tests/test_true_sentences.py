@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from dreamfactory.cli import main
 from dreamfactory.model_patches import load_unet
@@ -59,6 +60,7 @@ def vae(tmp_path, patch, error):
     import diffusers
 
     patch.setattr(diffusers.AutoencoderKL, "from_pretrained", failing(error))
+    save_file({"x": torch.zeros(10**7)}, tmp_path / "x.safetensors")
     load_vae(folder(tmp_path, config__json="{}"))
 
 
@@ -109,8 +111,6 @@ def cached(tmp_path, patch, error):
 
 def foreign(tmp_path, patch, error):
     """An upscaler that spandrel builds."""
-    from safetensors.torch import save_file
-
     module = SimpleNamespace(
         ModelLoader=lambda: SimpleNamespace(load_from_state_dict=failing(error)), UnsupportedModelError=KeyError
     )
@@ -141,8 +141,8 @@ CASES = {
     "memory ends under an encoder": (encoder, MEMORY, "can't allocate memory", True),
     "a library of the tokenizer's is missing": (tokenizer, MISSING, "No module named 'sentencepiece'", True),
     "memory ends under a tokenizer": (tokenizer, MemoryError(), "", True),
-    "a config that cannot be opened": (config, None, "cannot be read: Is a directory.", False),
-    "a bundle that cannot be opened": (bundle, None, "cannot be read: Is a directory.", False),
+    "a config that is a folder": (config, None, "config.json is a folder, no file;", False),
+    "a bundle that is a folder": (bundle, None, "bundle.json is a folder, no file;", False),
     "a disk fails under a picture": (picture, DISK, "cannot be read: Input/output error.", False),
     "a disk fails under captions": (captions, DISK, "cannot be read: Input/output error.", False),
     "no more files for the cache": (cached, FULL, "in the cache cannot be read: Too many open files.", False),

@@ -208,7 +208,7 @@ REFUSED = {
     "a list": "a list/bundle.json names no 'unet'",
     "no network": "no network/bundle.json names no 'unet'",
     "network is a number": "network is a number/bundle.json says unet = 7; expected a path.",
-    "network is a folder": "demo is a folder; give a .safetensors file.",
+    "network is a folder": "demo is a folder, no file; give a .safetensors file.",
     "network is a codec": "codec.safetensors",
     "codec is a table": 'bundle.json says codec = {"path": "../demo/codec.safetensors"}; expected a path.',
     "codec is a network": "unet.safetensors",
