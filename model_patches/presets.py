@@ -93,6 +93,14 @@ PRESETS: dict[str, UNetConfig] = {
     ),
 }
 
+# What pruned public files do not say of themselves: releases of one shape that differ in noise or in first-frame
+# channels. Fields of config and schedule, by preset.
+OVERRIDES: dict[str, dict] = {
+    "dynamicrafter-512": {"signal_scale": 0.7},
+    "dynamicrafter-1024": {"signal_scale": 0.3},
+    "dynamicrafter-512-interp": {"signal_scale": 0.7, "first_frame_concat": "ends"},
+}
+
 
 def preset(name: str) -> UNetConfig:
     """The config of a named network; raises ConfigError with the known names."""

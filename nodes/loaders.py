@@ -10,6 +10,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..model_patches.presets import OVERRIDES
 from .checked import CheckedNode
 from .errors import NodeError
 from .folders import blame, names, path_of, stamp
@@ -26,12 +27,11 @@ DTYPES = {
 }
 WHOLE = re.compile(r"model(-\d+-of-\d+)?\.safetensors")  # what transformers calls a folder's weights
 
-# What pruned files do not say of themselves: releases of one shape that differ in noise or in first-frame channels.
 RELEASES = {
     "from the file": {},
-    "DynamiCrafter 512": {"signal_scale": 0.7},
-    "DynamiCrafter 1024": {"signal_scale": 0.3},
-    "DynamiCrafter 512 interp / ToonCrafter": {"signal_scale": 0.7, "first_frame_concat": "ends"},
+    "DynamiCrafter 512": OVERRIDES["dynamicrafter-512"],
+    "DynamiCrafter 1024": OVERRIDES["dynamicrafter-1024"],
+    "DynamiCrafter 512 interp / ToonCrafter": OVERRIDES["dynamicrafter-512-interp"],
 }
 
 

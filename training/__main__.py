@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a .toml file, or the name of a preset such as demo")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
     parser.add_argument("--plan", action="store_true", help="show the memory each stage needs, and stop")
+    parser.add_argument("--survey", action="store_true", help="look at the data, write a page about it, and stop")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="of the plan: how many share a batch")
     parser.add_argument(
         "--fresh", action="store_true", help="begin anew; a run found in the output folder is moved aside"
@@ -30,6 +31,12 @@ def run(args: argparse.Namespace) -> None:
         from .plan import show
 
         print(show(config, max(1, args.gpus)))
+        return
+    if args.survey:
+        from .survey import survey
+
+        pages = survey(config)
+        print("look at " + ", ".join(map(str, pages)))
         return
     from .run import train
 

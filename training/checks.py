@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from ..model_patches.parts import PARTS
+from ..model_patches.presets import preset
 from .errors import TrainingError
 from .super_resolution.config import DegradationConfig, check as check_degradation
 
@@ -39,6 +40,8 @@ def check(config: RunConfig) -> None:
             raise TrainingError(f"sources.{name}.kind is {source.kind!r}; expected one of {', '.join(KINDS)}.")
         if not source.path and not source.kind.startswith("tiny"):
             raise TrainingError(f"sources.{name}.path is empty; give a folder, a metadata file or WebDataset shards.")
+    if config.start.release is not None:
+        preset(config.start.release)  # raises ConfigError with the known names
     _ranges("", config, {"threads": 1, "seed": 0})
     if config.seed >= 2**62:
         raise TrainingError(f"seed is {config.seed}; expected less than 2**62.")

@@ -49,6 +49,9 @@ class StartConfig:
     """The weights to start from; nothing given, everything starts at random."""
 
     network: UserPath | None = None  # a checkpoint: ours, or a public one, converted in memory
+    # Which release a public file is (a preset of model_patches.presets), where it does not say; --plan and --survey go
+    # by it while the file is not there.
+    release: str | None = None
     patches: tuple[UserPath, ...] = ()  # patch files put on it: AnimateDiff's motion, IP-Adapter, our own
 
 

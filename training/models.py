@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..model_patches import UNetConfig, VideoUNet, load_unet
+from ..model_patches import UNetConfig, VideoUNet
 from ..model_patches.compose import apply_patch
 from ..model_patches.parts import part_of
 from ..model_patches.warm_start import check_extends, extend
@@ -19,6 +19,7 @@ from . import lora
 from .checks import check_continuation
 from .config import RunConfig, StageConfig
 from .errors import TrainingError
+from .start import Start
 from .tiny_encoders import BOTH_LENGTH, image_encoder, motion_encoder, text_encoder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,7 +46,7 @@ def start(config: RunConfig, say: Callable[[str], object] = print) -> Network:
         if unet.config.predict_net:
             unet.start_predict_net()
         return _with_lora(Network(unet, set()), stage, config.seed)
-    source = load_unet(given.network)
+    source = Start(given).network()
     for path in given.patches:
         source = apply_patch(source, path)
     _rehearse(config, source.config)
@@ -151,11 +152,12 @@ def reads(config: UNetConfig) -> list[str]:
 
 
 def make_encoder(config: RunConfig, name: str, network: UNetConfig) -> nn.Module:
-    """A fresh one, which trains, or a frozen one from its folder."""
+    """A fresh one, which trains, as it is or as the run that start.network names left it; or a frozen folder's."""
     where = getattr(config.encoders, name)
     if where == "fresh":
         both = {"length": BOTH_LENGTH} if name == "text" and network.motion_text == "off" else {}
         encoder = FRESH[name](config.seed, **both).train()
+        Start(config.start).teach(name, encoder)
         _check_width(name, encoder.width, network)
         return encoder
     options = encoder_options(config, name, network)

@@ -11,10 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..model_patches import UNetConfig, VideoUNet, load_unet
+from ..model_patches import UNetConfig, VideoUNet
 from . import lora, models
 from .config import RunConfig, StageConfig
 from .live import Live
+from .start import Start
 from .super_resolution import activations as upscaler
 
 GIB = 2**30
@@ -167,20 +168,35 @@ def _table(
     return {"trained, M": trained / 1e6, "frozen, M": frozen / 1e6, **{k: v / GIB for k, v in sizes.items()}}
 
 
+def networks(config: RunConfig) -> tuple[list[UNetConfig | None], str]:
+    """Every stage's network (None of an upscaler), without its weights; and what was taken for granted.
+
+    Raises TrainingError where it follows a file that is not there, and start.release does not say what that is.
+    """
+    start, source, found = Start(config.start), None, []
+    follows = any(stage.upscaler is None and stage.model.preset == "start" for stage in config.stages)
+    if follows and config.start.network is not None:
+        source = start.config()
+    for stage in config.stages:
+        if stage.upscaler is None:
+            source = stage.model.network(source)
+        found.append(None if stage.upscaler is not None else source)
+    told = f"{config.start.network} is not there; this goes by the preset {config.start.release}, its start.release."
+    return found, told if follows and start.missing else ""
+
+
 def show(config: RunConfig, processes: int = 1) -> str:
     """The plan of every stage, as a text."""
-    lines, source, changed = [], None, frozenset()
-    if config.start.network is not None and any(s.model.preset == "start" for s in config.stages):
-        source = load_unet(config.start.network).config
-    for stage in config.stages:
+    (found, told), changed = networks(config), frozenset()
+    lines = [told] if told else []
+    for stage, network in zip(config.stages, found, strict=True):
         data = stage.data
-        if stage.upscaler is not None:
+        if network is None:
             rows = plan_upscaler(config, stage, processes)
         else:
-            source = stage.model.network(source)
-            rows = plan(config, stage, source, processes, changed)
-        if stage.upscaler is None and stage.model.lora is None:
-            changed |= models.trainable(VideoUNet(source, device="meta"), stage)
+            rows = plan(config, stage, network, processes, changed)
+            if stage.model.lora is None:
+                changed |= models.trainable(VideoUNet(network, device="meta"), stage)
         lines.append(
             f"{stage.name}: {data.frames} x {data.width}x{data.height}, batch {stage.optim.batch_size} on {processes} "
             f"GPU(s), {stage.optim.accumulate} round(s)"

@@ -158,7 +158,9 @@ def check_places(config: RunConfig, resume: bool = True) -> None:
     read |= {f"sources.{name}.path": source.path for name, source in config.sources.items()}
     read |= {f"encoders.{name}": getattr(config.encoders, name) for name in ("codec", "text", "motion", "image")}
     for name, path in read.items():
-        if path and Path(path).exists() and any(Path(path).resolve().is_relative_to(folder / m) for m in made):
+        real = Path(path).resolve() if path and Path(path).exists() else None
+        itself = name == "start.network" and real == folder
+        if real is not None and (itself or any(real.is_relative_to(folder / m) for m in made)):
             raise TrainingError(
                 f"{name} is {path}, which this run would write over; choose another output.folder, or copy it first."
             )

@@ -31,6 +31,7 @@ from .encode import FrozenEncoders
 from .errors import TrainingError
 from .optimizer import Average, learning_rate, make_optimizer
 from .parallel import accelerator, of_every_process, prepare, whole
+from .start import Start
 from .step import Continued, Draws, Learner, draw, generator
 from .validation import Validation
 
@@ -219,7 +220,7 @@ class Trainer:
     def origin(self) -> dict[str, str]:
         """The files the run starts from, by what they hold: another file under the same name would be another run."""
         given = self.config.start
-        paths = [*([given.network] if given.network else []), *given.patches]
+        paths = [*Start(given).files, *given.patches]
         return {Path(p).name: fingerprint(p) for p in paths}
 
     # -- a step -----------------------------------------------------------------------------------------------

@@ -15,7 +15,11 @@ from ..encode import FrozenEncoders
 from ..errors import TrainingError
 from .captions import read_by, sentences
 from .source import Source
+from .statistics import SHOWN, samples, statistics
+from .survey_page import Surveyed, write_page
 from .tiny_source import TinySource
+
+PAGE = "survey.html"
 
 
 def open_sources(
@@ -56,7 +60,7 @@ def open_sources(
             )
             continue
         from .cache import Cache  # not needed for the tiny world
-        from .video_source import VideoSource, dataset_rms, encode_all
+        from .video_source import VideoSource, encode_all
 
         def read(name: str = name, given: SourceConfig = given) -> VideoSource:
             return VideoSource(
@@ -77,23 +81,51 @@ def open_sources(
         # The first process looks at every file; the others find in the cache's index what it saw.
         with first():
             source = sources[name] = read()
-        if stage.data.cache:
+        if encoders is not None:
             encode_all(source, encoders, rank, world, f"encoding {name}")
-        if rank == 0:
-            more: dict[str, object] = {"flow_rms": dataset_rms(source)} if with_flow else {}
-            words = read_by(readers or {}, source.captions_for(readers or {}))
-            if words:
-                more["captions"] = words
-            folder = Path(config.output.folder) / "data" / stage.name
-            with disk_errors(folder, "data report"):
-                source.write_report(folder, say, **more)
-            counts = ", ".join(f"{n} of {bucket}" for bucket, n in sorted(source.counts.items()))
-            left = f"; {len(source.left_out)} left out, see {folder}/left_out_{name}.csv" if source.left_out else ""
-            say(f"{name}: {counts or 'nothing to train on'}{left}")
-            for sentence in sentences(words):
-                say(f"{name}: {sentence}; see {folder}/data_{name}.json")
+    if rank == 0:
+        _tell(config, stage, sources, readers or {}, say)
     if not any(source.counts for source in sources.values()):
         raise TrainingError(
             f"no clip of this stage's size is left to train on; see {config.output.folder}/data/{stage.name}."
         )
     return sources
+
+
+def _tell(
+    config: RunConfig,
+    stage: StageConfig,
+    sources: Mapping[str, Source],
+    readers: Mapping[str, TextEncoder],
+    say: Callable[[str], object],
+) -> None:
+    """What a stage trains on, on the screen and in output.folder/data/<stage>: a page, and tables of every source."""
+    folder, page = Path(config.output.folder) / "data" / stage.name, []
+    for name, source in sources.items():
+        if isinstance(source, TinySource):
+            page.append(Surveyed(name, source.samples(SHOWN)))
+            continue
+        from .video_source import dataset_rms
+
+        shown = samples(source)
+        more: dict[str, object] = {"flow_rms": dataset_rms(source)} if source.with_flow else {}
+        words = read_by(readers, source.captions_for(readers))
+        if words:
+            more["captions"] = words
+        more["statistics"] = statistics(source)
+        with disk_errors(folder, "data report"):
+            source.write_report(folder, say, **more)
+        counts = ", ".join(f"{n} of {bucket}" for bucket, n in sorted(source.counts.items()))
+        left = f"; {len(source.left_out)} left out, see {folder}/left_out_{name}.csv" if source.left_out else ""
+        say(f"{name}: {counts or 'nothing to train on'}{left}")
+        for sentence in sentences(words):
+            say(f"{name}: {sentence}; see {folder}/data_{name}.json")
+        left_out = [(left.file, left.reason) for left in source.left_out]
+        page.append(Surveyed(name, shown, {**source.report(), **more}, sentences(words), left_out))
+    data = stage.data
+    title = f"What {config.output.folder} trains on" + (f", stage {stage.name}" if len(config.stages) > 1 else "")
+    size, optim = f"{data.frames} frames of {data.width}x{data.height}", stage.optim
+    about = f"{size}; {optim.steps:,} steps of {optim.batch_size} clips"
+    with disk_errors(folder, "data report"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_page(folder / PAGE, title, about, page)

@@ -15,6 +15,7 @@ from ..config import DataConfig
 from ..errors import TrainingError
 from ..evaluation.held_out import held_out
 from .source import Example
+from .statistics import Sample
 from .tiny_measure import MOVES, centroids, measure
 from .tiny_render import ClipSpec, coverage, flow, render
 from .tiny_world import DIRECTIONS, captions, sample_specs
@@ -74,6 +75,12 @@ class TinySource:
         """Validation clips (b, t, 3, h, w) as the network made them: what they show, measured from pixels."""
         specs = self._specs(indices)
         return {**measure(clips, specs).summary(), **colour_scores(clips, specs), **flow_error(clips, specs)}
+
+    def samples(self, count: int) -> list[Sample]:
+        """The first clips, to look at."""
+        rows = range(count)
+        clips = self.batch(self.bucket, rows, [False] * count, [False] * count)
+        return [Sample(self.clip_name(self.bucket, i), clips.text[i], clips.motion[i], clips.frames[i]) for i in rows]
 
     def _specs(self, indices: Sequence[int]) -> ClipSpec:
         rows = torch.tensor(indices)

@@ -22,6 +22,7 @@ from ..data.mix import Take
 from ..data.open import open_sources
 from ..errors import TrainingError
 from ..parallel import whole
+from ..start import Start
 from ..trainer import Trainer
 from .discriminator import Discriminator
 from .learner import SuperResolution
@@ -146,8 +147,9 @@ def start_network(config, say) -> RCAN:
         network = RCAN(sizes.network)
         start_bilinear(network)
         return network
-    read_header(given.network)
-    network = rcan_of({n: w.float() for n, w in read_weights(given.network).items()}, given.network)
+    path = Start(given).file
+    read_header(path)
+    network = rcan_of({n: w.float() for n, w in read_weights(path).items()}, path)
     if network is None:
         raise TrainingError(f"start.network {given.network} is no RCAN; give a file of ours, or leave it out.")
     file = network.config

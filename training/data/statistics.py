@@ -1,0 +1,121 @@
+"""What a source's clips are like: `statistics` in numbers, `samples` to look at; survey_page.py shows them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from .decode import Unreadable
+
+if TYPE_CHECKING:
+    from .encode import Item
+    from .video_source import VideoSource
+
+SHOWN = 12  # clips on a survey's page
+MOST = 30  # rows of a table of sizes or rates; the rest is counted together
+REST = "others"
+BINS = 12
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A clip as training sees it. frames: (t, 3, h, w) in [0, 1]."""
+
+    name: str
+    text: str
+    motion: str
+    frames: Tensor
+
+
+def statistics(source: VideoSource) -> dict:
+    """Of the files that are used and the clips taken from them. Plain data.
+
+    Durations in seconds, rates in frames a second, lengths of captions in words; sizes are width x height as shown.
+    """
+    files = list({item.file: None for item in source.items()})
+    videos = [file.probe for file in files if file.record.media == "video"]
+    images = [file.probe for file in files if file.record.media == "image"]
+    kept_out, found = Counter(item.bucket for item in source.validation), {}
+    if videos:
+        seconds = [probe.duration for probe in videos]
+        found["videos"] = {
+            "count": len(videos),
+            "hours": round(sum(seconds) / 3600, 4),
+            "duration": quantiles(seconds),
+            "duration_histogram": histogram(seconds),
+            "frames": quantiles([len(probe.times) for probe in videos]),
+            "frame_rate": _counted(f"{probe.fps:.3g}" for probe in videos),
+            "size": _counted(f"{probe.width}x{probe.height}" for probe in videos),
+        }
+    if images:
+        found["images"] = {
+            "count": len(images),
+            "size": _counted(f"{probe.width}x{probe.height}" for probe in images),
+        }
+    buckets = sorted(set(source.train) | set(kept_out))
+    found["buckets"] = {
+        str(bucket): {"training": len(source.train.get(bucket, [])), "validation": kept_out[bucket]}
+        for bucket in buckets
+    }
+    found["caption_words"] = {
+        kind: _captions([getattr(file.record, kind) for file in files]) for kind in ("text", "motion")
+    }
+    return found
+
+
+def quantiles(values: list[float]) -> dict[str, float]:
+    """Least, 10 %, median, 90 % and largest."""
+    names = ("least", "10 %", "median", "90 %", "largest")
+    return {n: round(float(v), 3) for n, v in zip(names, np.quantile(values, (0, 0.1, 0.5, 0.9, 1)), strict=True)}
+
+
+def histogram(values: list[float]) -> list[list[float]]:
+    """Rows of (from, below, how many), of equal width; whole numbers where the values are."""
+    edges = np.linspace(min(values), max(values), BINS + 1)
+    if all(isinstance(value, int) for value in values):
+        edges = np.unique(np.linspace(min(values), max(values) + 1, BINS + 1).round())
+    counts, _ = np.histogram(values, edges)
+    return [[round(float(a), 3), round(float(b), 3), int(n)] for a, b, n in zip(edges, edges[1:], counts, strict=False)]
+
+
+def _captions(captions: list[str]) -> dict:
+    """Of one kind, a file each; empty ones are counted apart."""
+    words = [len(caption.split()) for caption in captions if caption]
+    found = {"empty": len(captions) - len(words), "different": len(set(captions) - {""})}
+    return {**found, **(quantiles(words) | {"histogram": histogram(words)} if words else {})}
+
+
+def _counted(labels: Iterable[str]) -> dict[str, int]:
+    """The most frequent first."""
+    counts = Counter(labels).most_common()
+    rest = sum(count for _, count in counts[MOST:])
+    return {**dict(counts[:MOST]), **({REST: rest} if rest else {})}
+
+
+def samples(source: VideoSource, count: int = SHOWN) -> list[Sample]:
+    """Clips of different files, of every size in turn; those that cannot be read after all are left out."""
+    found, seen = [], set()
+    for item in _in_turn(source):
+        if len(found) == count:
+            break
+        record = item.file.record
+        if record.name in seen:
+            continue
+        seen.add(record.name)
+        try:
+            found.append(Sample(record.name, record.text, record.motion, item.frames()))
+        except Unreadable as error:
+            source.leave_out(item, error)
+    return found
+
+
+def _in_turn(source: VideoSource) -> Iterator[Item]:
+    """Training clips in their mixed order, one of each bucket after the other."""
+    rows = [items for _, items in sorted(source.train.items())]
+    for k in range(max(map(len, rows), default=0)):
+        yield from (items[k] for items in rows if k < len(items))

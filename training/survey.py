@@ -1,0 +1,63 @@
+"""`dreamfactory train RUN --survey`: what a run would train on, before a weight is read or a clip encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ..model_patches import UNetConfig
+from ..pipelines.encoders import TextEncoder
+from ..pipelines.errors import InputError
+from . import models, plan
+from .config import RunConfig, StageConfig
+from .data.open import PAGE, open_sources
+from .run import check_places
+
+
+def survey(config: RunConfig, say: Callable[[str], object] = print) -> list[Path]:
+    """A page a stage, of those whose data differ; returns where they are. Raises TrainingError.
+
+    The same as a run writes when it begins, in output.folder/data/<stage>; neither network nor encoders need be there.
+    """
+    check_places(config)
+    networks, told = plan.networks(config)
+    if told:
+        say(told)
+    pages, before = [], {}
+    for stage, network in zip(config.stages, networks, strict=True):
+        same = before.setdefault(_data(stage, network), stage.name)
+        if same != stage.name:
+            say(f"{stage.name}: the data of {same}")
+            continue
+        if len(config.stages) > 1:
+            say(f"{stage.name}:")
+        reach = network.first_frame_reach if network is not None and stage.continuation.share else 0
+        data = replace(stage.data, frames=stage.data.frames + reach)
+        readers = {} if network is None else _readers(config, network, say)
+        open_sources(config, replace(stage, data=data), network, plan.DOWNSCALE, None, readers=readers, say=say)
+        pages.append(Path(config.output.folder) / "data" / stage.name / PAGE)
+    return pages
+
+
+def _data(stage: StageConfig, network: UNetConfig | None) -> tuple:
+    """What decides on the clips of a stage, and what is told of them."""
+    reads = None if network is None else (network.motion_text, network.frame_rate_embedding, network.first_frame_reach)
+    return repr(stage.data), stage.loss.flow_weight > 0, reads, stage.continuation.share > 0
+
+
+def _readers(config: RunConfig, network: UNetConfig, say: Callable[[str], object]) -> dict[str, TextEncoder]:
+    """The text encoders' tokenizers, of those that are there."""
+    found = {}
+    for name in models.reads(network):
+        where = getattr(config.encoders, name)
+        if name == "image":
+            continue
+        if where == "fresh":
+            found[name] = models.make_encoder(config, name, network)
+            continue
+        try:
+            found[name] = TextEncoder.load(where, weights=False, **models.encoder_options(config, name, network))
+        except InputError as error:  # not downloaded yet, mostly
+            say(f"encoders.{name}: captions that it would cut are not counted; {error}")
+    return found
