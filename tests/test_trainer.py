@@ -1,19 +1,22 @@
 """The trainer's promises: exact resume, stages that follow one another, checkpoints that are whole or not there."""
 
+import importlib.util
 import json
 import os
 import re
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
+from transformers import get_scheduler
 
 from dreamfactory.model_patches import load_unet
 from dreamfactory.training import checkpoint as disk
-from dreamfactory.training.config import load_run
+from dreamfactory.training.config import OptimConfig, load_run
 from dreamfactory.training.errors import TrainingError
 from dreamfactory.training.logs import METRICS, forget_after, read
-from dreamfactory.training.optimizer import learning_rate
+from dreamfactory.training.optimizer import learning_rate, make_optimizer, state_bytes
 from dreamfactory.training.run import train
 from dreamfactory.training.trainer import Trainer
 
@@ -100,21 +103,22 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adafactor", "prodigy"])
 def test_a_resumed_run_makes_the_same_weights_to_the_bit(tmp_path, optimizer):
-    if optimizer == "adamw8bit":
-        pytest.importorskip("bitsandbytes", reason="8-bit optimizers need bitsandbytes")
-    change = f"optim.optimizer={optimizer}"
-    whole = begun(run(tmp_path / "whole", change))
+    library = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}.get(optimizer)
+    if library:
+        pytest.importorskip(library, reason=f"{optimizer} needs {library}")
+    change = f"optim.optimizer={optimizer}", f"optim.lr={1.0 if optimizer == 'prodigy' else 2e-3}"
+    whole = begun(run(tmp_path / "whole", *change))
     for _ in range(4):
         whole.advance()
 
-    first = begun(run(tmp_path / "cut", change))
+    first = begun(run(tmp_path / "cut", *change))
     for _ in range(2):
         first.advance()
     first.save()
     torch.rand(100)  # the global generator is somewhere else after a restart
-    second = begun(run(tmp_path / "cut", change))
+    second = begun(run(tmp_path / "cut", *change))
     assert second.step == 2
     for _ in range(2):
         second.advance()
@@ -241,6 +245,55 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert rates[10] == rates[50] == 1.0
     assert rates[75] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "cosine_with_restarts"])
+def test_schedules_are_those_of_transformers(schedule):
+    """Whose warm-up begins at 0; ours at its first step, so that no step is lost."""
+    changes = ["optim.steps=50", "optim.warmup=10", f"optim.schedule={schedule}", "optim.lr=1.0"]
+    optim = load_run("tiny", [*changes, *(["optim.cycles=3"] if "restarts" in schedule else [])]).stages[0].optim
+    theirs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    extra = {"scheduler_specific_kwargs": {"num_cycles": 3}} if "restarts" in schedule else {}
+    peer = get_scheduler(name, theirs, num_warmup_steps=10, num_training_steps=50, **extra)
+    rates = []
+    for _ in range(51):
+        rates.append(peer.get_last_lr()[0])
+        theirs.step()
+        peer.step()
+    assert [learning_rate(optim, step) for step in range(9)] == pytest.approx(rates[1:10])
+    assert [learning_rate(optim, step) for step in range(10, 51)] == pytest.approx(rates[10:], abs=1e-12)
+
+
+def test_a_resumed_schedule_and_its_contradictions(tmp_path):
+    begun(run(tmp_path)).save()
+    pace = "optim.schedule=cosine", "optim.cosine_from=1.0"
+    assert begun(run(tmp_path, *pace)).step == 0  # it may change
+    for change, told in (
+        (["optim.schedule=linear", "optim.cosine_from=0.5"], "falls by itself"),
+        (["optim.cosine_from=1.0", "optim.cycles=2"], "optim.cycles are of"),
+        (["optim.optimizer=prodigy", "optim.lr=1e-4"], r"set optim\.lr = 1\.0"),
+        (["optim.schedule=cosin"], "expected one of constant, linear, cosine"),
+    ):
+        with pytest.raises(TrainingError, match=told):
+            run(tmp_path, *change)
+
+
+def test_what_an_optimizer_keeps_is_counted():
+    module = torch.nn.Sequential(torch.nn.Linear(30, 20), torch.nn.Conv2d(4, 6, 3))
+    for name in ("adamw", "adafactor", "prodigy"):
+        if name == "prodigy" and importlib.util.find_spec("prodigyopt") is None:
+            continue
+        optim = replace(OptimConfig(), optimizer=name, lr=1.0)
+        optimizer = make_optimizer({n: p for n, p in module.named_parameters()}, optim)
+        for weight in module.parameters():
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        kept = sum(
+            value.nbytes for state in optimizer.state.values() for kind, value in state.items()
+            if isinstance(value, torch.Tensor) and value.ndim
+        )  # fmt: skip
+        assert kept == state_bytes(name, module.parameters()), name
 
 
 def test_a_gradient_without_numbers_spoils_nothing(tmp_path):

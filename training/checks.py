@@ -13,12 +13,13 @@ from .super_resolution.config import DegradationConfig, check as check_degradati
 
 if TYPE_CHECKING:
     from ..model_patches import UNetConfig
-    from .config import RunConfig, StageConfig
+    from .config import OptimConfig, RunConfig, StageConfig
 
 CHOICES = {
     "precision": ("fp32", "bf16", "fp16"),
     "data.aspect": ("fixed", "buckets"),
-    "optim.optimizer": ("adamw", "adamw8bit"),
+    "optim.optimizer": ("adamw", "adamw8bit", "adafactor", "prodigy"),
+    "optim.schedule": ("constant", "linear", "cosine", "cosine_with_restarts"),
     "dropout.image_means": ("zeros", "grey"),
     "output.dtype": ("fp32", "fp16", "bf16"),
     "encoders.text_layer": ("last", "penultimate"),
@@ -77,7 +78,7 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
     _ranges(
         where + "optim.",
         optim,
-        {"steps": 1, "batch_size": 1, "accumulate": 1, "lr": 0, "warmup": 0, "clip": 0, "weight_decay": 0},
+        {"steps": 1, "batch_size": 1, "accumulate": 1, "lr": 0, "warmup": 0, "clip": 0, "weight_decay": 0, "cycles": 1},
     )
     _ranges(where + "loss.", loss, {"flow_weight": 0, "flow_scale": 1e-6, "min_snr_gamma": 0})
     _ranges(where + "loss.", loss, {"gan_weight": 0, "temporal_weight": 0})
@@ -141,6 +142,23 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
         if value not in allowed:
             choices = ", ".join(str(a) for a in allowed if a is not None)
             raise TrainingError(f"{name} is {value!r}; expected one of {choices}.")
+    _check_pace(optim, where)
+
+
+def _check_pace(optim: OptimConfig, where: str) -> None:
+    """Settings of the optimizer that contradict each other."""
+    if optim.cosine_from < 1 and optim.schedule != "constant":
+        raise TrainingError(
+            f"{where}optim.cosine_from is {optim.cosine_from} and optim.schedule {optim.schedule!r} falls by itself; "
+            "set cosine_from = 1.0, or leave the schedule out."
+        )
+    if optim.cycles > 1 and optim.schedule != "cosine_with_restarts":
+        raise TrainingError(f"{where}optim.cycles are of optim.schedule 'cosine_with_restarts'; set it, or leave them.")
+    if optim.optimizer == "prodigy" and (optim.lr < 0.1 or optim.lr_scale):
+        raise TrainingError(
+            f"{where}optim.optimizer 'prodigy' finds the rate itself, the same for all: set optim.lr = 1.0, and leave "
+            "optim.lr_scale out."
+        )
 
 
 def check_continuation(stage: StageConfig, network: UNetConfig) -> None:

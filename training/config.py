@@ -118,7 +118,9 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    optimizer: str = "adamw"  # adamw | adamw8bit (bitsandbytes)
+    # adamw | adamw8bit (bitsandbytes) | adafactor (little memory; lr is relative to each weight's size) | prodigy
+    # (prodigyopt; finds the rate, of which lr is a factor: 1)
+    optimizer: str = "adamw"
     steps: int = 1000  # of the optimizer, in this stage
     batch_size: int = 8  # clips a step, over all processes: a run means the same on any number of GPUs
     accumulate: int = 1  # rounds in which a process works its share of the batch off, for less memory
@@ -127,7 +129,10 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     warmup: int = 100
-    cosine_from: float = 1.0  # share of the stage after which the rate falls to zero along a cosine; 1: constant
+    # After the warm-up, to the end of the stage: constant | linear | cosine (both to zero) | cosine_with_restarts
+    schedule: str = "constant"
+    cycles: int = 1  # of cosine_with_restarts
+    cosine_from: float = 1.0  # with constant: share of the stage after which the rate falls to zero along a cosine
     clip: float = 1.0  # largest norm of a gradient
     ema: float = 0.998  # decay of the averaged weights; 0: none are kept
 

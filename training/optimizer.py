@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from .errors import TrainingError
 
 
 def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW over these weights, in groups by rate and decay.
+    """`optim.optimizer` over these weights, in groups by rate and decay.
 
     Norms, biases and gates (one axis) are not decayed: they have no scale to keep in check.
     """
@@ -29,24 +30,51 @@ def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> tor
         for (scale, decay), weights in groups.items()
     ]
     if optim.optimizer == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise TrainingError(
-                "optim.optimizer adamw8bit needs bitsandbytes, which is not installed; pip install bitsandbytes, or "
-                "set optim.optimizer = 'adamw'."
-            ) from error
-        return AdamW8bit(tables, lr=optim.lr, betas=optim.betas)
+        adamw8bit = _imported("bitsandbytes.optim", "AdamW8bit", optim.optimizer, "bitsandbytes")
+        return adamw8bit(tables, lr=optim.lr, betas=optim.betas)
+    if optim.optimizer == "prodigy":
+        prodigy = _imported("prodigyopt", "Prodigy", optim.optimizer, "prodigyopt")
+        return prodigy(tables, lr=optim.lr, betas=optim.betas)
+    if optim.optimizer == "adafactor":
+        return _imported("torch.optim", "Adafactor", optim.optimizer, "'torch>=2.5'")(tables, lr=optim.lr)
     return torch.optim.AdamW(tables, lr=optim.lr, betas=optim.betas, fused=True)
 
 
+def _imported(module: str, name: str, optimizer: str, package: str) -> type[torch.optim.Optimizer]:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise TrainingError(
+            f"optim.optimizer {optimizer} needs {package.strip(chr(39))}, which is not installed; pip install "
+            f"{package}, or set optim.optimizer = 'adamw'."
+        ) from error
+
+
+def state_bytes(optimizer: str, weights: Iterable[Tensor]) -> int:
+    """What an optimizer keeps of these weights beside them and their gradients."""
+    if optimizer == "adafactor":  # means over the rows and the columns of a table, and all of a vector
+        counts = [(w.numel(), *w.shape[-2:]) for w in weights]
+        return 4 * sum(n if len(sides) < 2 else n // sides[0] + n // sides[1] for n, *sides in counts)
+    return {"adamw": 8, "adamw8bit": 2, "prodigy": 16}[optimizer] * sum(w.numel() for w in weights)
+
+
 def learning_rate(optim: OptimConfig, step: int) -> float:
-    """Linear warm-up, constant, then a cosine down to zero from `cosine_from` of the stage's steps on."""
+    """Of a step of the stage, from 0: linear warm-up, then optim.schedule; as transformers' get_scheduler."""
     rate = optim.lr * min(1.0, (step + 1) / max(1, optim.warmup))
+    done = max(0.0, (step - optim.warmup) / max(1, optim.steps - optim.warmup))
+    if optim.schedule == "linear":
+        return rate * max(0.0, 1 - done)
+    if optim.schedule == "cosine":
+        return rate * _half_cosine(done)
+    if optim.schedule == "cosine_with_restarts":
+        return rate * _half_cosine(done * optim.cycles % 1.0) if done < 1 else 0.0
     start = optim.cosine_from * optim.steps
-    if step > start:
-        rate *= 0.5 * (1 + math.cos(math.pi * (step - start) / max(1.0, optim.steps - start)))
-    return rate
+    return rate * (_half_cosine((step - start) / max(1.0, optim.steps - start)) if step > start else 1.0)
+
+
+def _half_cosine(done: float) -> float:
+    """From 1 down to 0."""
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Average:

@@ -18,6 +18,7 @@ from .errors import TrainingError
 
 # What FSDP shards by itself, where the launcher names nothing: the blocks that hold nearly all weights.
 SHARDED = ("SpatialTransformer", "TemporalTransformer", "ResBlock", "TemporalConv", "SwapAttention", "Resampler")
+WHOLE = ("Adafactor", "Prodigy")  # optimizers that look at a whole weight, or at all of them
 PATIENCE = datetime.timedelta(hours=6)  # how long processes wait for the first one, while it validates or encodes
 
 
@@ -71,6 +72,11 @@ def prepare(made, module: nn.Module, optimizer: torch.optim.Optimizer):
     if plugin is not None:
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
+        if type(optimizer).__name__ in WHOLE:
+            raise TrainingError(
+                f"optim.optimizer {type(optimizer).__name__.lower()} needs whole weights; launch without FSDP, or set "
+                "optim.optimizer = 'adamw'."
+            )
         present = {type(m).__name__ for m in module.modules()}
         plugin.transformer_cls_names_to_wrap = [name for name in SHARDED if name in present]
         plugin.set_auto_wrap_policy(module)

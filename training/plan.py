@@ -15,6 +15,7 @@ from ..model_patches import UNetConfig, VideoUNet
 from . import lora, models
 from .config import RunConfig, StageConfig
 from .live import Live
+from .optimizer import state_bytes
 from .start import Start
 from .super_resolution import activations as upscaler
 
@@ -121,12 +122,13 @@ def plan(
     if stage.model.lora is not None:
         lora.inject(unet, stage.model.lora, 0)
     learns = models.trainable(unet, stage)
-    trained = sum(p.numel() for n, p in unet.named_parameters() if n in learns)
+    trains = [p for n, p in unet.named_parameters() if n in learns]
+    trained, state = sum(p.numel() for p in trains), state_bytes(stage.optim.optimizer, trains)
     frozen = sum(p.numel() for p in unet.parameters()) - trained
     kept = sum(p.numel() for n, p in unet.named_parameters() if n in changed and n not in learns)
     clips = _clips(stage, processes)
     active = activations(network, stage, models.DTYPES[config.precision], clips)
-    return _table(config, stage, trained, frozen, kept, clips, active)
+    return _table(config, stage, trained, frozen, kept, clips, active, state)
 
 
 def plan_upscaler(config: RunConfig, stage: StageConfig, processes: int = 1) -> dict[str, float]:
@@ -135,7 +137,8 @@ def plan_upscaler(config: RunConfig, stage: StageConfig, processes: int = 1) -> 
     learns = upscaler.trained(stage)
     count, averaged = (sum(p.numel() for p in m.parameters()) for m in (learns, learns["network"]))
     active = upscaler.activations(stage, models.DTYPES[config.precision], clips)
-    return _table(config, stage, count, 0, 0, clips, active, averaged)
+    state = state_bytes(stage.optim.optimizer, list(learns.parameters()))
+    return _table(config, stage, count, 0, 0, clips, active, state, averaged)
 
 
 def _clips(stage: StageConfig, processes: int) -> int:
@@ -150,6 +153,7 @@ def _table(
     kept: int,
     clips: int,
     active: int,
+    state: int,
     averaged: int | None = None,
 ) -> dict[str, float]:
     averaged = trained if averaged is None else averaged
@@ -160,7 +164,7 @@ def _table(
         "trained weights, float32": trained * 4,
         f"their copies in {config.precision}": trained * half,
         "gradients, float32": trained * 4,
-        f"optimizer ({stage.optim.optimizer})": trained * (2 if stage.optim.optimizer == "adamw8bit" else 8),
+        f"optimizer ({stage.optim.optimizer})": state,
         "averaged weights, float32": averaged * 4 if stage.optim.ema else 0,
         f"activations, {clips} clip(s) a round": active,
     }

@@ -22,6 +22,8 @@ from .parallel import spread_like, whole
 if TYPE_CHECKING:
     from .trainer import Trainer
 
+# What Prodigy has found out, beside the moments: the rate it estimates, and from what.
+RATES = ("d", "d_max", "d_numerator", "d_denom", "d_hat", "k")
 Contents = dict[str, dict[str, Tensor]]
 
 
@@ -63,6 +65,9 @@ def write(trainer: Trainer, contents: Contents, result: nn.Module) -> None:
     }
     if trainer.average is not None:
         facts["born"] = {n: step for n, step in trainer.average.born.items() if step}
+    found_rates = [{k: float(group[k]) for k in RATES if k in group} for group in trainer.optimizer.param_groups]
+    if any(found_rates):
+        facts["rates"] = found_rates
     if trainer.accelerator.scaler is not None:
         facts["scaler"] = trainer.accelerator.scaler.state_dict()
     size = sum(tensor.nbytes for table in contents.values() for tensor in table.values())
@@ -112,6 +117,10 @@ def carry(trainer: Trainer, found: disk.Checkpoint) -> None:
         if name in learning:
             moment = int(value) if value.dtype == torch.int64 else spread_like(value, learning[name])
             trainer.optimizer.state[learning[name]][kind] = moment
+    rates = found.facts.get("rates", []) if of_same_kind else []
+    if len(rates) == len(trainer.optimizer.param_groups):
+        for group, kept in zip(trainer.optimizer.param_groups, rates, strict=True):
+            group.update({name: type(group.get(name, 0.0))(value) for name, value in kept.items()})
     if trainer.accelerator.scaler is not None and "scaler" in found.facts:
         trainer.accelerator.scaler.load_state_dict(found.facts["scaler"])
 
@@ -140,7 +149,7 @@ def same_recipe(found: disk.Checkpoint, config: RunConfig, origin: dict[str, str
 
 
 FREE = ("output", "threads", "device", "start")
-FREE_OPTIM = ("cosine_from", "lr", "lr_scale", "accumulate")
+FREE_OPTIM = ("cosine_from", "lr", "lr_scale", "accumulate", "schedule", "cycles")
 
 
 def _recipe(values: dict, reached: int) -> dict[str, object]:

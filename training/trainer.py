@@ -311,6 +311,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         self.optimizer.step()
+        rate *= self.optimizer.param_groups[0].get("d", 1.0)  # what Prodigy has found
         self.optimizer.zero_grad(set_to_none=True)
         self.stage_step += 1
         if self.average is not None:

@@ -31,7 +31,7 @@ from .decode import Probe
 from .records import Record
 
 INDEX = "index.jsonl"
-INDEX_VERSION = 1  # of what probing finds out
+INDEX_VERSION = 2  # of what probing finds out; 2: how frames become pictures (Probe.ways)
 CHECKSUM = "crc32"  # in a value's header
 
 
@@ -169,6 +169,7 @@ def _state(record: Record) -> dict:
 
 def _packed(probe: Probe) -> dict:
     plain = {"width": probe.width, "height": probe.height, "unit": probe.unit, "counted": probe.counted}
+    plain["ways"] = probe.ways
     return plain | {"pts": _text(probe.pts), "keys": _text(probe.keys)}
 
 

@@ -2,7 +2,7 @@
 
 `probe` reads a video's packets, of which only the first is decoded; `read_frames` gives frames by number, exactly
 (picks.py says which numbers make a clip). Times are those the file states, so a variable frame rate is no trouble.
-Frames are as a player shows them: turned upright, with square pixels.
+Frames are as a player shows them (pipelines/viewer.py): upright, with square pixels, whole, as ordinary video.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from torch import Tensor
 
 from ...model_patches.errors import is_bug
 from ...model_patches.upscaling import fit
-from ...pipelines.video_frames import CONTAINERS, pixels, shown_size
+from ...pipelines.errors import CannotShow
+from ...pipelines.video_frames import CONTAINERS
+from ...pipelines.viewer import Viewer
 from . import stills
 from .records import Record
 
@@ -49,6 +51,12 @@ class Probe:
     unit: float  # seconds one of these counts is long
     keys: np.ndarray  # numbers of the frames that decoding can start at
     counted: bool = False  # whether a frame is found by counting, because the file does not say when each is shown
+    ways: str = ""  # what is done to its frames that is not done to ordinary ones (Viewer.ways): of cached values
+
+    @property
+    def needs_neighbours(self) -> bool:
+        """Whether a frame is made from the one before it too."""
+        return "fields" in self.ways
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -78,7 +86,7 @@ def probe(record: Record) -> Probe:
             return _probe_video(record)
         width, height = stills.shown_size(source_bytes(record))
         return Probe(width, height, np.zeros(1, np.int64), 0.0, np.zeros(1, np.int64))
-    except stills.SeveralPictures as error:
+    except (stills.SeveralPictures, CannotShow) as error:
         raise Unreadable(str(error)) from error
     except FAILURES as error:
         if is_bug(error):
@@ -92,6 +100,8 @@ def read_frames(record: Record, probe: Probe, picks: Sequence[int]) -> np.ndarra
         if record.media == "image":
             return np.stack([stills.pixels(source_bytes(record))] * len(picks))
         found = _decode(record, probe, set(picks))
+    except CannotShow as error:
+        raise Unreadable(str(error)) from error
     except FAILURES as error:
         if is_bug(error):
             raise
@@ -131,29 +141,30 @@ def source_bytes(record: Record) -> bytes:
 
 
 @contextmanager
-def _opened(record: Record) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def _opened(record: Record) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, Viewer]]:
     # An absolute path: FFmpeg would take "12:30.mp4" for the address of a protocol "12".
     file = os.path.abspath(record.path) if record.size is None else io.BytesIO(source_bytes(record))
     with av.open(file, metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
         stream = container.streams.best("video")
         if stream is None:
             raise Unreadable("unreadable: it has no video stream")
-        yield container, stream
+        yield container, stream, Viewer(stream)
 
 
 def _probe_video(record: Record) -> Probe:
-    with _opened(record) as (container, stream):
+    with _opened(record) as (container, stream, viewer):
         # AVI numbers packets in the order they are stored in, which need not be the one they are shown in.
         counted = "avi" in container.format.name
         first, packets = None, []
         for packet in container.demux(stream):
             if first is None:
-                first = next(iter(_frames_of(packet)), None)
+                first = next(iter(_frames_of(packet, viewer)), None)
             if packet.size and not packet.is_discard and not packet.is_corrupt:
                 packets.append((packet.pts, packet.is_keyframe))
         if first is None:
             raise Unreadable("unreadable: no frame can be decoded")
-        width, height = shown_size(first, stream)
+        width, height = viewer.size(first)
+        ways = viewer.ways(first)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         unit = float(stream.time_base)
     stamps = [p for p, _ in packets]
@@ -161,50 +172,52 @@ def _probe_video(record: Record) -> Probe:
         count = _count(record)
         if not count:
             raise Unreadable("unreadable: no frame can be decoded")
-        return Probe(width, height, np.arange(count), 1 / rate, np.zeros(1, np.int64), counted=True)
+        return Probe(width, height, np.arange(count), 1 / rate, np.zeros(1, np.int64), True, ways)
     packets.sort()
-    return Probe(width, height, np.array(sorted(stamps)), unit, np.flatnonzero([key for _, key in packets]))
+    keys = np.flatnonzero([key for _, key in packets])
+    return Probe(width, height, np.array(sorted(stamps)), unit, keys, ways=ways)
 
 
-def _frames_of(packet: av.Packet) -> list[av.VideoFrame]:
+def _frames_of(packet: av.Packet, viewer: Viewer) -> list[av.VideoFrame]:
     try:
-        return packet.decode()
+        return viewer.decode(packet)
     except av.FFmpegError:  # a stretch without its keyframe, as a cut may begin with
         return []
 
 
 def _count(record: Record) -> int:
-    with _opened(record) as (container, stream):
+    with _opened(record) as (container, stream, viewer):
         stream.thread_type = "AUTO"
-        return sum(1 for _ in _shown(container, stream))
+        return sum(1 for _ in _shown(container, viewer))
 
 
-def _shown(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+def _shown(container: av.container.InputContainer, viewer: Viewer) -> Iterator[av.VideoFrame]:
     """Frames in the order they are shown, from where the container stands."""
-    for packet in container.demux(stream):
+    for packet in container.demux(viewer.stream):
         # What the file's end cuts through is no frame; the decoder would lose the one before it as well.
         if not packet.is_corrupt:
-            yield from packet.decode()
+            yield from viewer.decode(packet)
 
 
 def _decode(record: Record, probe: Probe, wanted: set[int], seek: bool = True) -> dict[int, np.ndarray]:
     """Frames by number, as many of the wanted ones as there are."""
     number = {} if probe.counted else {int(p): k for k, p in enumerate(probe.pts)}
     found: dict[int, np.ndarray] = {}
-    with _opened(record) as (container, stream):
+    first = max(0, min(wanted) - probe.needs_neighbours)
+    with _opened(record) as (container, stream, viewer):
         stream.thread_type = "AUTO"
-        start = probe.keys[probe.keys <= min(wanted)]
+        start = probe.keys[probe.keys <= first]
         seek = seek and len(start) > 0 and start[-1] > 0
         if seek:
             container.seek(int(probe.pts[start[-1]]), stream=stream)
-        for count, frame in enumerate(_shown(container, stream)):
+        for count, frame in enumerate(viewer.whole(_shown(container, viewer))):
             k = count if probe.counted else number.get(frame.pts, -1)
-            if seek and count == 0 and not 0 <= k <= min(wanted):
+            if seek and count == 0 and not 0 <= k <= first:
                 break  # the file's index leads astray: from its beginning, then
             if k in wanted:
                 if frame.is_corrupt:
                     raise Unreadable(f"unreadable: frame {k} is damaged")
-                found[k] = pixels(frame, shown_size(frame, stream))
+                found[k] = viewer.pixels(frame)
             if len(found) == len(wanted):
                 return found
         else:

@@ -3,6 +3,9 @@
 Each kind of value has a key of its own, so that another T5 encodes the motion captions anew and nothing else:
 latents  content, frames taken, size, codec       text, motion  caption, encoder
 flow     content, frames taken, size, downscale   image         content, first frame, size, encoder
+
+The size is with how pixels come to it. For HDR, interlaced and some transparent videos that names what is done to them
+(Viewer.ways), so that what was cached before it was done counts for nothing; other keys are as they were.
 """
 
 from __future__ import annotations
@@ -78,7 +81,8 @@ class Encodings:
 
     def keys(self, item: Item) -> dict[str, str]:
         """Of what is made from an item's pixels."""
-        size = (RESIZE, item.bucket.height, item.bucket.width)
+        ways = item.file.probe.ways
+        size = (f"{RESIZE}+{ways}" if ways else RESIZE, item.bucket.height, item.bucket.width)
         whole = (item.file.content, item.picks, *size)
         keys = {}
         if "codec" in self.frozen:
