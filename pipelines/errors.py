@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """Input that cannot be used."""
+
+
+class CannotShow(InputError):
+    """Why a video's frames cannot become pictures: "kind: what exactly, and what to do", to be put into a sentence."""

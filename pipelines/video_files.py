@@ -137,11 +137,12 @@ def read_video(path: str | Path) -> tuple[Tensor, dict]:
     """(t, 3, h, w) in [0, 1] and the settings `write_video` stored ({} if none)."""
     import av
 
-    from .video_frames import pixels, shown_size
+    from .viewer import Viewer
 
     with av.open(str(path)) as file:
-        stream = file.streams.video[0]
-        frames = [torch.from_numpy(pixels(f, shown_size(f, stream))) for f in file.decode(stream)]
+        viewer = Viewer(file.streams.video[0])
+        decoded = (frame for packet in file.demux(viewer.stream) for frame in viewer.decode(packet))
+        frames = [torch.from_numpy(viewer.pixels(frame)) for frame in viewer.whole(decoded)]
         settings = _settings(file.metadata)
     return torch.stack(frames).permute(0, 3, 1, 2).float() / 255, settings
 

@@ -1,7 +1,6 @@
 """Videos from file to file, some frames at a time, so that memory does not depend on their length.
 
-`rewrite` decodes, changes and encodes frames (as video_frames.py shows them); their times, the sound and the metadata
-stay.
+`rewrite` decodes, changes and encodes frames (as viewer.py shows them); their times, the sound and the metadata stay.
 """
 
 from __future__ import annotations
@@ -22,14 +21,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..model_patches.files import whole
-from .errors import InputError
-from .video_frames import CONTAINERS, as_bt709, pixels, shown_size, to_yuv
+from .errors import CannotShow, InputError
+from .video_frames import CONTAINERS, as_bt709, to_yuv
+from .viewer import Viewer
 
-HDR = (16, 18)  # transfer functions: PQ, HLG
 IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # sound that players expect in an mp4
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 AAC_LAYOUTS = {1: "mono", 6: "5.1", 8: "7.1"}  # by channels
 OF_THE_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")  # not of what it shows
+TOLD = {
+    "hdr": "HDR; it becomes ordinary video, in BT.709",
+    "fields": "interlaced; the two fields of each frame become one picture",
+}  # of Viewer.ways
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,21 @@ class Shown:
 
 def survey(path: Path) -> Shown:
     """What a video shows; its first frame is decoded. Raises InputError where that cannot be."""
-    with _opened(path) as (container, stream):
-        for packet in _packets(path, container, [stream]):
-            for frame in _decoded(packet) or ():
-                size = shown_size(frame, stream)
+    with _opened(path) as (container, viewer):
+        for packet in _packets(path, container, [viewer.stream]):
+            for frame in _decoded(packet, viewer.decode) or ():
+                size = viewer.size(frame)
+                ways = viewer.ways(frame)
+                for way, what in TOLD.items():
+                    if way in ways:
+                        note(f"{path.name} is {what}.")
                 try:
-                    pixels(frame, size)
+                    viewer.pixels(frame)
                 except (av.FFmpegError, ValueError) as error:
                     raise InputError(
                         f"{path} has frames that cannot be converted ({frame.format.name}); save it as H.264."
                     ) from error
-                return Shown(*size, stream.frames or None)
+                return Shown(*size, viewer.stream.frames or None)
     raise InputError(f"{path} has no frame that can be decoded; give a whole video.")
 
 
@@ -71,26 +78,28 @@ def rewrite(
 
     size: (width, height), even. The target is there whole, or not at all and what was there stays. Raises InputError.
     """
-    with _opened(source) as (container, stream), _written(target) as out:
+    with _opened(source) as (container, viewer), _written(target) as out:
+        stream = viewer.stream
         out.metadata.update({k.lower(): v for k, v in container.metadata.items() if k.lower() not in OF_THE_FILE})
-        clock = Clock(container, stream)
+        clock = Clock(container, viewer)
         video = Video(out, stream, size, crf)
         tracks = {track.index: _sound(out, track, clock.start) for track in container.streams.audio}
         tracks = {index: track for index, track in tracks.items() if track is not None}
-        if stream.codec_context.color_trc in HDR:
-            note(f"{source.name} is HDR; its colours are taken for those of ordinary video, and come out flat.")
         if container.streams.subtitles:
             note(f"the subtitles of {source.name} are not kept.")
 
+        def shown_frames() -> Iterator[av.VideoFrame]:
+            for packet in _packets(source, container, [stream, *(container.streams[i] for i in tracks)]):
+                if packet.stream.index in tracks:  # its `stream_index` is 0 where it is the one that empties a decoder
+                    tracks[packet.stream.index].take(packet)
+                else:
+                    yield from clock.frames(packet)
+
         waiting: list[tuple[int, np.ndarray]] = []  # when, what
-        for packet in _packets(source, container, [stream, *(container.streams[i] for i in tracks)]):
-            if packet.stream_index in tracks:
-                tracks[packet.stream_index].take(packet)
-                continue
-            for time, frame in clock.frames(packet):
-                waiting.append((time, pixels(frame, (shown.width, shown.height))))
-                if len(waiting) == chunk:
-                    _pass_on(waiting, change, video)
+        for frame in viewer.whole(shown_frames()):
+            waiting.append((frame.pts, viewer.pixels(frame, (shown.width, shown.height))))
+            if len(waiting) == chunk:
+                _pass_on(waiting, change, video)
         if waiting:
             _pass_on(waiting, change, video)
         if clock.damaged:
@@ -117,7 +126,7 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Viewer]]:
     try:
         # An absolute path: FFmpeg would take "12:30.mp4" for the address of a protocol "12".
         options = {"format_whitelist": CONTAINERS}
@@ -131,7 +140,10 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
         if stream is None or stream.codec_context is None:
             raise InputError(f"{path} has no video in it that can be decoded; give a file with a video stream.")
         stream.thread_type = "AUTO"
-        yield container, stream
+        try:
+            yield container, Viewer(stream)
+        except CannotShow as error:
+            raise InputError(f"{path} cannot be shown; {error}.") from error
 
 
 def _reason(error: Exception) -> str:
@@ -145,10 +157,12 @@ def _packets(path: Path, container: av.container.InputContainer, streams: Sequen
         raise InputError(f"{path} cannot be read to its end ({_reason(error)}); copy or save it again.") from error
 
 
-def _decoded(packet: av.Packet) -> list[av.VideoFrame] | list[av.AudioFrame] | None:
+def _decoded(
+    packet: av.Packet, decode: Callable[[av.Packet], list] = av.Packet.decode
+) -> list[av.VideoFrame] | list[av.AudioFrame] | None:
     """Frames of a packet; None: it is damaged, of a stretch without its keyframe, or cut through by the file's end."""
     try:
-        return None if packet.is_corrupt else packet.decode()
+        return None if packet.is_corrupt else decode(packet)
     except av.FFmpegError:
         return None
 
@@ -156,7 +170,8 @@ def _decoded(packet: av.Packet) -> list[av.VideoFrame] | list[av.AudioFrame] | N
 class Clock:
     """When frames are shown, in the file's units from its start on: each later than the one before."""
 
-    def __init__(self, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+    def __init__(self, container: av.container.InputContainer, viewer: Viewer) -> None:
+        self.decode, stream = viewer.decode, viewer.stream
         self.start = Fraction(container.start_time or 0, av.time_base)  # seconds
         self.late = round(self.start / stream.time_base)
         self.step = max(1, round(1 / (_rate(stream) * stream.time_base)))
@@ -166,12 +181,13 @@ class Clock:
         self.newest, self.length = -1, 0  # the packet shown last, and how long
         self.damaged = 0  # packets
 
-    def frames(self, packet: av.Packet) -> Iterator[tuple[int, av.VideoFrame]]:
+    def frames(self, packet: av.Packet) -> Iterator[av.VideoFrame]:
+        """Of a packet, each with its time as its `pts`."""
         if packet.pts is not None and packet.pts > self.newest:
             self.newest, self.length = packet.pts, packet.duration or 0
         if self.store is not None and packet.dts is not None:
             self.store.append(packet.dts)
-        frames = _decoded(packet)
+        frames = _decoded(packet, self.decode)
         self.damaged += frames is None
         for frame in frames or ():
             if self.store is None:
@@ -184,7 +200,8 @@ class Clock:
                 self.last += self.step
             else:
                 self.last = max(stamp - self.late, self.last + 1)
-            yield self.last, frame
+            frame.pts = self.last
+            yield frame
 
 
 def _rate(stream: av.VideoStream) -> Fraction:

@@ -210,6 +210,7 @@ def _decode(record: Record, probe: Probe, wanted: set[int], seek: bool = True) -
         seek = seek and len(start) > 0 and start[-1] > 0
         if seek:
             container.seek(int(probe.pts[start[-1]]), stream=stream)
+        count = -1
         for count, frame in enumerate(viewer.whole(_shown(container, viewer))):
             k = count if probe.counted else number.get(frame.pts, -1)
             if seek and count == 0 and not 0 <= k <= first:
@@ -221,5 +222,7 @@ def _decode(record: Record, probe: Probe, wanted: set[int], seek: bool = True) -
             if len(found) == len(wanted):
                 return found
         else:
-            return found
+            if not seek or count >= 0:
+                return found
+            # Behind the last keyframe, where a transport stream may be led to: the same.
     return _decode(record, probe, wanted, seek=False)
