@@ -170,6 +170,15 @@ class ContinuationConfig:
 
 
 @dataclass(frozen=True)
+class PromptConfig:
+    """What one wants to see at every validation: `[[output.prompts]]`."""
+
+    text: str = ""
+    motion: str | None = None  # None: the text serves for both
+    picture: UserPath | None = None  # the first frame, for networks that animate one
+
+
+@dataclass(frozen=True)
 class OutputConfig:
     folder: UserPath = "runs/tiny"
     checkpoint_every: int = 500
@@ -179,6 +188,7 @@ class OutputConfig:
     validation_clips: int = 32
     validation_steps: int = 8  # of the sampler
     guidance_scale: float = 2.0
+    prompts: tuple[PromptConfig, ...] = ()  # shown beside the validation clips
     log_every: int = 20
     loggers: tuple[str, ...] = ("tensorboard",)  # tensorboard | wandb; metrics.jsonl is always written
 

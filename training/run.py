@@ -55,6 +55,8 @@ def train(config: RunConfig, *, resume: bool = True) -> Trainer:
             log = Log(folder, trainer.step, config.output.loggers, trainer.say) if trainer.main else None
         if log is not None:
             stack.callback(log.close)
+        if trainer.step == 0 and trainer.validation:
+            _validate(trainer, log)  # what is there before anything is learnt
         stop = stack.enter_context(Stop())
         bar = stack.enter_context(tqdm(total=config.steps, initial=trainer.step, disable=not trainer.main, unit="step"))
         while not trainer.done and not stop.asked:
@@ -125,8 +127,9 @@ def _validate(trainer: Trainer, log: Log | None) -> None:
     if problem is not None:
         tqdm.write(f"step {trainer.step}: validation failed, training goes on: {problem}")
         return
-    shown = {"loss": losses["loss"], **({"flow": losses["flow"]} if "flow" in losses else {}), **scores}
-    tqdm.write(f"step {trainer.step}: validation " + ", ".join(f"{k} {v:.3f}" for k, v in shown.items()))
+    shown = {**{name: losses[name] for name in ("loss", "flow") if name in losses}, **scores}
+    told = ", ".join(f"{k} {v:.3f}" for k, v in shown.items()) or "your prompts"
+    tqdm.write(f"step {trainer.step}: validation {told}, see {sheet}")
     log.write(trainer.step, validation_loss=losses, validation=scores)
     if sheet is not None:
         log.picture(trainer.step, "validation", sheet)

@@ -31,6 +31,7 @@ from .encode import FrozenEncoders
 from .errors import TrainingError
 from .optimizer import Average, learning_rate, make_optimizer
 from .parallel import accelerator, of_every_process, prepare, whole
+from .prompts import read_prompts
 from .start import Start
 from .step import Continued, Draws, Learner, draw, generator
 from .validation import Validation
@@ -145,7 +146,7 @@ class Trainer:
         self.saved |= {f"trained.{n}" for n, _ in learner.trained.named_parameters()}
         self._begin(learner, found, self._takes_stills(learns, encoders))
         self.schedule = lru_cache(maxsize=64)(self._schedule)
-        self.validation = Validation(self.sources, stage, config.output, self.empty, config.seed)
+        self.validation = Validation(self.sources, stage, config.output, self.empty, config.seed, self.prompts)
 
     def _begin(self, learner: nn.Module, found: disk.Checkpoint | None, stills: bool) -> None:
         """What learns, over the processes; with its optimizer, averages and order of clips."""
@@ -172,6 +173,7 @@ class Trainer:
         if stage.data.cache:
             frozen = FrozenEncoders(self.config, codec, encoders, self.accelerator.device)
             self.empty = {n: getattr(frozen, n)("")[None].float() for n in ("text", "motion") if n in encoders}
+        self.prompts = read_prompts(self.config.output.prompts, stage.data, network, frozen)
         sources = open_sources(
             self.config,
             replace(stage, data=replace(stage.data, frames=stage.data.frames + self.reach)),

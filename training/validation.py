@@ -1,34 +1,42 @@
 """Seeing a run learn: the same clips, noise and timesteps every time.
 
 The loss is measured at fixed timesteps on clips kept out of training, so that two numbers of one run can be compared;
-and first frames of such clips are brought to life with fixed noise, as one mp4 and one sheet.
+and first frames of such clips, and prompts of one's own, are brought to life with fixed noise, on a sheet beside the
+truth.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..pipelines.image_to_video import reads_picture
 from ..pipelines.sampling import Prompt, sample
-from ..pipelines.sheets import clip_sheet
+from ..pipelines.sheets import comparison_sheet, spaced
 from ..pipelines.video_files import write_video
-from .batch import Batch
+from .batch import Batch, Bucket
 from .config import OutputConfig, StageConfig
 from .data.source import Source
 from .data.tiny_measure import psnr
 from .evaluation.demo import wall
+from .prompts import Asked
 from .step import Draws, Learner, generator
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 AT_ONCE = 8  # clips
 SHOWN = 12
+ACROSS = 4  # frames of a clip on the sheet
 
 
 class Validation:
-    """Validation clips of a stage. empty: tokens of the empty caption by encoder, where captions come as tokens."""
+    """Validation clips of a stage, and prompts of one's own.
+
+    empty: tokens of the empty caption by encoder, where captions come as tokens.
+    """
 
     def __init__(
         self,
@@ -37,8 +45,9 @@ class Validation:
         output: OutputConfig,
         empty: dict[str, Tensor],
         seed: int,
+        prompts: Sequence[Asked] = (),
     ) -> None:
-        self.stage, self.output, self.empty, self.seed = stage, output, empty, seed
+        self.stage, self.output, self.empty, self.seed, self.prompts = stage, output, empty, seed, prompts
         self.source, self.bucket, self.examples = None, None, []
         for source in sources.values():
             examples = source.examples(output.validation_clips)
@@ -59,11 +68,13 @@ class Validation:
         return batch.window(torch.zeros(len(rows), dtype=torch.long), self.frames)
 
     def __bool__(self) -> bool:
-        return bool(self.examples)
+        return bool(self.examples or self.prompts)
 
     @torch.no_grad()
     def loss(self, learner: Learner, device: torch.device) -> dict[str, float]:
         """The mean loss at each quantile of the timesteps, nothing dropped; keys "loss", "loss@0.1" …"""
+        if not self.examples:
+            return {}
         schedule = self.stage.noise.build(self.frames, self.bucket.height, self.bucket.width)
         # Every clip by itself counts alike, whatever is read at once.
         sums: dict[str, float] = {}
@@ -84,37 +95,74 @@ class Validation:
 
     @torch.no_grad()
     def sample(self, learner: Learner, device: torch.device, step: int, folder: Path) -> tuple[dict[str, float], Path]:
-        """Clips of fixed noise; measures, and the sheet. The mp4 lies beside it under the same name."""
+        """Clips of fixed noise; measures, and the sheet: first frame, truth, sample. mp4s lie beside it.
+
+        The mp4 of validation clips shows truth and sample side by side.
+        """
+        sheet, rows, captions, scores = folder / f"step-{step:09d}.png", [], [], {}
+        if self.examples:
+            clips, true = self._examples(learner, device)
+            scores = self._measured(clips, true)
+            captions = [e.motion for e in self.examples[:SHOWN]]
+            rows = [[t[:1], spaced(t, ACROSS), spaced(c, ACROSS)] for c, t in zip(clips[:SHOWN], true, strict=False)]
+            pairs = torch.cat([true, clips], -1)[:SHOWN]
+            write_video(sheet.with_suffix(".mp4"), wall(pairs), 8, settings={"step": step, "captions": captions})
+        asked = [self._asked(learner, device, number) for number in range(len(self.prompts))]
+        if asked:
+            own = [prompt.caption for prompt in self.prompts]
+            rows += [
+                [None if p.picture is None else p.picture[None], None, spaced(clip, ACROSS)]
+                for p, clip in zip(self.prompts, asked, strict=True)
+            ]
+            settings = {"step": step, "captions": own}
+            write_video(sheet.with_name(f"{sheet.stem}-prompts.mp4"), wall(torch.stack(asked)), 8, settings=settings)
+            captions = [*captions, *(f"your prompt: {caption}" for caption in own)]
+        heads = ["first frame", "truth", "sample"]
+        used = [k for k in range(3) if any(row[k] is not None for row in rows)]
+        if not reads_picture(learner.unet.config) and 0 in used:
+            used.remove(0)
+        rows = [[row[k] for k in used] for row in rows]
+        title = f"step {step}: clips kept out of training" if self.examples else f"step {step}"
+        comparison_sheet(sheet, rows, captions, heads=[heads[k] for k in used], title=title)
+        return scores, sheet
+
+    def _examples(self, learner: Learner, device: torch.device) -> tuple[Tensor, Tensor]:
+        """(b, t, 3, h, w) of all validation clips: made, and true."""
         made, truth = [], []
         for rows in self._rows():
-            batch = self._batch(rows)
-            clips, true = self._clips(learner, batch.to(device), rows)
+            clips, true = self._clips(learner, self._batch(rows).to(device), self.bucket, [("sample", r) for r in rows])
             made.append(clips)
             truth.append(true)
-        clips, true = torch.cat(made), torch.cat(truth)
+        return torch.cat(made), torch.cat(truth)
+
+    def _measured(self, clips: Tensor, true: Tensor) -> dict[str, float]:
         scores = {
             "first_frame_psnr": psnr(clips[:, 0], true[:, 0]).mean().item(),
             "video_psnr": psnr(clips, true).mean().item(),
         }
         if hasattr(self.source, "measure"):
             scores |= self.source.measure(clips, [e.index for e in self.examples])
-        captions = [e.motion for e in self.examples[:SHOWN]]
-        sheet = folder / f"step-{step:09d}.png"
-        clip_sheet(sheet, clips[:SHOWN], captions, title=f"step {step}: clips kept out of training")
-        write_video(sheet.with_suffix(".mp4"), wall(clips[:SHOWN]), 8, settings={"step": step, "captions": captions})
-        return scores, sheet
+        return scores
 
-    def _clips(self, learner: Learner, batch: Batch, rows: list[int]) -> tuple[Tensor, Tensor]:
-        """(b, t, 3, h, w) in [0, 1] made, and the true ones, as the codec shows them."""
+    def _asked(self, learner: Learner, device: torch.device, number: int) -> Tensor:
+        """(t, 3, h, w) of one of one's own prompts."""
+        prompt = self.prompts[number]
+        made, _ = self._clips(learner, prompt.batch.to(device), prompt.bucket, [("prompt", number)])
+        return made[0]
+
+    def _clips(
+        self, learner: Learner, batch: Batch, bucket: Bucket, noise_of: Sequence[tuple]
+    ) -> tuple[Tensor, Tensor]:
+        """(b, t, 3, h, w) in [0, 1] made, and the true ones, as the codec shows them. noise_of: each clip's seed."""
         unet, codec = learner.unet, learner.frozen["codec"]
         latents, frames = learner.latents(batch)
         shape = latents.shape[1:]
-        keep = torch.zeros(len(rows), dtype=torch.bool, device=latents.device)
+        keep = torch.zeros(len(batch), dtype=torch.bool, device=latents.device)
         tokens = learner.image_tokens(batch, keep)
         blank = None
         if tokens is not None and learner.dropout.image_means == "grey":
             blank = learner.image_tokens(batch, ~keep)
-        empty = [""] * len(rows)
+        empty = [""] * len(batch)
         config = unet.config
         prompt = Prompt(
             text=learner.tokens("text", batch.text),
@@ -126,12 +174,12 @@ class Validation:
             uncond_image_tokens=blank,
             frame_rate=None if batch.frame_rate is None else float(batch.frame_rate[0]),
         )
-        noise = [torch.randn((frames, *shape), generator=generator(self.seed, "sample", r)) for r in rows]
+        noise = [torch.randn((frames, *shape), generator=generator(self.seed, *seed)) for seed in noise_of]
         noise = torch.cat(noise).to(latents)
         schedule = self.stage.noise
         made = sample(
             unet,
-            schedule.build(frames, self.bucket.height, self.bucket.width),
+            schedule.build(frames, bucket.height, bucket.width),
             prompt,
             noise,
             frames,
