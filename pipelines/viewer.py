@@ -57,6 +57,8 @@ class Viewer:
         now = self.context.color_trc, self.context.color_primaries
         transfer, primaries = (s if n in UNSTATED else n for n, s in zip(now, self.stated, strict=True))
         if transfer not in (hdr.PQ, hdr.HLG):
+            if transfer in UNSTATED and any(data.type.name == "DOVI_METADATA" for data in frame.side_data):
+                raise CannotShow("hdr: Dolby Vision without a base picture, as in its profile 5; save it as HDR10")
             return None
         matrix = frame.colorspace
         if frame.format.is_rgb:

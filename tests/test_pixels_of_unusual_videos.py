@@ -8,6 +8,7 @@ What is expected comes from the standards' published numbers, written down here 
 import csv
 import io
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -272,6 +273,28 @@ def test_hdr_that_cannot_be_read_is_named(capsys, model, tmp_path):
     code, _, err = run(capsys, root / "ictcp.mkv", tmp_path / "out.mp4", "--model", model)
     assert code == 2
     assert "ictcp.mkv cannot be shown; hdr: its colours are stored by matrix 14" in err
+
+
+def test_dolby_vision_without_a_base_picture_is_named(tmp_path):
+    """No encoder at hand writes it: a plain frame that says what its decoder says of it."""
+
+    class Dolby:
+        side_data = (SimpleNamespace(type=SimpleNamespace(name="DOVI_METADATA")),)
+
+        def __getattr__(self, name):
+            return getattr(plain, name)
+
+    for tags, is_named in (((UNSTATED, UNSTATED, UNSTATED, 2), True), ((BT2020, HLG, BT2020, 1), False)):
+        path = write(tmp_path / "a.mkv", "libx264", [of_numbers((573, 512, 512))] * 2, tags=tags)
+        with av.open(str(path)) as file:
+            viewer = Viewer(file.streams.video[0])
+            plain = next(frame for packet in file.demux(viewer.stream) for frame in viewer.decode(packet))
+            assert viewer.ways(plain) == ("" if is_named else "hdr/1")
+            if is_named:
+                with pytest.raises(CannotShow, match="hdr: Dolby Vision without a base picture"):
+                    viewer.ways(Dolby())
+            else:
+                assert viewer.ways(Dolby()) == "hdr/1"
 
 
 # -- interlaced --------------------------------------------------------------------------------------------------------
