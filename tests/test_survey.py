@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from html.parser import HTMLParser
 
 import av
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dreamfactory.cli import main
 from dreamfactory.model_patches import load_unet
@@ -250,3 +251,65 @@ def test_what_is_no_start_is_one_sentence(other, tmp_path):
     with pytest.raises(TrainingError, match="is a run that trained a LoRA"):
         begun(f"start.network={lora}", f"output.folder={tmp_path / 'new'}")
     assert load_unet(other / "unet.safetensors")  # nothing of it was touched
+
+
+# -- going on with data and encoders that are not as they were --------------------------------------------------------
+
+
+def on_clips(folder, out, *more):
+    return load_run("tiny", [*settings(folder, out), "optim.steps=1", *more])
+
+
+def change_captions(folder):
+    (folder / "a.txt").write_text("another caption")
+
+
+def change_a_clip(folder):
+    """Under its name: as long, of the same size and rate, and in as many bytes."""
+    data = bytearray((folder / "b.mp4").read_bytes())
+    at = data.find(b"mdat") + 40
+    data[at : at + 4] = bytes(255 - x for x in data[at : at + 4])
+    (folder / "b.mp4").write_bytes(data)
+
+
+def move_it(folder):
+    return folder.rename(folder.with_name("elsewhere"))
+
+
+CHANGES = {
+    change_captions: "the captions of mine",
+    change_a_clip: "the contents of mine",
+    lambda folder: (folder / "c.mp4").unlink(): "the clips of mine",
+    move_it: None,
+}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("change", CHANGES, ids=["captions", "contents", "clips", "moved"])
+def test_a_resumed_run_says_what_of_its_data_changed(folder, tmp_path, capsys, change, cached):
+    clips = shutil.copytree(folder, tmp_path / "clips")
+    more = []
+    if cached:
+        more = [f"data.cache={tmp_path / 'cache'}"]
+        more += [f"encoders.{name}={DEMO / f'{name}_encoder'}" for name in ("text", "motion", "image")]
+    train(on_clips(clips, tmp_path / "run", *more))
+    capsys.readouterr()
+    clips = change(clips) or clips
+    train(on_clips(clips, tmp_path / "run", *more, "optim.steps=2"))
+    told = capsys.readouterr().out
+    said = [line.partition(" are not those")[0] for line in told.splitlines() if "not those this run" in line]
+    assert said == ([CHANGES[change]] if CHANGES[change] else [])
+
+
+def test_an_encoder_that_moved_is_the_same_and_another_is_not(tmp_path):
+    given = [*QUICK, f"output.folder={tmp_path / 'run'}"]
+    for name in ("text", "motion", "image"):
+        shutil.copytree(DEMO / f"{name}_encoder", tmp_path / name)
+    first = [f"encoders.{name}={DEMO / f'{name}_encoder'}" for name in ("text", "motion", "image")]
+    moved = [f"encoders.{name}={tmp_path / name}" for name in ("text", "motion", "image")]
+    train(load_run("tiny", [*given, *first]))
+    assert train(load_run("tiny", [*given, *moved, "optim.steps=3"])).step == 3
+    weights = load_file(tmp_path / "motion" / "model.safetensors")
+    save_file({k: w + 1e-3 for k, w in weights.items()}, tmp_path / "motion" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TrainingError, match=r"holds a run with another encoders\.motion"):
+        train(load_run("tiny", [*given, *moved, "optim.steps=4"]))

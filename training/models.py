@@ -11,6 +11,7 @@ from torch import nn
 
 from ..model_patches import UNetConfig, VideoUNet
 from ..model_patches.compose import apply_patch
+from ..model_patches.files import fingerprint
 from ..model_patches.parts import part_of
 from ..model_patches.warm_start import check_extends, extend
 from ..pipelines.bundle import DEMO, load_vae
@@ -171,6 +172,16 @@ def encoder_options(config: RunConfig, name: str, network: UNetConfig) -> dict[s
     if name == "image":
         return {"features": config.encoders.image_features or network.image_projector.reads}
     return {"layer": config.encoders.text_layer} if name == "text" else {}
+
+
+def encoder_marks(config: RunConfig) -> dict[str, str]:
+    """What encoders hold, by name: the same one under another path has the same mark."""
+    found = {}
+    for name in ("codec", "text", "motion", "image"):
+        where = getattr(config.encoders, name)
+        path = DEMO / "codec.safetensors" if where == "demo" else Path(where)
+        found[name] = fingerprint(path) if where != "fresh" and path.exists() else where
+    return found
 
 
 def elsewhere(config: RunConfig, network: UNetConfig) -> dict[str, str | dict]:

@@ -62,6 +62,7 @@ def write(trainer: Trainer, contents: Contents, result: nn.Module) -> None:
         "ends_stage": trainer.stage_done,
         "origin": trainer.origin,
         "data": trainer.data_marks,
+        "encoders": models.encoder_marks(trainer.config),
     }
     if trainer.average is not None:
         facts["born"] = {n: step for n, step in trainer.average.born.items() if step}
@@ -134,6 +135,16 @@ def same_recipe(found: disk.Checkpoint, config: RunConfig, origin: dict[str, str
         )
     begun = RunConfig.from_dict(found.config).to_dict()  # an older one lacks settings that came later
     saved, now = _recipe(begun, found.stage), _recipe(config.to_dict(), found.stage)
+    marks = models.encoder_marks(config)
+    for name, mark in found.facts.get("encoders", {}).items():
+        key = f"encoders.{name}"
+        if mark == marks[name]:  # the same, wherever it lies now
+            saved[key] = now[key]
+        elif saved[key] == now[key]:
+            raise TrainingError(
+                f"{found.path.parent.parent} holds a run with another {key}: what {now[key]} holds has changed since; "
+                "choose another output.folder, or put back what was there."
+            )
     for name in {**saved, **now}:
         if saved.get(name) != now.get(name):
             raise TrainingError(
@@ -146,6 +157,19 @@ def same_recipe(found: disk.Checkpoint, config: RunConfig, origin: dict[str, str
             f"{found.path.parent.parent} has done {found.facts['stage_step']} steps of stage {stage.name!r} already; "
             f"optim.steps {stage.optim.steps} must be at least that."
         )
+
+
+def changed_data(before: Mapping, now: Mapping) -> list[str]:
+    """What of a run's data changed since its checkpoint, by source: "the captions of mine"."""
+    found = []
+    for name, marks in now.items():
+        old = before.get(name, {})
+        old = {"clips": old} if isinstance(old, str) else old  # of checkpoints from before there were more
+        changed = [kind for kind, mark in marks.items() if kind in old and old[kind] != mark]
+        if "clips" in changed or (marks and not old):
+            changed = ["clips"]  # others have other captions, too
+        found += [f"the {kind.partition(',')[0]} of {name}" for kind in changed]
+    return found
 
 
 FREE = ("output", "threads", "device", "start")

@@ -98,8 +98,9 @@ class Trainer:
         if found is not None:
             state.same_recipe(found, self.config, self.origin)
         self.enter(found)
-        if found is not None and found.stage == self.stage_index and found.facts["data"] != self.data_marks:
-            self.say("the clips are not those this run was begun with; it goes on with what is there")
+        if found is not None and found.stage == self.stage_index:
+            for changed in state.changed_data(found.facts["data"], self.data_marks):
+                self.say(f"{changed} are not those this run was begun with; it goes on with what is there")
         return found is not None
 
     def enter(self, found: disk.Checkpoint | None) -> None:
@@ -186,7 +187,7 @@ class Trainer:
             readers={n: encoders[n] for n in ("text", "motion") if n in encoders},
             say=self.say,
         )
-        self.data_marks = {name: getattr(source, "mark", "") for name, source in sources.items()}
+        self.data_marks = {n: getattr(s, "marks", {}) for n, s in sources.items()} if self.main else {}
         self.accelerator.wait_for_everyone()
         made_up = any(None in source.counts.values() for source in sources.values())
         if frozen is not None and not made_up:

@@ -10,6 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from .decode import Unreadable
 from .encode import TRAINED, Encoders, Encodings, Item, encode_all
 from .flow import opencv
 from .picks import choose_frames
-from .probing import Probed, probe_all
+from .probing import Probed, ends_of, probe_all
 from .records import LeftOut, nothing_usable, read_records
 from .report import dataset_rms
 from .source import Example
@@ -129,10 +130,20 @@ class VideoSource:
         chosen = [choose_frames(file.probe, bucket.frames, fps, stride, w, windows) for w in range(windows)]
         return [Item(file, bucket, picks) for picks in dict.fromkeys(tuple(c) for c in chosen if c)]
 
-    @property
-    def mark(self) -> str:
-        """Of the clips that train and those kept out: another one says that the data changed."""
-        return key_of(*([i.file.record.name, str(i.bucket)] for i in self.items()))
+    @cached_property
+    def marks(self) -> dict[str, str]:
+        """Of what trains and what is kept out: another one says that it changed since a checkpoint was written.
+
+        Contents are told by a cache's hash of them, without a cache by length and both ends of each file.
+        """
+        items = self.items()
+        by = "whole" if self.cache is not None else "ends"  # they do not compare
+        files = sorted({item.file.record.name: item.file for item in items}.items())
+        return {
+            "clips": key_of(*([i.file.record.name, str(i.bucket)] for i in items)),
+            "captions": key_of(*([name, file.record.text, file.record.motion] for name, file in files)),
+            f"contents, {by}": key_of(*([name, file.content or ends_of(file.record)] for name, file in files)),
+        }
 
     def items(self) -> list[Item]:
         """Every clip, of training and validation."""

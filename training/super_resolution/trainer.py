@@ -76,7 +76,7 @@ class UpscalerTrainer(Trainer):
             first=self.accelerator.main_process_first,
             say=self.say,
         )
-        self.data_marks = {name: getattr(source, "mark", "") for name, source in self.sources.items()}
+        self.data_marks = {n: getattr(s, "marks", {}) for n, s in self.sources.items()} if self.main else {}
         self.accelerator.wait_for_everyone()
         self._begin(learner.train(), found, stills=True)
         self.validation = Validation(self.sources, stage, config.output, config.seed)
