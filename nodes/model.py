@@ -29,6 +29,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import comfy.conds
@@ -55,6 +56,7 @@ from .errors import NodeError
 from .folders import read_file
 from .known import is_known, known_rows
 from .sampling import VideoSampling, by_frame
+from .tell import tell
 from .windows import PREFIX, cut_hints_by_window, frames_of
 
 ON_LOAD = comfy.patcher_extension.CallbacksMP.ON_LOAD
@@ -343,6 +345,11 @@ def load_video_model(
         raise NodeError(f"{path} does not say with which noise schedule it was trained; save it with its schedule.")
     if report is not None:
         logging.info("DreamFactory: %s read as %s weights: %s", path, report.source, report)
+        if report.guessed:
+            tell(
+                f"{Path(path).name} does not say which release it is ({' and '.join(report.guessed)} are guessed); "
+                "choose it in Load Video UNet's release."
+            )
     trained = ScheduleConfig.from_dict(schedule)
     config = _seeing(config, **seen or {})
     model = make_model(config, trained, state, dtype, str(path), latent_format, disable_dynamic)

@@ -64,7 +64,8 @@ def describe_file(path: str | Path) -> dict:
         }
     from ..model_patches.converters import convert_file_in_memory
 
-    config, schedule, _, report = convert_file_in_memory(path, header)
+    config, schedule, weights, report = convert_file_in_memory(path, header)
+    check_shapes(shapes_of(VideoUNet(config, device="meta").state_dict()), shapes_of(weights), str(path))
     return {"name": str(path), **describe(config, schedule), "source": report.to_dict()}
 
 
@@ -83,6 +84,7 @@ def readable(facts: dict) -> str:
     if facts.get("schedule"):
         lines.append("schedule:")
         lines += [f"    {k} = {v}" for k, v in facts["schedule"].items() if v is not None]
+    lines += [f"note: {note}" for note in facts.get("source", {}).get("notes", [])]
     return "\n".join(lines)
 
 

@@ -4,6 +4,10 @@ A sum over two halves is rounded otherwise than a sum over the whole, so weights
 norm; the images in the mix leave the temporal half unused on some steps.
 """
 
+import csv
+import json
+
+import av
 import pytest
 import torch
 
@@ -83,3 +87,36 @@ def test_a_batch_that_does_not_divide_is_told(one, tmp_path):
     code, output = launch(one[0], tmp_path, "optim.batch_size=3")
     assert code
     assert "optim.batch_size 3 does not divide among 2 processes" in output
+
+
+def test_what_either_process_cannot_read_is_in_the_report(tmp_path):
+    """Ten videos whose second half is gone although their tables say otherwise: found out when frames are read."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for k in range(40):
+        with av.open(str(clips / f"{k:02d}.mp4"), "w") as file:
+            stream = file.add_stream("mpeg4", 8, options={"g": "1"})
+            stream.width = stream.height = 32
+            generator = torch.Generator().manual_seed(k)
+            for _ in range(3):
+                noise = torch.randint(0, 255, (32, 32, 3), generator=generator, dtype=torch.uint8)
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(noise.numpy(), format="rgb24")))
+            file.mux(stream.encode())
+        (clips / f"{k:02d}.txt").write_text("noise")
+        if k < 10:
+            data = bytearray((clips / f"{k:02d}.mp4").read_bytes())
+            start = data.find(b"mdat") + 4
+            length = int.from_bytes(data[start - 8 : start - 4], "big") - 8
+            data[start + length // 2 : start + length] = bytes(length - length // 2)
+            (clips / f"{k:02d}.mp4").write_bytes(data)
+    file = tmp_path / "run.toml"
+    own = "[sources.mine]\npath = '" + clips.as_posix() + "'\n"
+    made_up = RUN.index("[sources.clips]"), RUN.index("[data]")
+    file.write_text(RUN[: made_up[0]] + own + RUN[made_up[1] :])
+    quick = ["data.mix={}", "data.height=32", "data.width=32", "data.validation=0", "loss.flow_weight=0.0"]
+    code, output = launch(file, tmp_path / "run", *quick, "optim.steps=12")
+    assert code == 0, output[-3000:]
+    with (tmp_path / "run" / "data" / "train" / "left_out_mine.csv").open(encoding="utf-8") as table:
+        assert sorted(row["file"] for row in csv.DictReader(table)) == [f"{k:02d}.mp4" for k in range(10)]
+    files = json.loads((tmp_path / "run" / "data" / "train" / "data_mine.json").read_text())["files"]
+    assert files == {"found": 80, "used": 30, "captions": 40, "left_out": 10}

@@ -47,7 +47,7 @@ def start(config: RunConfig, say: Callable[[str], object] = print) -> Network:
         if unet.config.predict_net:
             unet.start_predict_net()
         return _with_lora(Network(unet, set()), stage, config.seed)
-    source = Start(given).network()
+    source = Start(given).network(say)
     for path in given.patches:
         source = apply_patch(source, path)
     _rehearse(config, source.config)

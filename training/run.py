@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -17,7 +18,7 @@ from .config import RunConfig
 from .errors import TrainingError
 from .logs import METRICS, Log
 from .means import Means
-from .parallel import any_process, mean_over_processes
+from .parallel import any_process, mean_over_processes, of_every_process
 from .summary import write_summary
 from .super_resolution.trainer import UpscalerTrainer
 from .trainer import Trainer
@@ -138,13 +139,14 @@ def _validate(trainer: Trainer, log: Log | None) -> None:
 def finish(trainer: Trainer) -> None:
     """The result in the run's folder, and a summary to look at."""
     made = trainer.result()
+    failed = {name: of_every_process(trainer.accelerator, s.failures()) for name, s in trainer.sources.items()}
     if trainer.main:
         trainer.export(made, trainer.folder)
         out = trainer.deliver(made)
         with disk.disk_errors(trainer.folder, "summary"):
-            for source in trainer.sources.values():
+            for name, source in trainer.sources.items():
                 try:
-                    source.finish_report()
+                    source.finish_report(itertools.chain(*failed[name]))
                 except OSError as error:  # a table that is open elsewhere costs the table alone
                     trainer.say(f"the data report of {source.name} is not up to date: {error.strerror or error}")
             summary = write_summary(trainer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,9 +73,14 @@ class Start:
         learned = [self._checkpoint / f"{name}.safetensors" for name in LEARNED] if self._is_run else []
         return [self.file, *(path for path in learned if path.exists())]
 
-    def network(self) -> VideoUNet:
+    def network(self, say: Callable[[str], object] = print) -> VideoUNet:
         """Raises CheckpointError, TrainingError."""
         unet = load_unet(self.file, overrides=self._overrides())
+        if unet.report is not None and unet.report.guessed:
+            say(
+                f"start.network {self.file} does not say which release it is ({' and '.join(unet.report.guessed)} are "
+                f"guessed); set start.release to one of {', '.join(OVERRIDES)}"
+            )
         own = {k.removeprefix("unet."): w for k, w in self.learned.items() if k.startswith("unet.")}
         if own:
             unet.load_state_dict(own, strict=False)

@@ -17,6 +17,7 @@ class Report:
     unexpected: list[str] = field(default_factory=list)  # the source's keys that have no place here
     reshaped: list[str] = field(default_factory=list)  # our keys whose axes of size 1 came or went
     notes: list[str] = field(default_factory=list)
+    guessed: list[str] = field(default_factory=list)  # fields of config and schedule that the file does not tell
 
     def to_dict(self) -> dict:
         """Plain JSON types."""

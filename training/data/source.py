@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +43,10 @@ class Source(Protocol):
         """What a person knows a training clip by."""
         ...
 
-    def finish_report(self) -> None:
-        """Bring what is written of the source up to date, at the end of a run."""
+    def failures(self) -> list:
+        """Files that this process could not read on the way, with reasons."""
+        ...
+
+    def finish_report(self, failures: Iterable = ()) -> None:
+        """Bring what is written of the source up to date, at the end of a run. failures: of every process."""
         ...

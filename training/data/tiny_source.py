@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 import torch
@@ -63,7 +63,10 @@ class TinySource:
     def clip_name(self, bucket: Bucket, index: int) -> str:
         return f"made-up clip {index}"
 
-    def finish_report(self) -> None:
+    def failures(self) -> list:
+        return []
+
+    def finish_report(self, failures: Iterable = ()) -> None:
         """Made-up clips have none."""
 
     def example_batch(self, bucket: Bucket, indices: Sequence[int]) -> Batch:

@@ -268,10 +268,20 @@ class VideoSource:
         report.write(self, self._told)
 
     def clip_name(self, bucket: Bucket, index: int) -> str:
-        return self.train[bucket][index].file.record.name
+        """Of the clip of this number, or of the one that took its place."""
+        items = self.train[bucket]
+        turn = (items[(index + k) % len(items)] for k in range(len(items)))
+        return next((item for item in turn if item not in self._broken), items[index]).file.record.name
 
-    def finish_report(self) -> None:
-        """With all that failed meanwhile."""
+    def failures(self) -> list[LeftOut]:
+        """What this process found unreadable on the way."""
+        with self._lock:
+            return [left for left in self.left_out if left.file in self._named]
+
+    def finish_report(self, failures: Iterable[LeftOut] = ()) -> None:
+        """With all that failed meanwhile, in other processes too."""
+        known = {left.file for left in self.left_out}
+        self.left_out += [left for left in dict.fromkeys(failures) if left.file not in known]
         if self._told is not None:
             report.write(self, self._told)
 
