@@ -83,6 +83,15 @@ def test_shards_compute_in_half_precision_too(one, tmp_path):
     assert distance(final(tmp_path / "one"), final(tmp_path / "two")) < 1e-3
 
 
+def test_processes_find_each_other_without_being_told_of_the_cpu(one, tmp_path):
+    """`torchrun` alone, device "auto", on a machine without a card."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a card, which both processes would share")
+    code, output = launch(one[0], tmp_path, "device=auto", ACCELERATE_USE_CPU="false")
+    assert code == 0, output[-3000:]
+    assert distance(one[1], final(tmp_path)) < 1e-5
+
+
 def test_a_batch_that_does_not_divide_is_told(one, tmp_path):
     code, output = launch(one[0], tmp_path, "optim.batch_size=3")
     assert code

@@ -39,6 +39,8 @@ def accelerator(config: RunConfig):
             torch.cuda.set_device(device)
     if config.precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
         raise TrainingError("precision fp16 needs a GPU, whose small gradients are scaled; choose bf16 or fp32.")
+    # Accelerate overlooks other processes on a machine without a card, unless it is told to use the CPU.
+    cpu = device == "cpu" or (device == "auto" and not _has_card())
     precision = {"fp32": "no"}.get(config.precision, config.precision)
     handlers = [
         # A step may leave branches unused: still images the temporal half, an absent first frame the adapter.
@@ -46,11 +48,16 @@ def accelerator(config: RunConfig):
         InitProcessGroupKwargs(timeout=PATIENCE),
     ]
     try:
-        made = Accelerator(mixed_precision=precision, cpu=device == "cpu", kwargs_handlers=handlers)
+        made = Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=handlers)
     except ValueError as error:
         raise TrainingError(f"precision {config.precision} does not go with this device: {error}") from error
     _shard(made)
     return made
+
+
+def _has_card() -> bool:
+    known = getattr(torch, "accelerator", None)  # torch 2.6 and later
+    return known.is_available() if known else torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def _shard(made) -> None:
