@@ -213,6 +213,8 @@ class UNetConfig:
                 f"num_heads is {self.num_heads} and head_dim {self.head_dim}; set exactly one of them "
                 "(SD 1.5: num_heads 8; SD 2.1: head_dim 64)."
             )
+        if self.model_channels % self.norm_groups:  # as wide as the first convolution makes it
+            raise ConfigError(f"{self.model_channels} channels do not divide into norm_groups {self.norm_groups}.")
         for channels in {self.model_channels * m for m in self.channel_mult}:
             if channels > WIDEST:
                 raise ConfigError(f"model_channels times channel_mult is {channels:,}; expected {WIDEST:,} at most.")

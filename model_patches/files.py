@@ -39,8 +39,10 @@ PARTS_FIELD = "dreamfactory.parts"
 MAX_HEADER = 2**24  # bytes
 MAX_ITEMS = 500_000  # entries of lists and objects
 MAX_RANK = 16  # dimensions of a weight
+MAX_NAME = 500  # characters of a weight's
 MAX_SETTINGS = 20_000  # entries of a config or schedule
 MAX_JSON = 2**22  # bytes of a file of settings
+LONGEST_KIND = 20  # characters
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 # Bits of one number, by safetensors' names of them.
@@ -64,7 +66,8 @@ class Header:
     @property
     def kind(self) -> str | None:
         """ "unet" or "patch" for our own files, else None."""
-        return self.metadata.get(FORMAT, "").split("/")[0] or None
+        kind = self.metadata.get(FORMAT, "").split("/")[0]
+        return kind if kind.isidentifier() and len(kind) <= LONGEST_KIND else None
 
     @property
     def config(self) -> UNetConfig:
@@ -97,7 +100,7 @@ def parse(text: bytes, most: int):
     return json.loads(text)
 
 
-def read_settings(path: str | os.PathLike, remedy: str = "download or save it again") -> dict:
+def read_json(path: str | os.PathLike, remedy: str = "download or save it again") -> dict:
     """A small file of JSON, an object. remedy: what to do about one that is damaged.
 
     Raises CheckpointError with one sentence: missing, no file, unreadable, not JSON, or more than any settings are.
@@ -186,6 +189,8 @@ def read_header(path: str | os.PathLike) -> Header:
         if not all(isinstance(text, str) for text in (*metadata, *metadata.values(), *dtypes.values())):
             raise ValueError("metadata and kinds of numbers are texts")
         "".join(header).encode()  # half a surrogate pair is no name
+        if max(map(len, header), default=0) > MAX_NAME:
+            raise ValueError("a name longer than any")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise CheckpointError(f"{path} is no safetensors file, or is damaged; download or save it again.") from error
     _check_spans(path, shapes, dtypes, spans)

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import CheckpointError, shown
-from .files import Header, no_file, read_header, read_settings
+from .errors import CheckpointError, shown, some
+from .files import Header, no_file, read_header, read_json
 
 WIDEST, MOST_LAYERS, MOST_WORDS = 2**16, 1000, 2**22
 SLACK = 2**20  # numbers
+COUNTS = re.compile(r"layers|blocks|depth")  # fields that say how many of something there are
 MAX_TOKENIZER = 2**26  # bytes of one of a tokenizer's files
 MAX_TOKENIZER_ITEMS = 2_000_000
 
@@ -115,14 +117,15 @@ KL_VAE: dict[str, Kind] = {
 }  # fmt: skip
 
 
-def checked(values: Mapping, known: Mapping[str, Kind], file: Path, weights: int) -> dict:
-    """The known fields of a config. Those that are null, or not there, have the library's default.
+def checked(values: Mapping, known: Mapping[str, Kind], file: Path, weights: int, *, nulls: bool = True) -> dict:
+    """The known fields of a config. Those that are not there have the library's default.
 
-    weights: how many the files hold: a layer has at least one. Raises CheckpointError with one sentence.
+    weights: how many the files hold: a layer has at least one. nulls: whether null is the default too. Raises
+    CheckpointError with one sentence.
     """
     kept = {}
     for name, kind in known.items():
-        if values.get(name) is None:
+        if name not in values or (nulls and values[name] is None):
             continue
         kept[name] = kind.read(values[name])
         if kept[name] is None:
@@ -135,6 +138,37 @@ def checked(values: Mapping, known: Mapping[str, Kind], file: Path, weights: int
                 "config.json there."
             )
     return kept
+
+
+def check_sizes(values: Mapping, file: Path, weights: int, most: int = MOST_WORDS) -> None:
+    """The same for a config of any class: no whole number beyond `most`, no more layers than there can be.
+
+    weights: how many the files hold; 0: it is not known.
+    """
+    together = 1
+    for name, value in values.items():
+        found = [n for n in _leaves(value) if type(n) is int]
+        if any(abs(n) > most for n in found):
+            raise CheckpointError(
+                f"{file} says {some([name])} = {shown(value)}; expected {most:,} at most: download or save it again."
+            )
+        if weights and COUNTS.search(name):
+            together *= max([1, *found])
+    if weights and together > 10 * weights + MOST_LAYERS:
+        raise CheckpointError(
+            f"{file} asks for {together:,} layers, and there are {weights:,} weights; download or save both again."
+        )
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """Of lists and objects in each other, as deep as JSON was read."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (list, dict)):
+            waiting += value.values() if isinstance(value, dict) else value
+        else:
+            yield value
 
 
 def read_headers(files: Iterable[str | os.PathLike]) -> list[Header]:
@@ -175,7 +209,7 @@ def check_tokenizer_files(folder: Path, names: Iterable[str], settings: Iterable
             raise CheckpointError(f"{file} is larger than any tokenizer's; put the model's own {name} there.")
     for name in settings:
         if os.path.lexists(folder / name):
-            values = read_settings(folder / name, f"put the model's own {name} there")
+            values = read_json(folder / name, f"put the model's own {name} there")
             check_names(values, folder / name)
 
 

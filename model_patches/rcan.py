@@ -182,17 +182,24 @@ def rcan_config(shapes: Mapping[str, tuple[int, ...]]) -> RCANConfig | None:
         return None
     if len(shapes["head.0.weight"]) != 4 or shapes["head.0.weight"][1:] != (3, 3, 3):
         return None
-    features, inner = shapes["head.0.weight"][0], shapes["body.0.body.0.body.3.conv_du.0.weight"][0]
+    features, inner = shapes["head.0.weight"][0], _first(shapes, "body.0.body.0.body.3.conv_du.0.weight")
     if not 0 < inner <= features:
         return None
     groups = _count(shapes, "body.") - 1
     blocks = _count(shapes, "body.0.body.") - 1
-    shuffles = [shapes.get(f"tail.0.{2 * i}.weight", (0,))[0] for i in range(_count(shapes, "tail.0."))]
+    if groups * blocks > len(shapes):  # no network is built of more blocks than there are weights
+        return None
+    shuffles = [_first(shapes, f"tail.0.{2 * i}.weight") for i in range(min(_count(shapes, "tail.0."), 4))]
     steps = tuple(round((n / features) ** 0.5) for n in shuffles)
     scale = next((scale for scale, s in SCALES.items() if s == steps), None)
     if scale is None:
         return None
     return RCANConfig(groups, blocks, features, features // inner, scale, "sub_mean.weight" in shapes)
+
+
+def _first(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+    """Outputs of a layer; 0: there is none of the name."""
+    return next(iter(shapes.get(name, ())), 0)
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:

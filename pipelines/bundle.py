@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from ..model_patches import CheckpointError, VideoUNet, load_unet, read_header
 from ..model_patches.errors import blameless, reason, shown, some
-from ..model_patches.files import no_file, read_settings, whole
+from ..model_patches.files import no_file, read_json, whole
 from ..model_patches.foreign_config import KL_VAE, check_count, checked, read_headers
 from ..model_patches.patch_codec import load_codec, save_codec
 from ..schedulers import ScheduleConfig
@@ -111,19 +112,21 @@ def load_vae(path: str | Path) -> nn.Module:
     if not files:
         raise InputError(f"{path} has no .safetensors weights; pickled weights are never opened here.")
     headers = read_headers(files)
-    values = read_settings(path / "config.json", "put the VAE's own config.json there")
+    values = read_json(path / "config.json", "put the VAE's own config.json there")
     if values.get("quantization_config") is not None:
         raise InputError(f"{path} is quantized, which no VAE is here; give plain weights.")
-    config = checked(values, KL_VAE, path / "config.json", sum(len(header.shapes) for header in headers))
+    count = sum(len(header.shapes) for header in headers)
+    config = checked(values, KL_VAE, path / "config.json", count, nulls=False)
     if config.get("scaling_factor") == 0:
         raise InputError(f"{path / 'config.json'} says scaling_factor = 0; put the VAE's own config.json there.")
     try:
         with torch.device("meta"):
             needed = sum(weight.numel() for weight in AutoencoderKL.from_config(config).parameters())
         check_count(needed, headers, path)
-        vae, found = AutoencoderKL.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        with _quiet():
+            vae, found = AutoencoderKL.from_pretrained(
+                path, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
     except CheckpointError:
         raise
     except Exception as error:  # whatever diffusers makes of a checked config and of the weights
@@ -134,6 +137,19 @@ def load_vae(path: str | Path) -> nn.Module:
     if lacking:
         raise InputError(f"the VAE in {path} lacks {len(lacking)} weights, {some([lacking[0]])} first; save it again.")
     return KLCodec(vae.eval().requires_grad_(False))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what diffusers thinks of a VAE, which would stand between a user and our one sentence."""
+    from diffusers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def load_bundle(
@@ -299,7 +315,7 @@ def _names_features(index: dict) -> bool:
 def _read_index(folder: Path) -> dict:
     if not (folder / INDEX).exists():
         raise InputError(f"{folder} is no bundle: it has no {INDEX}.")
-    index = read_settings(folder / INDEX, "save the bundle again")
+    index = read_json(folder / INDEX, "save the bundle again")
     if "unet" not in index:
         raise InputError(f"{folder / INDEX} names no 'unet'.")
     return index

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..model_patches.errors import blameless, reason, shown, some
-from ..model_patches.files import Header, read_settings
+from ..model_patches.files import Header, read_json
 from ..model_patches.foreign_config import (
     CLIP_TEXT,
     CLIP_VISION,
@@ -279,7 +279,7 @@ def read_config(folder: Path) -> dict:
     """config.json of a transformers folder, whose `model_type` is a text."""
     if not (folder / CONFIG).exists():
         raise InputError(f"{folder} is no encoder folder: it has no {CONFIG}.")
-    values = read_settings(folder / CONFIG, "put the encoder's own config.json there")
+    values = read_json(folder / CONFIG, "put the encoder's own config.json there")
     if not isinstance(values.get("model_type"), str):
         raise InputError(f"{folder / CONFIG} does not name a model_type; put the config.json of a CLIP or T5 there.")
     return values
@@ -313,14 +313,18 @@ def _load(
         return empty.requires_grad_(False)
     with _library_errors(folder), _quiet():
         model, found = model_class.from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     # transformers only warns of these, and goes on with random weights.
-    lacking = [*found["missing_keys"], *found["mismatched_keys"]]
-    if lacking:
-        raise InputError(
-            f"the encoder in {folder} lacks {len(lacking)} weights, {some([str(lacking[0])])} first; save it again."
-        )
+    for kind, what in (("missing_keys", "lacks"), ("mismatched_keys", "has another shape than config.json of")):
+        wrong = [key if isinstance(key, str) else key[0] for key in found[kind]]
+        if wrong:
+            raise InputError(f"the encoder in {folder} {what} {len(wrong)} weights ({some(wrong)}); save it again.")
     return model.to(dtype).requires_grad_(False)
 
 
@@ -347,13 +351,15 @@ def _save(model: nn.Module, folder: Path, prefix: str = "") -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own progress bars, which would stand between a user and our one sentence."""
+    """Without transformers' own bars and reports, which would stand between a user and our one sentence."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        logging.set_verbosity(verbosity)
+        if bars:
             logging.enable_progress_bar()

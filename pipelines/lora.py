@@ -114,7 +114,7 @@ def apply_lora(unet: VideoUNet, text: TextEncoder | None, lora: Lora, motion: Te
     path, header = Path(lora.path), read_header(lora.path)
     additions, others = _additions(path, header)
     made_for = header.metadata.get("modelspec.architecture") or header.metadata.get("ss_base_model_version")
-    foreign = f"{path} is a LoRA for another network" + (f" ({made_for})" if made_for else "")
+    foreign = f"{path} is a LoRA for another network" + (f" ({some([made_for])})" if made_for else "")
     remedy = "give one that was trained on this network, or on the one it was made from"
 
     weights = {UNET: _unet_weights(unet), TEXT: _encoder_weights(motion) | _encoder_weights(text)}

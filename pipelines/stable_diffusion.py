@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,8 +23,7 @@ from ..model_patches.checkpoint import build
 from ..model_patches.converters import convert_file_in_memory
 from ..model_patches.converters.folders import BETAS, PREDICTIONS
 from ..model_patches.converters.sd import SD1_CONTEXT
-from ..model_patches.errors import reason
-from ..model_patches.files import read_weights
+from ..model_patches.files import read_json, read_weights
 from ..schedulers import ScheduleConfig
 from .bundle import KLCodec, load_vae, vae_dtype
 from .encoders import TextEncoder, load_tokenizer
@@ -146,13 +144,16 @@ def is_stable_diffusion(folder: Path, kind: str, parts: Mapping[str, tuple[str, 
 
     usual = {k: p.default for k, p in inspect.signature(UNet2DConditionModel.__init__).parameters.items()}
     unet, noise = (read_json(folder / name) for name in (UNET_CONFIG, SCHEDULER_CONFIG))
+    blocks = [unet.get(name, []) for name in ("down_block_types", "up_block_types")]
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in blocks):
+        return False
     return (
         all(unet[name] == value for name, value in usual.items() if name in unet and name not in FREE)
-        and {*unet.get("down_block_types", ()), *unet.get("up_block_types", ())} <= BLOCKS
+        and {name for names in blocks for name in names} <= BLOCKS
         and all(isinstance(unet.get(name), int | None) for name in ("layers_per_block", "cross_attention_dim"))
-        and noise.get("beta_schedule") in BETAS
+        and any(noise.get("beta_schedule") == known for known in BETAS)
         and noise.get("trained_betas") is None
-        and noise.get("prediction_type", "epsilon") in PREDICTIONS
+        and any(noise.get("prediction_type", "epsilon") == known for known in PREDICTIONS)
         and parts["scheduler"][1] not in FEW_STEPS
     )
 
@@ -161,17 +162,6 @@ def half_only(folder: Path) -> bool:
     """Whether a part's weights are there in their half-precision variant alone, which only diffusers' loader reads."""
     names = [file.name for file in folder.glob("*.safetensors")]
     return bool(names) and all(".fp16" in name for name in names)
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object, or one sentence."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {reason(error)}.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({reason(error)}); download it again.") from error
-    return values if isinstance(values, dict) else {}
 
 
 def open_file(

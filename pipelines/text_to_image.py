@@ -10,11 +10,10 @@ Nothing is downloaded, no pickle opened and no code out of a folder run.
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -25,9 +24,10 @@ from ..model_patches import CheckpointError, read_header
 from ..model_patches.converters import recognise
 from ..model_patches.converters.keys import contents
 from ..model_patches.converters.recognise import Pattern
-from ..model_patches.errors import blameless, reason
-from ..model_patches.files import PICKLES
-from .encoders import UNBOUNDED, TextEncoder, is_cut
+from ..model_patches.errors import blameless, reason, shown, some
+from ..model_patches.files import PICKLES, read_json
+from ..model_patches.foreign_config import check_count, check_sizes, check_tokenizer_files, read_headers
+from .encoders import TOKENIZER_FILES, TOKENIZER_SETTINGS, UNBOUNDED, TextEncoder, is_cut, stated_length
 from .errors import InputError
 from .stable_diffusion import (
     CLIP,
@@ -39,12 +39,14 @@ from .stable_diffusion import (
     is_stable_diffusion,
     open_file,
     open_folder,
-    read_json,
 )
 from .turns import Turns
 
 INDEX = "model_index.json"
 WANTED = "give a whole checkpoint of Stable Diffusion 1.5 or 2.1, or a diffusers folder of a text-to-image pipeline"
+
+LONGEST_CLASS = 100  # characters of a class's name
+MOST_STEPS = 1_000_000  # as any whole number in a part's config: timesteps of training, words, widths
 
 # What recognise.py would call by its network. First match wins there and here.
 REFUSED = (
@@ -161,10 +163,17 @@ class AnyPipeline:
     def __init__(self, folder: Path, turns: Turns, dtype: torch.dtype) -> None:
         kind, parts = _read_index(folder)
         self.arguments = _arguments(folder, kind)
+        _check_parts(folder, parts)
         self.pipeline = _load(folder, dtype, "fp16" if any(half_only(folder / part) for part in parts) else None)
+        for tokenizer in self._tokenizers():
+            stated_length(tokenizer, folder, UNBOUNDED)
         self.turns, self.name, self.notes, self.ignores = turns, str(folder), [], {}
         self._offloaded = False
         self.networks = [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
+        for network in self.networks:
+            lacking = [name for name, weight in network.named_parameters() if weight.is_meta]
+            if lacking:  # diffusers would only warn of these
+                raise InputError(f"{folder} lacks {len(lacking)} weights ({some(lacking)}); download it again.")
         inner = getattr(self.pipeline, "unet", None) or getattr(self.pipeline, "transformer", None)
         config = {} if inner is None else inner.config
         scale = getattr(self.pipeline, "vae_scale_factor", 8)
@@ -225,13 +234,14 @@ class AnyPipeline:
             raise
         return torch.cat(drawn).float().clamp(0, 1).cpu()
 
-    def is_cut(self, text: str) -> bool:
-        """As `TextToImage.is_cut`: of several encoders the one that reads most counts."""
+    def _tokenizers(self) -> list:
         from transformers import PreTrainedTokenizerBase
 
-        parts = self.pipeline.components.values()
-        tokenizers = [part for part in parts if isinstance(part, PreTrainedTokenizerBase)]
-        longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length, default=None)
+        return [part for part in self.pipeline.components.values() if isinstance(part, PreTrainedTokenizerBase)]
+
+    def is_cut(self, text: str) -> bool:
+        """As `TextToImage.is_cut`: of several encoders the one that reads most counts."""
+        longest = max(self._tokenizers(), key=lambda tokenizer: tokenizer.model_max_length, default=None)
         limited = longest is not None and longest.model_max_length < UNBOUNDED
         return limited and is_cut(longest, text, longest.model_max_length)
 
@@ -248,10 +258,10 @@ class AnyPipeline:
     def _call(self, **arguments) -> Tensor:
         try:
             made = self.pipeline(**arguments)
-        except ValueError as error:
+        except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
             if isinstance(error, InputError) or blameless(error):
                 raise
-            raise InputError(f"{self.name} does not draw this: diffusers says {reason(error)!r}.") from error
+            raise InputError(f"{self.name} does not draw this: diffusers says {some([reason(error)])!r}.") from error
         if any(getattr(made, "nsfw_content_detected", None) or []):
             raise InputError(
                 f"the safety checker in {self.name} takes the picture for an unsafe one and blackened it; try another "
@@ -299,12 +309,47 @@ def _load(folder: Path, dtype: torch.dtype, variant: str | None):
     except Exception as error:  # whatever a library makes of a folder
         if blameless(error):
             raise
-        raise InputError(f"{folder} cannot be read: diffusers says {reason(error)!r}.") from error
+        raise InputError(f"{folder} cannot be read: diffusers says {some([reason(error)])!r}.") from error
     finally:
         for logging in bars:
             logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _check_parts(folder: Path, parts: Mapping[str, tuple[str, str]]) -> None:
+    """Refuse parts that are larger than their weights, before diffusers builds them. Raises CheckpointError."""
+    for part, (library, kind) in parts.items():
+        inside = folder / part
+        check_tokenizer_files(inside, TOKENIZER_FILES, TOKENIZER_SETTINGS)
+        headers = read_headers(sorted(inside.glob("*.safetensors")))
+        for file in sorted(inside.glob("*config.json")):
+            check_sizes(read_json(file), file, sum(len(header.shapes) for header in headers), MOST_STEPS)
+        if headers:
+            check_count(_numbers_of(inside, library, kind), headers, inside)
+
+
+def _numbers_of(inside: Path, library: str, kind: str) -> int:
+    """Of a part's network, all weights' numbers together, counted without making one."""
+    import diffusers
+    import transformers
+
+    known = {"diffusers": diffusers, "transformers": transformers}
+    network = getattr(known.get(library) or getattr(diffusers.pipelines, library, None), kind, None)
+    if network is None:
+        raise InputError(f"{inside} is a {some([kind])}, which {some([library])} as installed here does not have.")
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if library == "diffusers":
+                built = network.from_config(read_json(inside / "config.json"))
+            else:
+                built = network(network.config_class.from_pretrained(inside, local_files_only=True))
+            return sum(weight.numel() for weight in built.parameters())
+    except Exception as error:  # whatever a library makes of a config
+        if blameless(error):
+            raise
+        raise InputError(f"{inside} cannot be read: {library} says {some([reason(error)])!r}.") from error
 
 
 def _arguments(folder: Path, kind: str) -> dict[str, inspect.Parameter]:
@@ -369,11 +414,18 @@ def _read_index(folder: Path) -> tuple[str, dict[str, tuple[str, str]]]:
         raise InputError(f"{folder} is no folder of a diffusers pipeline: it has no {INDEX}; {WANTED}.")
     index = read_json(folder / INDEX)
     kind = index.get("_class_name")
-    if not isinstance(kind, str):
+    if not isinstance(kind, str) or not kind.isidentifier() or len(kind) > LONGEST_CLASS:
         raise InputError(
-            f"{folder / INDEX} names no pipeline of diffusers (its _class_name is {json.dumps(kind)}); {WANTED}."
+            f"{folder / INDEX} names no pipeline of diffusers (its _class_name is {shown(kind)}); {WANTED}."
         )
     parts = {k: tuple(v) for k, v in index.items() if isinstance(v, list) and len(v) == 2 and None not in v}
+    for part, named in parts.items():
+        if not all(isinstance(name, str) and 0 < len(name) <= LONGEST_CLASS for name in (part, *named)):
+            raise InputError(
+                f"{folder / INDEX} says {some([part])} is {shown(list(named))}; download the folder again."
+            )
+        if Path(part).name != part:
+            raise InputError(f"{folder / INDEX} names {some([part])}, outside of its folder; download it again.")
     return kind, parts
 
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..model_patches.errors import reason
-from ..model_patches.files import whole
+from ..model_patches.files import MAX_SETTINGS, no_file, parse, whole
 from .errors import InputError
 from .sheets import to_uint8
 
@@ -25,8 +25,8 @@ from .sheets import to_uint8
 def _open(path: str | Path) -> Image.Image:
     """A decoded picture, or one sentence why not."""
     path = Path(path)
-    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-        raise InputError(f"{path} is no file; give a PNG, JPEG or WebP file.")
+    if (told := no_file(path)) is not None:
+        raise InputError(f"{told}; give a PNG, JPEG or WebP file.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # still larger ones are refused
         return _decoded(path)
@@ -38,8 +38,6 @@ def _decoded(path: Path) -> Image.Image:
             image = ImageOps.exif_transpose(file)
             image.load()
             return image
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; check the path of the picture.") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is no picture; give a PNG, JPEG or WebP file.") from error
     except Image.DecompressionBombError as error:
@@ -143,7 +141,7 @@ def read_video(path: str | Path) -> tuple[Tensor, dict]:
         viewer = Viewer(file.streams.video[0])
         decoded = (frame for packet in file.demux(viewer.stream) for frame in viewer.decode(packet))
         frames = [torch.from_numpy(viewer.pixels(frame)) for frame in viewer.whole(decoded)]
-        settings = _settings(file.metadata)
+        settings = kept_settings(file.metadata.get("comment"))
     return torch.stack(frames).permute(0, 3, 1, 2).float() / 255, settings
 
 
@@ -153,7 +151,7 @@ def read_settings(path: str | Path) -> dict:
 
     try:
         with av.open(str(path)) as file:
-            return _settings(file.metadata)
+            return kept_settings(file.metadata.get("comment"))
     except (av.FFmpegError, OSError, ValueError):
         return {}
 
@@ -174,10 +172,11 @@ def is_whole(path: str | Path) -> bool:
     return at == size > 0
 
 
-def _settings(metadata: Mapping[str, str]) -> dict:
+def kept_settings(text: object) -> dict:
+    """What a file of ours keeps as JSON of how it was made; {} of any other text."""
     try:
-        settings = json.loads(metadata.get("comment", "{}"))
-    except ValueError:
+        settings = parse(text.encode(), MAX_SETTINGS) if isinstance(text, str) else {}
+    except (ValueError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}
 

@@ -111,7 +111,7 @@ def _fields(shapes: Shapes) -> dict:
     levels: list[list[int]] = []
     norms = {k.replace(ORIGINAL, "."): shape for k, shape in shapes.items() if k.endswith(".norm.weight")}
     while widths := [
-        shape[0] for k, shape in norms.items() if k.startswith(f"down_blocks.{len(levels)}.motion_modules.")
+        next(iter(shape), 0) for k, shape in norms.items() if k.startswith(f"down_blocks.{len(levels)}.motion_modules.")
     ]:
         levels.append(widths)
     if not levels:
@@ -134,6 +134,9 @@ def _fields(shapes: Shapes) -> dict:
 def _check_positions(tables: Mapping[str, Tensor], report: Report) -> None:
     """The network computes the table, for any number of frames; a file with another one would be another network."""
     for key, table in tables.items():
+        flat = table.ndim >= 2 and 0 < table.numel() == table.shape[-2] * table.shape[-1]
+        if not flat or not table.is_floating_point():
+            raise CheckpointError(f"{key} has the shape {list(table.shape)}, which no table of positions has.")
         table = table.reshape(table.shape[-2:])
         own = sine_positions(torch.arange(len(table)), table.shape[1])
         # Half precision keeps 11 bits of numbers up to 1, bfloat16 8.
@@ -155,7 +158,7 @@ def _left_aside(state: Mapping[str, Tensor], report: Report) -> None:
         if any(f".{name}." in f".{k}" for k in others):
             raise CheckpointError(f"this is {what}; give plain AnimateDiff motion modules.")
     first = next((state[k] for k in others if f".{k}".endswith(".conv_in.weight")), None)
-    if first is not None and first.shape[1] != LATENT_CHANNELS:
+    if first is not None and first.ndim > 1 and first.shape[1] != LATENT_CHANNELS:
         raise CheckpointError(
             f"this is PIA or another variant whose first convolution takes {first.shape[1]} channels; give plain "
             "AnimateDiff motion modules."

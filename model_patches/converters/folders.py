@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
-from ..errors import CheckpointError, reason, some
-from ..files import PICKLES
+from ..errors import CheckpointError, shown, some
+from ..files import PICKLES, read_json
 from .infer import heads_from_counts
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' names
 BETAS = ("scaled_linear", "linear")
+MOST = 2**20  # heads or channels
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model"
 
 
@@ -19,11 +20,12 @@ def diffusers_files(path: Path) -> tuple[Path, list[Path]]:
     folder = path / "unet" if (path / "unet").is_dir() else path
     for index in sorted(folder.glob(f"{DIFFUSERS_WEIGHTS}*.safetensors.index*.json"), key=lambda p: len(p.name)):
         try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except OSError as error:
-            raise CheckpointError(f"{index} cannot be read: {reason(error)}.") from error
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            names = sorted(set(read_json(index, "download it again")["weight_map"].values()))
+            leads_out = [name for name in names if Path(name).name != name]
+        except (KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{index} is no index of shards, or is damaged; download it again.") from error
+        if leads_out:
+            raise CheckpointError(f"{index} names {some(leads_out)}, outside of its folder; download it again.")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {len(missing)} of {len(names)} weight files: {some(missing)}.")
@@ -52,7 +54,11 @@ def _heads_of(config_file: Path) -> dict:
     widths = values.get("block_out_channels")
     if not counts or not widths:
         return {}
-    return heads_from_counts(widths, [counts] * len(widths) if isinstance(counts, int) else counts)
+    counts = [counts] * len(widths) if isinstance(counts, int) and isinstance(widths, list) else counts
+    for numbers in (counts, widths):
+        if not isinstance(numbers, list) or not all(type(n) is int and 0 < n <= MOST for n in numbers):
+            raise CheckpointError(f"{config_file} states widths or heads that are none; download it again.")
+    return heads_from_counts(widths, counts)
 
 
 def _motion_of(config_file: Path) -> dict:
@@ -67,6 +73,8 @@ def _schedule_of(scheduler_file: Path) -> dict:
     values = _json(scheduler_file)
     told: dict = {}
     prediction = values.get("prediction_type")
+    if prediction is not None and not isinstance(prediction, str):
+        raise CheckpointError(f"{scheduler_file} says prediction_type = {shown(prediction)}; download it again.")
     if prediction is not None:
         told["prediction"] = PREDICTIONS.get(prediction, prediction)
     if values.get("rescale_betas_zero_snr"):
@@ -81,12 +89,4 @@ def _schedule_of(scheduler_file: Path) -> dict:
 
 def _json(path: Path) -> dict:
     """A JSON object; {} where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {reason(error)}.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({reason(error)}); download it again.") from error
-    return values if isinstance(values, dict) else {}
+    return read_json(path, "download it again") if os.path.lexists(path) else {}

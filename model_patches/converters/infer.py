@@ -7,6 +7,7 @@ source's own rule, from buffers in the file, or from `overrides`, and the report
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import ProjectorConfig, UNetConfig
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, shown
 from .report import Report
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -73,10 +74,10 @@ def heads_from_counts(widths: list[int], counts: list[int]) -> dict:
     """Heads of each level -> the config's rule: one count at every width, or one width of head."""
     if len(set(counts)) == 1:
         return {"num_heads": counts[0], "head_dim": None}
-    dims = {width // count for width, count in zip(widths, counts, strict=True)}
-    if len(dims) == 1:
+    dims = {width // count for width, count in zip(widths, counts, strict=False)}
+    if len(dims) == 1 and len(widths) == len(counts):
         return {"num_heads": None, "head_dim": dims.pop()}
-    raise CheckpointError(f"attention heads {counts} at widths {widths} follow no rule this network knows.")
+    raise CheckpointError(f"attention heads {shown(counts)} at widths {shown(widths)} follow no rule that is known.")
 
 
 def ldm_spatial(shapes: Shapes) -> dict:
@@ -84,27 +85,26 @@ def ldm_spatial(shapes: Shapes) -> dict:
 
     Right for the temporal networks as well: their encoder has the same indices.
     """
-    width, channels = _shape(shapes, "input_blocks.0.0.weight")[:2]
+    width, channels = shape_of(shapes, "input_blocks.0.0.weight")[:2]
     levels: list[list[tuple[int, bool]]] = [[]]  # per level, per ResBlock: width, attention
-    count = 1 + max(int(k.split(".")[1]) for k in shapes if k.startswith("input_blocks."))
-    for n in range(1, count):
-        block = shapes.get(f"input_blocks.{n}.0.in_layers.2.weight")
-        if block is None:
+    for n in range(1, _count(shapes, "input_blocks.")):
+        block = f"input_blocks.{n}.0.in_layers.2.weight"
+        if block not in shapes:
             levels.append([])
         else:
-            levels[-1].append((block[0], f"input_blocks.{n}.1.proj_in.weight" in shapes))
+            levels[-1].append((shape_of(shapes, block)[0], f"input_blocks.{n}.1.proj_in.weight" in shapes))
     return {
         "in_channels": channels,
-        "out_channels": _shape(shapes, "out.2.weight")[0],
-        "context_dim": _shape(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1],
-        "linear_projection": len(_shape(shapes, "middle_block.1.proj_in.weight")) == 2,
+        "out_channels": shape_of(shapes, "out.2.weight")[0],
+        "context_dim": shape_of(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight")[1],
+        "linear_projection": len(shape_of(shapes, "middle_block.1.proj_in.weight")) == 2,
         **levels_fields(width, levels),
     }
 
 
 def levels_fields(width: int, levels: list[list[tuple[int, bool]]]) -> dict:
     """Width of the network and (width, attention) of each ResBlock of each level -> config fields."""
-    if any(len(set(level)) != 1 for level in levels) or len({len(level) for level in levels}) != 1:
+    if width < 1 or any(len(set(level)) != 1 for level in levels) or len({len(level) for level in levels}) != 1:
         raise CheckpointError("its encoder is irregular: every level must have the same number of equal blocks.")
     if any(level[0][0] % width for level in levels):
         raise CheckpointError(f"the widths of its levels are no multiples of {width}.")
@@ -118,28 +118,41 @@ def levels_fields(width: int, levels: list[list[tuple[int, bool]]]) -> dict:
 
 def diffusers_spatial(shapes: Shapes) -> dict:
     """Fields of the spatial half from shapes under diffusers' names (`down_blocks.L.resnets.N...`)."""
-    width, channels = _shape(shapes, "conv_in.weight")[:2]
+    width, channels = shape_of(shapes, "conv_in.weight")[:2]
     levels: list[list[tuple[int, bool]]] = []
     while (down := f"down_blocks.{len(levels)}") + ".resnets.0.conv1.weight" in shapes:
         level: list[tuple[int, bool]] = []
-        while block := shapes.get(f"{down}.resnets.{len(level)}.conv1.weight"):
-            level.append((block[0], f"{down}.attentions.{len(level)}.proj_in.weight" in shapes))
+        while (block := f"{down}.resnets.{len(level)}.conv1.weight") in shapes:
+            level.append((shape_of(shapes, block)[0], f"{down}.attentions.{len(level)}.proj_in.weight" in shapes))
         levels.append(level)
     if not levels:
         raise CheckpointError("it has no down_blocks.0.resnets; the file is not complete.")
     return {
         "in_channels": channels,
-        "out_channels": _shape(shapes, "conv_out.weight")[0],
-        "context_dim": _shape(shapes, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")[1],
-        "linear_projection": len(_shape(shapes, "mid_block.attentions.0.proj_in.weight")) == 2,
+        "out_channels": shape_of(shapes, "conv_out.weight")[0],
+        "context_dim": shape_of(shapes, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")[1],
+        "linear_projection": len(shape_of(shapes, "mid_block.attentions.0.proj_in.weight")) == 2,
         **levels_fields(width, levels),
     }
 
 
-def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
+def shape_of(shapes: Shapes, key: str, least: int = 2) -> tuple[int, ...]:
+    """Of a layer's weight: so many axes at least, and none of them empty."""
     if key not in shapes:
         raise CheckpointError(f"it lacks {key}; the file is not complete.")
-    return tuple(shapes[key])
+    shape = tuple(shapes[key])
+    if len(shape) < least or 0 in shape:
+        raise CheckpointError(f"its {key} has the shape {shown(list(shape))}, which no such layer has.")
+    return shape
+
+
+def _count(shapes: Shapes, prefix: str) -> int:
+    """Layers of a numbered list; there are no more of them than weights."""
+    numbers = {k[len(prefix) :].split(".")[0] for k in shapes if k.startswith(prefix)}
+    count = 1 + max((int(n) for n in numbers if re.fullmatch(r"[0-9]{1,9}", n)), default=-1)
+    if count > len(shapes):
+        raise CheckpointError(f"it names {prefix}{count - 1}, and has {len(shapes)} weights; the file is damaged.")
+    return count
 
 
 def projector_fields(shapes: Shapes, overrides: Mapping | None) -> dict | None:
@@ -147,20 +160,20 @@ def projector_fields(shapes: Shapes, overrides: Mapping | None) -> dict | None:
     if not shapes:
         return None
     given = dict(overrides or {})
-    rows, dim = _shape(shapes, "latents")[1:]
-    inner = _shape(shapes, "layers.0.0.to_q.weight")[0]
+    rows, dim = shape_of(shapes, "latents", 3)[1:3]
+    inner = shape_of(shapes, "layers.0.0.to_q.weight")[0]
     head_dim = given.get("head_dim") or (inner // given["heads"] if "heads" in given else 64)
     queries = given.get("queries", 16)
     known = {
         "kind": "resampler",
-        "embedding_dim": _shape(shapes, "proj_in.weight")[1],
-        "output_dim": _shape(shapes, "proj_out.weight")[0],
+        "embedding_dim": shape_of(shapes, "proj_in.weight")[1],
+        "output_dim": shape_of(shapes, "proj_out.weight")[0],
         "queries": queries,
         "dim": dim,
-        "depth": 1 + max(int(k.split(".")[1]) for k in shapes if k.startswith("layers.")),
+        "depth": _count(shapes, "layers."),
         "heads": inner // head_dim,
         "head_dim": head_dim,
-        "ff_mult": _shape(shapes, "layers.0.1.1.weight")[0] // dim,
+        "ff_mult": shape_of(shapes, "layers.0.1.1.weight")[0] // dim,
         "frames": rows // queries if rows > queries else None,
     }
     unknown = set(given) - {f.name for f in fields(ProjectorConfig)}

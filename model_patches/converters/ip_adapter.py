@@ -18,7 +18,7 @@ from ..config import UNetConfig
 from ..errors import CheckpointError
 from ..files import Header
 from ..layout import layout
-from .infer import Shapes, check_overrides, configure, projector_fields
+from .infer import Shapes, check_overrides, configure, projector_fields, shape_of
 from .keys import fit, rename
 from .report import Report
 
@@ -79,10 +79,9 @@ def adapter_names(config: UNetConfig) -> dict[str, str]:
 
 
 def _fields(adapters: Shapes, projector: Shapes, overrides: Mapping) -> dict:
-    first = adapters.get("1.to_k_ip.weight")
-    if first is None:
+    if "1.to_k_ip.weight" not in adapters:
         raise CheckpointError("it lacks ip_adapter.1.to_k_ip.weight; the file is not complete.")
-    width, tokens = first
+    width, tokens = shape_of(adapters, "1.to_k_ip.weight")[:2]
     base = BASES.get(tokens)
     if base is None:
         sdxl = " (this one is for SDXL)" if tokens == 2048 else ""
@@ -100,10 +99,10 @@ def _fields(adapters: Shapes, projector: Shapes, overrides: Mapping) -> dict:
 def _projector(shapes: Shapes, overrides: Mapping) -> dict:
     """Fields of the linear form or of the resampler."""
     if "latents" in shapes:
-        fixed = {"queries": shapes["latents"][1], "features": "penultimate"}
+        fixed = {"queries": shape_of(shapes, "latents", 3)[1], "features": "penultimate"}
         return projector_fields(shapes, {**fixed, **overrides})
     if "proj.weight" not in shapes or "norm.weight" not in shapes:
         raise CheckpointError(f"its image projector is of another kind; {GIVE}.")
-    (rows, embedding), (output,) = shapes["proj.weight"], shapes["norm.weight"]
+    (rows, embedding), (output,) = shape_of(shapes, "proj.weight")[:2], shape_of(shapes, "norm.weight", 1)[:1]
     known = {"kind": "linear", "embedding_dim": embedding, "output_dim": output, "queries": rows // output}
     return {**known, **overrides}

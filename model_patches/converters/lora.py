@@ -6,7 +6,7 @@ module names or with ours. The host maps none of the two on networks of Stable D
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, some
-from ..files import Header
+from ..files import Header, read_json, settings
 from ..parts import PARTS
 from ..presets import preset
 from .diffusers_names import diffusers_names
@@ -25,6 +25,7 @@ from .report import Report
 PEFT = re.compile(r"^(?:base_model\.model\.)?(?:unet\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight$")
 PREFIXES = ("base_model.model.", "unet.")
 TARGET = "diffusion_model."
+LONGEST_PATTERN = 300  # characters of a module's name, as PEFT's config may have it
 
 
 def is_peft(header: Header) -> bool:
@@ -88,6 +89,13 @@ def _check_pairs(path: Path, renamed: Mapping[str, Tensor]) -> None:
             )
 
 
+def _matching(pattern: str) -> re.Pattern:
+    """PEFT's matching. Raises ValueError for patterns that may search for longer than anyone waits."""
+    if len(pattern) > LONGEST_PATTERN or len(re.findall(r"[*+{]", pattern)) > 2 or re.search(r"\)[*+?{]", pattern):
+        raise ValueError("no name of a module")
+    return re.compile(rf"(.*\.)?({pattern})$")
+
+
 def stated_alpha(path: Path, header: Header, part: str = "unet") -> Callable[[str, int], float] | None:
     """(module, rank) -> alpha, as PEFT's config states it; None where none does.
 
@@ -96,9 +104,9 @@ def stated_alpha(path: Path, header: Header, part: str = "unet") -> Callable[[st
     """
     try:
         if "lora_adapter_metadata" in header.metadata:
-            stated = json.loads(header.metadata["lora_adapter_metadata"])
-        elif (path.parent / "adapter_config.json").is_file():
-            stated = json.loads((path.parent / "adapter_config.json").read_text("utf-8"))
+            stated = settings(header.metadata, "lora_adapter_metadata")
+        elif (path.parent / "adapter_config.json").exists():
+            stated = read_json(path.parent / "adapter_config.json", "save the LoRA again")
         else:
             return None
         values = {k.removeprefix(f"{part}."): v for k, v in stated.items()}
@@ -106,8 +114,12 @@ def stated_alpha(path: Path, header: Header, part: str = "unet") -> Callable[[st
             return None  # of another part alone
         default, stabilised = float(values["lora_alpha"]), bool(values.get("use_rslora"))
         modules = (values.get("alpha_pattern") or {}).items()
-        own = [(re.compile(rf"(.*\.)?({pattern})$"), float(alpha)) for pattern, alpha in modules]  # PEFT's matching
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, re.error) as error:
+        own = [(_matching(pattern), float(alpha)) for pattern, alpha in modules]
+        if not all(map(math.isfinite, [default, *(alpha for _, alpha in own)])):
+            raise ValueError("no number")
+    except CheckpointError:
+        raise
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, re.error) as error:
         raise CheckpointError(f"{path}: its LoRA config (lora_alpha) cannot be read; save the LoRA again.") from error
 
     def alpha(module: str, rank: int) -> float:

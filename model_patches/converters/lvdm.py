@@ -22,6 +22,7 @@ from .infer import (
     ldm_spatial,
     projector_fields,
     reschedule,
+    shape_of,
     signal_scale_from_buffers,
 )
 from .keys import contents, fit, note_ignored, rename
@@ -48,6 +49,7 @@ def convert(
     shapes = {k: tuple(v.shape) for k, v in weights.items()}
     projector = {k: state[name] for k, name in found.projector.items()}
     buffers = {k: state[name] for k, name in found.buffers.items()}
+    buffers = {k: table for k, table in buffers.items() if table.ndim == 1 and len(table) > 1}
 
     spatial = ldm_spatial(shapes)
     schedule = reschedule(_schedule(shapes, spatial, buffers, report), overrides)
@@ -98,7 +100,7 @@ def _adapter(shapes: Shapes, spatial: Mapping, projector: Shapes, overrides: Map
         return {}
     fields = {
         "image_adapter": "up" if all(k.startswith("output_blocks") for k in keys) else "all",
-        "image_token_dim": shapes[keys[0]][1],
+        "image_token_dim": shape_of(shapes, keys[0])[1],
         "image_scale": "learnable" if any(k.endswith("attn2.alpha") for k in shapes) else "fixed",
         "image_projector": projector_fields(projector, overrides.get("image_projector")),
         "image_uncond": "grey",  # a picture of zeros, in their range of -1 to 1

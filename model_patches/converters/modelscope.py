@@ -21,7 +21,7 @@ from ..errors import CheckpointError
 from ..files import Header
 from ..layout import Position, layout
 from .diffusers_names import diffusers_names
-from .infer import SCHEDULE, check_overrides, configure, diffusers_spatial, ldm_spatial, reschedule
+from .infer import SCHEDULE, check_overrides, configure, diffusers_spatial, ldm_spatial, reschedule, shape_of
 from .keys import contents, fit, note_ignored, rename
 from .report import Report
 
@@ -66,11 +66,11 @@ def convert_diffusers(
 
 def temporal_fields(shapes: Mapping[str, tuple[int, ...]], init: str, overrides: Mapping) -> dict:
     """Fields of the temporal half. init: the source's name of the first temporal transformer."""
-    inner = shapes.get(f"{init}.proj_in.weight")
-    if inner is None:
+    if f"{init}.proj_in.weight" not in shapes:
         return {**TEMPORAL, "init_temporal": False}
+    inner = shape_of(shapes, f"{init}.proj_in.weight")
     heads = overrides.get("init_temporal_heads", 8)
-    if inner[0] % heads:
+    if type(heads) is not int or heads < 1 or inner[0] % heads:
         raise CheckpointError(f"{init} is {inner[0]} wide, which does not divide into {heads} init_temporal_heads.")
     width = inner[0] // heads
     # One width of head throughout, in every source.

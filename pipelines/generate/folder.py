@@ -16,11 +16,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ...model_patches.errors import reason
-from ...model_patches.files import TEMPORARY, sole, whole
+from ...model_patches.errors import reason, some
+from ...model_patches.files import MAX_SETTINGS, TEMPORARY, parse, read_json, sole, whole
 from ..errors import InputError
 from ..sheets import save_image, to_uint8
-from ..video_files import is_whole, read_settings
+from ..video_files import is_whole, kept_settings, read_settings
 
 INDEX, RUN, LOCK = "index.jsonl", "run.json", ".lock"
 NOTE = "dreamfactory"  # under which a picture keeps how it was made
@@ -75,19 +75,14 @@ class ClipFolder:
             yield
 
     def _begun(self) -> dict | None:
-        try:
-            values = json.loads((self.path / RUN).read_text("utf-8"))
-        except FileNotFoundError:
+        if not os.path.lexists(self.path / RUN):
             inside = sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
             foreign = [name for name in inside if name.endswith(".mp4") or name in self.files]
             if foreign:
-                raise InputError(f"{self.path} holds {foreign[0]} and no {RUN}; choose a folder of its own.") from None
+                raise InputError(f"{self.path} holds {foreign[0]} and no {RUN}; choose a folder of its own.")
             return None
-        except OSError as error:
-            raise InputError(f"{self.path / RUN} cannot be read: {reason(error)}; choose another --out.") from error
-        except ValueError as error:
-            raise InputError(f"{self.path / RUN} is damaged; choose another --out, or delete it.") from error
-        batch = values.get("batch") if isinstance(values, dict) else None
+        values = read_json(self.path / RUN, "choose another --out, or delete it")
+        batch = values.get("batch")
         if not isinstance(batch, int) or batch < 1:
             raise InputError(f"{self.path / RUN} is damaged; choose another --out, or delete it.")
         return values
@@ -128,9 +123,9 @@ class ClipFolder:
         found = {}
         for line in lines:
             try:
-                row = json.loads(line)
+                row = parse(line.encode(), MAX_SETTINGS)
                 found[row["file"]] = row
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # cut through by a kill; its clip is looked for on the disk
         return found
 
@@ -141,7 +136,7 @@ def _other(key: str, was: object, value: object) -> str:
         was, value = was or {}, value or {}
         changed = next((file for file in value if was.get(file) != value[file]), "a file that is not used now")
         return f"other weights: {changed} has changed since"
-    return f"another {key.replace('_', ' ')} ({_short(was)}, here {_short(value)})"
+    return f"another {some([key.replace('_', ' ')])} ({_short(was)}, here {_short(value)})"
 
 
 def is_made(path: Path, record: dict) -> bool:
@@ -157,7 +152,7 @@ def is_drawn(path: Path, record: dict) -> bool:
         return False
     try:
         with Image.open(path) as file:
-            kept = json.loads(file.info.get(NOTE, "{}"))
+            kept = kept_settings(file.info.get(NOTE))
     except (OSError, ValueError):
         kept = {}
     return _same(path, kept, record)
@@ -180,9 +175,8 @@ def _same(path: Path, kept: dict, record: dict) -> bool:
     was, now = _short(kept.get(key)), _short(wanted.get(key))
     if key.endswith("image_fingerprint"):
         raise InputError(f"{path} was made from a picture that has changed since; choose another --out, or delete it.")
-    raise InputError(
-        f"{path} was made with another {key.replace('_', ' ')} ({was}, here {now}); choose another --out, or delete it."
-    )
+    name = some([key.replace("_", " ")])
+    raise InputError(f"{path} was made with another {name} ({was}, here {now}); choose another --out, or delete it.")
 
 
 def _short(value: object) -> str:

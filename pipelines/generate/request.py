@@ -12,10 +12,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from ...model_patches.errors import reason
+from ...model_patches.errors import reason, some
+from ...model_patches.files import MAX_SETTINGS, no_file
 from ..errors import InputError
 from ..image_to_video import Settings
 
+SHOWN_KEY = 100  # characters of a key that are compared with those there are
 SHOWN = 5  # problems, and lines of each, that a refusal of a list names
 
 
@@ -72,6 +74,8 @@ def read_prompts(path: str | Path, base: Request, check: Callable[[int, Request]
     a line asks for, by an InputError. Raises InputError, which names every line that cannot be used.
     """
     path = Path(path)
+    if (told := no_file(path)) is not None:
+        raise InputError(f"{told}; give a file of JSON lines.")
     try:
         lines = path.read_text("utf-8-sig").split("\n")
     except OSError as error:
@@ -120,6 +124,8 @@ def _lines(numbers: list[int]) -> str:
 def from_line(line: str, base: Request, folder: Path) -> Request:
     """A line of JSON on top of what it does not say. folder: from which its pictures are named. Raises InputError."""
     try:
+        if sum(map(line.count, ",[{")) > MAX_SETTINGS:
+            raise ValueError("more entries than a clip has")
         values = json.loads(line, object_pairs_hook=_once, parse_constant=_no_number)
     except RecursionError as error:
         raise InputError("it is not valid JSON for a clip (nested too deeply); write one flat object.") from error
@@ -129,7 +135,7 @@ def from_line(line: str, base: Request, folder: Path) -> Request:
             f'it is not valid JSON ({told}); write one object a line, {{"text": "a red circle"}}'
         ) from error
     except ValueError as error:
-        raise InputError(f"it is not valid JSON ({reason(error)}).") from error
+        raise InputError(f"it is not valid JSON ({some([reason(error)])}).") from error
     if not isinstance(values, dict):
         own = values if isinstance(values, str) else "a red circle"
         raise InputError(f'it is no JSON object; write {{"text": {json.dumps(own)[:60]}}} or the like.')
@@ -146,9 +152,9 @@ def from_line(line: str, base: Request, folder: Path) -> Request:
 
 def _check(key: str, value: Any) -> None:
     if key not in KEYS:
-        near = difflib.get_close_matches(key, KEYS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(KEYS)}."
-        raise InputError(f"there is no setting {key!r} of a clip; {hint}")
+        near = difflib.get_close_matches(key[:SHOWN_KEY], KEYS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "`dreamfactory generate --help` names them all."
+        raise InputError(f"there is no setting {some([key])!r} of a clip; {hint}")
     kinds = get_args(TYPES[key]) or (TYPES[key],)
     if value is None and type(None) in kinds:
         return
