@@ -145,6 +145,8 @@ def test_home_and_environment_count_in_every_path(tmp_path, monkeypatch, name, s
     file = tmp_path / "run.toml"
     *tables, leaf = name.split(".")
     source = "" if tables[0] == "sources" else "[sources.m]\npath = 'x'\n"
+    if leaf == "cache":  # goes with frozen encoders alone
+        source += "[encoders]\ntext = 't'\nmotion = 'm'\nimage = 'i'\n"
     file.write_text(f'[{".".join(tables)}]\n{leaf} = "{spelt}"\n{source}')
     config = load_run(file)
     owner = config.stages[0] if tables[0] == "data" else config
@@ -175,3 +177,50 @@ def test_no_number_is_infinite(tmp_path, name, number):
     (tmp_path / "run.toml").write_text(f"[{table}]\n{leaf} = {number}\n[sources.m]\npath = 'x'\n")
     with pytest.raises((TrainingError, ScheduleError), match=rf"{leaf} is -?(inf|nan)"):
         load_run(tmp_path / "run.toml")
+
+
+@pytest.mark.parametrize("text", ["2024", "1e3", "true", "None", "007", "0x10", "(a", "a=b"])
+def test_what_set_says_is_a_name_where_a_name_is_asked_for(text):
+    config = load_run("tiny", [f"sources.tiny.path={text}", f"output.folder={text}"])
+    assert config.sources["tiny"].path == config.output.folder == text
+
+
+def test_what_set_says_is_read_by_the_settings_type():
+    changes = [
+        "optim.lr=1e-3", "threads=none", "model.config.paca=false", "output.loggers=()", "data.mix={'tiny': 1}",
+        "schedule.shift=0.5", "encoders.text='a folder'", "model.train=['paca']", "data.cache=none",
+    ]  # fmt: skip
+    config = load_run("tiny", changes)
+    (stage,) = config.stages
+    assert (stage.optim.lr, config.threads, stage.model.config["paca"]) == (1e-3, None, False)
+    assert (config.output.loggers, stage.data.mix, stage.schedule["shift"]) == ((), {"tiny": 1.0}, 0.5)
+    assert (config.encoders.text, stage.model.train, stage.data.cache) == ("a folder", ("paca",), None)
+    for change, told in (
+        ("optim.steps=many", "expected int"),
+        ("seed=true", "expected int"),
+        ("seed=1.5", "expected int"),
+    ):
+        with pytest.raises(TrainingError, match=told):
+            load_run("tiny", [change])
+    for text in ("...", "…"):
+        with pytest.raises(TrainingError, match="is a placeholder; write your own value"):
+            load_run("tiny", [f"start.network={text}"])
+
+
+def test_a_stage_of_no_steps_is_passed_over(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        "[sources.m]\nkind = 'tiny_world'\n[[stage]]\nname = 'one'\n[[stage]]\nname = 'two'\noptim = { steps = 7 }\n"
+    )
+    config = load_run(file, ["stage.one.optim.steps=0"])
+    assert [(s.name, s.optim.steps) for s in config.stages] == [("two", 7)]
+    assert RunConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(TrainingError, match=r"optim\.steps is 0; expected at least 1"):
+        load_run(file, ["optim.steps=0", "stage.two.optim.steps=0"])
+
+
+def test_a_cache_with_encoders_that_train_is_refused_before_anything_is_read():
+    with pytest.raises(TrainingError, match=r"encoders\.text trains"):
+        load_run("tiny", ["data.cache=cache"])
+    with pytest.raises(TrainingError, match=r"encoders\.motion trains"):
+        load_run("tiny", ["data.cache=cache", "encoders.text=folder"])

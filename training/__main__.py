@@ -24,9 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     # The same bits wherever memory lies: MKL's products may otherwise depend on it, and with them a resumed run.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    from .config import load_run
+    from pathlib import Path
 
+    from ..model_patches.files import no_file
+    from .config import load_run
+    from .errors import TrainingError
+
+    def refuse_no_file(path: str, or_folder: bool = False) -> None:  # a pipe would be waited for
+        if Path(path).exists() and (told := no_file(path, or_folder)) is not None:
+            raise TrainingError(f"{told}; give {'a folder' if or_folder else 'a .toml file'}.")
+
+    if Path(args.run).suffix:  # presets have none, and may be called as a folder that is there
+        refuse_no_file(args.run)
     config = load_run(args.run, args.set)
+    refuse_no_file(config.output.folder, or_folder=True)
     if args.plan:
         from .plan import show
 

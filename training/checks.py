@@ -103,6 +103,14 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
     for name, value in shares.items():
         if not 0 <= value <= 1 or (name.startswith(("optim.betas", "optim.ema")) and value == 1):
             raise TrainingError(f"{where}{name} is {value}; expected 0 to 1.")
+    if data.cache and stage.upscaler is None:
+        reads = ["text"] if model.preset == "start" else encoders_of(model.network())
+        fresh = next((name for name in reads if getattr(config.encoders, name) == "fresh"), None)
+        if fresh is not None:
+            raise TrainingError(
+                f"{where}data.cache keeps what frozen encoders make, and encoders.{fresh} trains ('fresh'); name its "
+                "folder, or leave data.cache out."
+            )
     if model.lora is None and model.train == ("predict_net",) and not loss.flow_weight:
         raise TrainingError(f"{where}model.train is predict_net alone, which learns from loss.flow_weight above 0.")
     if data.height % 8 or data.width % 8:
@@ -159,6 +167,16 @@ def _check_pace(optim: OptimConfig, where: str) -> None:
             f"{where}optim.optimizer 'prodigy' finds the rate itself, the same for all: set optim.lr = 1.0, and leave "
             "optim.lr_scale out."
         )
+
+
+def encoders_of(network: UNetConfig) -> list[str]:
+    """The encoders a network reads."""
+    used = ["text"]
+    if network.motion_text != "off":
+        used.append("motion")
+    if network.image_adapter != "off" and network.image_projector is not None:
+        used.append("image")
+    return used
 
 
 def check_continuation(stage: StageConfig, network: UNetConfig) -> None:

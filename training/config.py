@@ -121,7 +121,7 @@ class OptimConfig:
     # adamw | adamw8bit (bitsandbytes) | adafactor (little memory; lr is relative to each weight's size) | prodigy
     # (prodigyopt; finds the rate, of which lr is a factor: 1)
     optimizer: str = "adamw"
-    steps: int = 1000  # of the optimizer, in this stage
+    steps: int = 1000  # of the optimizer, in this stage; 0 passes over it
     batch_size: int = 8  # clips a step, over all processes: a run means the same on any number of GPUs
     accumulate: int = 1  # rounds in which a process works its share of the batch off, for less memory
     lr: float = 2e-3
@@ -270,7 +270,8 @@ class RunConfig:
             _known(stage, own, where)
             name = {"name": f"stage{i}" if len(stages) > 1 else "train"}
             built.append(build(StageConfig, {**name, **merged(shared, stage)}, where))
-        config = replace(build(cls, values), stages=tuple(built))
+        # A stage of no steps is passed over; a run of none is refused by the check.
+        config = replace(build(cls, values), stages=tuple(s for s in built if s.optim.steps) or tuple(built))
         check(config)
         return config
 

@@ -17,7 +17,7 @@ from ..model_patches.warm_start import check_extends, extend
 from ..pipelines.bundle import DEMO, load_vae
 from ..pipelines.encoders import ImageEncoder, TextEncoder
 from . import lora
-from .checks import check_continuation
+from .checks import check_continuation, encoders_of
 from .config import RunConfig, StageConfig
 from .errors import TrainingError
 from .start import Start
@@ -142,16 +142,6 @@ def set_trainable(unet: VideoUNet, stage: StageConfig, precision: str, untouched
 FRESH = {"text": text_encoder, "motion": motion_encoder, "image": image_encoder}
 
 
-def reads(config: UNetConfig) -> list[str]:
-    """Encoders a network reads."""
-    used = ["text"]
-    if config.motion_text != "off":
-        used.append("motion")
-    if config.image_adapter != "off" and config.image_projector is not None:
-        used.append("image")
-    return used
-
-
 def make_encoder(config: RunConfig, name: str, network: UNetConfig) -> nn.Module:
     """A fresh one, which trains, as it is or as the run that start.network names left it; or a frozen folder's."""
     where = getattr(config.encoders, name)
@@ -189,7 +179,7 @@ def elsewhere(config: RunConfig, network: UNetConfig) -> dict[str, str | dict]:
     given, entries = config.encoders, {}
     if given.codec != "demo":
         entries["codec"] = str(Path(given.codec).resolve())
-    for name in reads(network):
+    for name in encoders_of(network):
         where = getattr(given, name)
         if where != "fresh":
             entries[name] = {"path": str(Path(where).resolve()), **encoder_options(config, name, network)}

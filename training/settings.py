@@ -23,6 +23,21 @@ class UserPath(str):
     __slots__ = ()
 
 
+class Given(str):
+    """A value as it was written after --set: a text where a setting is one, otherwise what Python reads in it."""
+
+    __slots__ = ()
+
+    def read(self) -> Any:
+        try:
+            return {"true": True, "false": False, "none": None}[self.lower()]
+        except KeyError:
+            try:
+                return ast.literal_eval(self)
+            except (ValueError, SyntaxError):
+                return str(self)
+
+
 NAMES = {UserPath: "a path"}  # of types, for people
 
 
@@ -41,10 +56,12 @@ def build(cls, values: dict, where: str = ""):
 
 def _typed(hint, value, name: str):
     origin, inner = get_origin(hint), get_args(hint)
+    if isinstance(value, Given) and origin not in (Union, types.UnionType):
+        value = _as_given(hint, value)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        if value is None:
+        if value is None or (isinstance(value, Given) and value.read() is None):
             return None
         return _typed(next(h for h in inner if h is not type(None)), value, name)
     if is_dataclass(hint):
@@ -72,6 +89,12 @@ def _typed(hint, value, name: str):
     return value
 
 
+def _as_given(hint, value: Given) -> Any:
+    """2024 is a folder's name where a path is asked for, and a number elsewhere."""
+    read = value.read()
+    return str(value) if hint in (str, UserPath) and not isinstance(read, str) else read
+
+
 def _expanded(value: str, name: str) -> str:
     """With the home folder for ~ and environment variables for $NAME."""
     expanded = os.path.expandvars(os.path.expanduser(value))
@@ -93,7 +116,7 @@ def override(values: dict, text: str) -> None:
             raise TrainingError(f"--set {text!r}: {'.'.join(parents[: i + 1])} is no table.")
     if isinstance(values, list):
         raise TrainingError(f"--set {text!r}: {'.'.join(parents)} is a list of tables; name one by its number from 1.")
-    values[leaf] = _value(value)
+    values[leaf] = _value(value, path)
 
 
 def _entry(tables: list, name: str, text: str):
@@ -104,14 +127,12 @@ def _entry(tables: list, name: str, text: str):
     raise TrainingError(f"--set {text!r}: there is no {name!r}; choose from {names}.")
 
 
-def _value(text: str):
-    try:
-        return {"true": True, "false": False, "none": None}[text.lower()]
-    except KeyError:
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return text
+def _value(text: str, name: str):
+    """Tables at once, as they are merged with others; anything else when its type is known."""
+    if text.strip() in ("...", "…"):
+        raise TrainingError(f"--set {name}={text} is a placeholder; write your own value in its place.")
+    read = Given(text).read()
+    return read if isinstance(read, dict | list | tuple) else Given(text)
 
 
 def merged(base: dict, changes: dict) -> dict:

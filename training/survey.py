@@ -10,6 +10,7 @@ from ..model_patches import UNetConfig
 from ..pipelines.encoders import TextEncoder
 from ..pipelines.errors import InputError
 from . import models, plan
+from .checks import encoders_of
 from .config import RunConfig, StageConfig
 from .data.open import PAGE, open_sources
 from .run import check_places
@@ -49,7 +50,7 @@ def _data(stage: StageConfig, network: UNetConfig | None) -> tuple:
 def _readers(config: RunConfig, network: UNetConfig, say: Callable[[str], object]) -> dict[str, TextEncoder]:
     """The text encoders' tokenizers, of those that are there."""
     found = {}
-    for name in models.reads(network):
+    for name in encoders_of(network):
         where = getattr(config.encoders, name)
         if name == "image":
             continue

@@ -24,6 +24,7 @@ from ..pipelines.errors import InputError
 from ..schedulers import NoiseSchedule
 from . import checkpoint as disk, models, results, state
 from .batch import Batch, Bucket
+from .checks import encoders_of
 from .config import RunConfig, StageConfig
 from .data.mix import Mix, Take
 from .data.open import open_sources
@@ -111,7 +112,7 @@ class Trainer:
         if found is not None:
             for i in range(1, found.stage + 1):
                 network = models.advance(network, config, i)
-        encoders = {n: models.make_encoder(config, n, network.unet.config) for n in models.reads(network.unet.config)}
+        encoders = {n: models.make_encoder(config, n, network.unet.config) for n in encoders_of(network.unet.config)}
         self.stage_index, self.stage_step = (found.stage, found.facts["stage_step"]) if found else (0, 0)
         if found is not None:
             own = {f"unet.{n}": p for n, p in network.unet.named_parameters()}
