@@ -44,6 +44,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@# Alone: its torchvision would be one for CUDA. Its upscalers do without.
+	$(BIN)/python -m pip install --quiet --no-deps 'spandrel>=0.4.1'
 	touch $@
 
 clean:

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -103,14 +106,46 @@ def _ours(network: RCAN, name: str) -> Upscaler:
     return Upscaler(network, network.scale, name, half=False, bfloat16=True)  # as spandrel has it for RCAN
 
 
+@contextmanager
+def _torchvision_or_none() -> Iterator[None]:
+    """Lets spandrel be imported without torchvision, or beside one that was made for another torch.
+
+    It is asked for by two of spandrel's networks, for inpainting and for faces; pip would replace torch to have it.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except Exception:  # a broken one raises RuntimeError and more
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]  # half of a broken one
+        names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+        for name in names:
+            sys.modules[name] = module = ModuleType(name)
+            module.__getattr__ = lambda wanted: _missing(wanted)
+        try:
+            yield
+        finally:
+            for name in names:
+                sys.modules.pop(name, None)
+    else:
+        yield
+
+
+def _missing(wanted: str) -> type:
+    """Stands for whatever torchvision would give."""
+    if wanted.startswith("__"):
+        raise AttributeError(wanted)
+    return type(wanted, (), {"__getattr__": lambda self, name: _missing(name)})
+
+
 def _spandrel(path: Path) -> object:
     """The descriptor of a file of any architecture."""
     try:
-        from spandrel import ModelLoader, UnsupportedModelError
-    except Exception as error:  # a torchvision made for another torch raises RuntimeError and more
+        with _torchvision_or_none():
+            from spandrel import ModelLoader, UnsupportedModelError
+    except Exception as error:
         raise CheckpointError(
             f"{path.name} is no RCAN, and upscalers of other kinds need spandrel, which cannot be imported "
-            f"({reason(error)}): pip install spandrel, with the torchvision that goes with this torch."
+            f"({reason(error)}); pip install --no-deps spandrel, which leaves torch as it is."
         ) from error
     weights = read_weights(path)
     try:

@@ -1,5 +1,7 @@
 """Upscalers at work: what strips and tiles must not change, what memory may, what is refused."""
 
+import importlib.util
+import subprocess
 import sys
 import weakref
 from itertools import pairwise
@@ -349,8 +351,47 @@ def other_file(tmp_path):
 
 def test_files_of_others_need_spandrel(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(CheckpointError, match="need spandrel, which cannot be imported"):
+    with pytest.raises(CheckpointError, match=r"cannot be imported .*; pip install --no-deps spandrel"):
         load_upscaler(other_file(tmp_path))
+
+
+WITHOUT_TORCHVISION = """
+import sys, torch
+if {broken}:
+    sys.path.insert(0, {folder!r})
+else:
+    sys.modules["torchvision"] = None
+from safetensors.torch import save_file
+from dreamfactory.model_patches.upscaling import Enlarger, load_upscaler
+try:
+    load_upscaler({folder!r} + "/other.safetensors")
+except Exception as error:
+    print(error)
+from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
+from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
+torch.manual_seed(0)
+networks = SRVGGNetCompact(num_feat=16, num_conv=2, upscale=2), RRDBNet(num_filters=8, num_blocks=1)
+for n, network in enumerate(networks):
+    save_file({{k: v.contiguous() for k, v in network.state_dict().items()}}, {folder!r} + f"/{{n}}.safetensors")
+    found, frames = load_upscaler({folder!r} + f"/{{n}}.safetensors"), torch.rand(2, 3, 20, 24)
+    with torch.no_grad():
+        off = (Enlarger(found, "cpu")(frames) - network.eval()(frames).clamp(0, 1)).abs().max()
+    assert off < 1e-5, (n, off)
+assert "torchvision" not in sys.modules or sys.modules["torchvision"] is None
+"""
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_public_upscalers_need_no_torchvision(tmp_path, broken):
+    """Nor mind one that was made for another torch: pip would replace torch to mend it."""
+    if importlib.util.find_spec("spandrel") is None:
+        pytest.skip("spandrel is not installed: pip install --no-deps spandrel")
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('no torchvision::nms')")
+    script = WITHOUT_TORCHVISION.format(broken=broken, folder=str(other_file(tmp_path).parent))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of no image network that spandrel knows" in done.stdout
 
 
 def stand_in(monkeypatch, load):

@@ -36,17 +36,19 @@ def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> tor
         prodigy = _imported("prodigyopt", "Prodigy", optim.optimizer, "prodigyopt")
         return prodigy(tables, lr=optim.lr, betas=optim.betas)
     if optim.optimizer == "adafactor":
-        return _imported("torch.optim", "Adafactor", optim.optimizer, "'torch>=2.5'")(tables, lr=optim.lr)
+        if not hasattr(torch.optim, "Adafactor"):
+            raise TrainingError("optim.optimizer adafactor needs torch 2.5 or newer; set optim.optimizer = 'adamw'.")
+        return torch.optim.Adafactor(tables, lr=optim.lr)
     return torch.optim.AdamW(tables, lr=optim.lr, betas=optim.betas, fused=True)
 
 
 def _imported(module: str, name: str, optimizer: str, package: str) -> type[torch.optim.Optimizer]:
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except ImportError as error:
         raise TrainingError(
-            f"optim.optimizer {optimizer} needs {package.strip(chr(39))}, which is not installed; pip install "
-            f"{package}, or set optim.optimizer = 'adamw'."
+            f"optim.optimizer {optimizer} needs {package}, which is not installed; pip install {package}, or set "
+            "optim.optimizer = 'adamw'."
         ) from error
 
 
