@@ -26,8 +26,12 @@ def check(args: argparse.Namespace) -> int:
     """Exit code: 0 all right, 1 something wrong, 3 without a card. Raises InputError with one sentence."""
     import torch
 
+    from ..model_patches.files import no_file
+    from ..pipelines.errors import InputError
     from . import device, host, network, report, trainer, upscaler
 
+    if Path(args.out).exists() and (told := no_file(args.out)) is not None:
+        raise InputError(f"{told}; give the name of a file as --out.")
     where = _device(args.device)
     if where is None:
         built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"

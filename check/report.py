@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..model_patches.errors import reason
+from ..model_patches.files import whole
 from ..pipelines.errors import InputError
 
 RIGHT, WRONG, ABSENT = "right", "wrong", "not here"
@@ -69,11 +70,10 @@ def row(line: Line) -> str:
 def write(path: Path, lines: Iterable[Line], about: dict) -> None:
     """Whole or not at all. Raises InputError with one sentence."""
     text = json.dumps({**about, "lines": [asdict(line) for line in lines]}, indent=1) + "\n"
-    aside = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, "utf-8")
-        aside.replace(path)
+        with whole(path) as temporary:
+            temporary.write_text(text, "utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be written: {reason(error)}.") from error
 

@@ -5,6 +5,7 @@ Our files carry the whole network config and the noise schedule in their header,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ except ImportError:  # Windows
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .config import UNetConfig
@@ -50,6 +51,14 @@ BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
     "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
+
+KINDS_OF = {
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2", torch.int16: "I16", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int32: "I32", torch.float32: "F32", torch.int64: "I64", torch.float64: "F64", torch.complex64: "C64",
+}  # fmt: skip
+# Not in every torch that a host may bring.
+KINDS_OF |= {getattr(torch, f"uint{n}"): f"U{n}" for n in (16, 32, 64) if hasattr(torch, f"uint{n}")}
 
 # Reads a file's weights. A host may bring one of its own, which sends them from the disk straight to the card.
 Reader = Callable[[str | os.PathLike], dict[str, Tensor]]
@@ -134,6 +143,12 @@ KINDS = {
     stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a device",
 }
+
+
+def only_file(path: str | os.PathLike) -> None:
+    """Refuse to open, or to write over, what is there and no file: a pipe, a device, a folder. Raises OSError."""
+    if os.path.exists(path) and (told := no_file(path)) is not None:
+        raise OSError(errno.EINVAL, f"it {told[told.rindex(' is ') + 1 :]}", str(path))
 
 
 def no_file(path: str | os.PathLike, or_folder: bool = False) -> str | None:
@@ -241,19 +256,42 @@ def write(
     tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in state.items()}
     try:
         with whole(path) as temporary:
-            save_file(tensors, temporary, metadata)
-    except (OSError, SafetensorError) as error:
+            save(tensors, temporary, metadata)
+    except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {reason(error)}.") from error
 
 
+def save(tensors: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str]) -> None:
+    """A safetensors file, written into the one that is there. Raises OSError.
+
+    safetensors' own function writes a hidden file beside it, which nobody takes away where the process is killed.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # large numbers first, all aligned
+    header: dict = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in names:
+        tensor, start = tensors[name], end
+        end += tensor.nbytes
+        header[name] = {"dtype": KINDS_OF[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+
+
 def refuse_onto(target: str | os.PathLike, *inputs: str | os.PathLike) -> None:
-    """Refuse to write onto a file that is read, or onto one of a folder that is, however the two are spelt.
+    """Refuse to write onto a file that is read, or onto one of a folder that is, however the two are spelt; and onto
+    what is no file.
 
     Raises CheckpointError with one sentence.
     """
     target = Path(target)
     if not target.exists():
         return
+    if (told := no_file(target, or_folder=True)) is not None:
+        raise CheckpointError(f"{told}, and would be written over; choose another name.")
     for given in map(Path, inputs):
         inside = given.is_dir() and target.resolve().is_relative_to(given.resolve())
         if inside or (given.exists() and target.samefile(given)):
@@ -270,6 +308,7 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     process leaves a hidden file whose name `TEMPORARY` matches, which the next one to write there sweeps away. Raises
     OSError."""
     path = Path(path)
+    only_file(path)
     _sweep(path.parent)
     # A name of its own, because another process may be writing the same target; of 255 bytes as any other.
     start = path.name.encode(errors="surrogateescape")[:225].decode(errors="ignore")
@@ -327,6 +366,8 @@ def fingerprint(path: str | Path, *options: object) -> str:
     """Of a file or folder: names, sizes and both ends of its files. Whole encoders are too long to read for this."""
     path = Path(path)
     digest = hashlib.blake2b(repr(options).encode(), digest_size=16)
+    if not path.is_dir():
+        only_file(path)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
         size = file.stat().st_size
@@ -341,6 +382,7 @@ def fingerprint(path: str | Path, *options: object) -> str:
 @contextmanager
 def sole(path: str | os.PathLike) -> Iterator[None]:
     """Hold a lock file, which stays; raises BlockingIOError if another process holds it, OSError if it cannot be."""
+    only_file(path)
     with Path(path).open("a") as file:
         if fcntl is not None:  # Windows has no flock; two processes go unnoticed there
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..model_patches.errors import blameless, reason, shown, some
-from ..model_patches.files import Header, read_json
+from ..model_patches.files import Header, no_file, read_json, write
 from ..model_patches.foreign_config import (
     CLIP_TEXT,
     CLIP_VISION,
@@ -277,6 +277,8 @@ def check_tokens(tokenizer, length: int, vocabulary: int, folder: Path) -> None:
 
 def read_config(folder: Path) -> dict:
     """config.json of a transformers folder, whose `model_type` is a text."""
+    if folder.exists() and (told := no_file(folder, or_folder=True)) is not None:
+        raise InputError(f"{told}; give a transformers folder.")
     if not (folder / CONFIG).exists():
         raise InputError(f"{folder} is no encoder folder: it has no {CONFIG}.")
     values = read_json(folder / CONFIG, "put the encoder's own config.json there")
@@ -345,8 +347,7 @@ def _save(model: nn.Module, folder: Path, prefix: str = "") -> None:
         model.save_pretrained(folder)
     path = folder / "model.safetensors"
     weights = {k if k.startswith(prefix) else prefix + k: v for k, v in load_file(path).items()}
-    save_file(weights, path, {"format": "pt"})
-    path.chmod(0o644)
+    write(path, weights, {"format": "pt"})
 
 
 @contextmanager

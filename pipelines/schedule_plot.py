@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ..model_patches.files import whole
 from ..schedulers import NoiseSchedule, ScheduleConfig, log_snr_curves
 
 
@@ -31,12 +32,8 @@ def draw(path: str | os.PathLike, frames: int, height: int, width: int, config: 
     axes.legend(loc="upper right")
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix or '.png'}")
-    try:
-        figure.savefig(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with whole(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png")
     return path
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from ..model_patches.files import refuse_onto
+from ..model_patches.files import no_file, refuse_onto
 from ..model_patches.upscaling import Enlarger, Upscaler, check_dtype, check_target, check_tile, fit, load_upscaler
 from .bundle import DEMO
 from .errors import InputError
@@ -46,8 +46,8 @@ def upscale_video(
     """
     source, target = Path(source), Path(target)
     is_picture = source.suffix.lower() in PICTURES
-    if not source.is_file():
-        raise InputError(f"{source} does not exist, or is a folder; give a video or a picture.")
+    if (told := no_file(source)) is not None:
+        raise InputError(f"{told}; give a video or a picture.")
     check_output(target, ".png" if is_picture else ".mp4")
     refuse_onto(target, source, model)
     _check_numbers(size, scale, chunk, crf, even=not is_picture)

@@ -74,7 +74,11 @@ def check_output(path: str | Path, suffix: str = ".mp4") -> Path:
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise InputError(f"the output {path} must end in {suffix}.")
-    new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    above = (path.parent, *path.parent.parents)
+    new = [folder for folder in above if not folder.exists()]
+    there = next(folder for folder in above if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"{path} cannot be written: {no_file(there, or_folder=True) or f'{there} is a file'}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # and no other error, such as too long a name
@@ -84,8 +88,8 @@ def check_output(path: str | Path, suffix: str = ".mp4") -> Path:
             folder.rmdir()
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place.") from error
-    if path.is_dir():
-        raise InputError(f"the output {path} is a folder; give a file name.")
+    if path.exists() and (told := no_file(path)) is not None:
+        raise InputError(f"the output {told}; give a file name.")
     return path
 
 

@@ -339,9 +339,9 @@ def test_places_that_cannot_be_written(tmp_path, monkeypatch):
     before = (tmp_path / "x.safetensors").read_bytes()
 
     def full(*_):
-        raise SafetensorError("Error while serializing: No space left on device")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(files, "save", full)
     with pytest.raises(CheckpointError, match="No space left"):
         save_unet(unet, tmp_path / "x.safetensors")
     assert (tmp_path / "x.safetensors").read_bytes() == before

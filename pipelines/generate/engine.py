@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ...model_patches import ConfigError
+from ...model_patches.files import no_file
 from ...model_patches.upscaling import Upscaler, check_dtype
 from ..bundle import load_bundle
 from ..errors import InputError
@@ -91,6 +92,8 @@ def _asked(request: Request, networks: Networks, prompts: str | None, sheets: bo
         for suffix in [*(["_sheet.png"] if sheets else []), *(["_first_frame.png"] if draws else [])]:
             check_output(out.with_name(out.stem + suffix), ".png")
         return [(0, request)]
+    if Path(request.out).exists() and (told := no_file(request.out, or_folder=True)) is not None:
+        raise InputError(f"{told}; give a folder as --out.")
     if Path(request.out).suffix.lower() == ".mp4" or Path(request.out).is_file():
         raise InputError(f"--prompts makes many clips, and {request.out} is one file; give a folder as --out.")
     for folder in networks.files():

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ...model_patches.errors import reason, some
-from ...model_patches.files import MAX_SETTINGS, TEMPORARY, parse, read_json, sole, whole
+from ...model_patches.files import MAX_SETTINGS, TEMPORARY, no_file, parse, read_json, sole, whole
 from ..errors import InputError
 from ..sheets import save_image, to_uint8
 from ..video_files import is_whole, kept_settings, read_settings
@@ -75,6 +75,9 @@ class ClipFolder:
             yield
 
     def _begun(self) -> dict | None:
+        for name in sorted({INDEX, LOCK, *self.files}):  # a pipe would be waited for
+            if (self.path / name).exists() and (told := no_file(self.path / name)) is not None:
+                raise InputError(f"{told}; choose another --out.")
         if not os.path.lexists(self.path / RUN):
             inside = sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
             foreign = [name for name in inside if name.endswith(".mp4") or name in self.files]
