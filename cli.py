@@ -285,8 +285,11 @@ class Terminated(BaseException):
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Let SIGTERM raise Terminated; only the main thread may listen."""
+    asked = False
 
     def stop(*_) -> NoReturn:
+        nonlocal asked
+        asked = True
         raise Terminated
 
     if threading.current_thread() is not threading.main_thread():
@@ -295,6 +298,10 @@ def terminable() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except Exception as error:
+        if asked:  # it fell on a library's compiled code, which makes another error of it
+            raise Terminated from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

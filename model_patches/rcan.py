@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import check_weights
+from .errors import CheckpointError
 from .files import FORMAT, write
 
 SCALES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
@@ -177,7 +178,10 @@ MARKS = ("head.0.weight", "tail.1.weight", "body.0.body.0.body.0.weight", "body.
 
 
 def rcan_config(shapes: Mapping[str, tuple[int, ...]]) -> RCANConfig | None:
-    """The sizes of an RCAN by the shapes of its weights, names as spandrel's; None: no RCAN that runs here."""
+    """The sizes of an RCAN by the shapes of its weights, names as spandrel's; None: no RCAN that runs here.
+
+    Raises CheckpointError where there are names of more blocks than weights.
+    """
     if any(name not in shapes for name in MARKS):
         return None
     if len(shapes["head.0.weight"]) != 4 or shapes["head.0.weight"][1:] != (3, 3, 3):
@@ -187,8 +191,11 @@ def rcan_config(shapes: Mapping[str, tuple[int, ...]]) -> RCANConfig | None:
         return None
     groups = _count(shapes, "body.") - 1
     blocks = _count(shapes, "body.0.body.") - 1
-    if groups * blocks > len(shapes):  # no network is built of more blocks than there are weights
-        return None
+    if groups * blocks > len(shapes):  # before anything is built of them
+        raise CheckpointError(
+            f"an RCAN of {groups} groups of {blocks} blocks has more weights than these {len(shapes)}; download or "
+            "save it again."
+        )
     shuffles = [_first(shapes, f"tail.0.{2 * i}.weight") for i in range(min(_count(shapes, "tail.0."), 4))]
     steps = tuple(round((n / features) ** 0.5) for n in shuffles)
     scale = next((scale for scale, s in SCALES.items() if s == steps), None)

@@ -7,7 +7,6 @@ T5, CLIPText   the host's models, with what it fixes made free
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from transformers import AutoConfig
 
 from ..model_patches import read_header
 from ..model_patches.errors import blameless, reason, some
+from ..model_patches.files import MAX_ITEMS, MAX_SETTINGS, parse
 from .errors import NodeError
 from .folders import read_file
 
@@ -97,12 +97,12 @@ class Source:
             return None
         file = self.folder / "config.json"
         try:
-            return json.loads(file.read_text(encoding="utf-8"))["model_type"]
+            return parse(file.read_bytes(), MAX_SETTINGS)["model_type"]
         except FileNotFoundError as error:
             raise NodeError(f"{self.folder} is no encoder folder: it has no config.json.") from error
         except OSError as error:
             raise NodeError(f"{file} cannot be read: {reason(error)}.") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise NodeError(f"{file} does not name a model_type; put the encoder's own config.json there.") from error
 
     def config(self):
@@ -128,8 +128,8 @@ def _check_names(folder: Path) -> None:
     """Lists of further files, which transformers would open wherever they point, hold names and no paths."""
     for file, lists in FURTHER.items():
         try:
-            settings = json.loads((folder / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            settings = parse((folder / file).read_bytes(), MAX_ITEMS)
+        except (OSError, ValueError, RecursionError):
             continue  # who needs it says so
         for key in lists:
             named = settings.get(key) if isinstance(settings, dict) else None
@@ -145,7 +145,7 @@ def _folder_files(folder: Path) -> tuple[Path, ...]:
     if single.exists():
         return (single,)
     try:
-        names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        names = parse((folder / INDEX).read_bytes(), MAX_ITEMS)["weight_map"].values()
         # Names only: an index does not lead out of its folder.
         return tuple(folder / Path(name).name for name in sorted(set(names)))
     except FileNotFoundError as error:
@@ -156,7 +156,7 @@ def _folder_files(folder: Path) -> tuple[Path, ...]:
         raise NodeError(f"{folder} has no {expected}; pickled weights are never opened here.") from error
     except OSError as error:
         raise NodeError(f"{folder / INDEX} cannot be read: {reason(error)}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NodeError(f"{folder / INDEX} is no index of shards, or is damaged; download it again.") from error
 
 
@@ -317,7 +317,7 @@ def _clip_config(found: Found, source: Source) -> dict:
     config["num_attention_heads"] = declared.num_attention_heads
     config["layer_norm_eps"] = declared.layer_norm_eps
     config["hidden_act"] = _activation(source, declared.hidden_act, comfy.clip_model.ACTIVATIONS)
-    if width % declared.num_attention_heads:
+    if declared.num_attention_heads < 1 or width % declared.num_attention_heads:
         raise NodeError(
             f"{source.path} says in config.json that it has {declared.num_attention_heads} heads, its weights are "
             f"{width} wide; put the config.json of the weights there."

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..model_patches.errors import blameless, some
+from ..model_patches.foreign_config import CLIP_VISION, checked
 from .errors import NodeError
 from .text_weights import ACTIVATIONS, Source
 
@@ -48,7 +49,10 @@ def load_vision_encoder(path: str | Path) -> comfy.clip_vision.ClipVisionModel:
 def _config(source: Source) -> dict:
     declared = source.config()
     vision = getattr(declared, "vision_config", None) or declared
-    config = {name: getattr(vision, name) for name in SIZES}
+    stated = {name: getattr(vision, name) for name in SIZES}
+    # Before a network is built of them, which is compared with the weights then.
+    known = {name: CLIP_VISION[name] for name in SIZES}
+    config = checked(stated, known, source.path / "config.json", len(source.shapes), nulls=False)
     # A whole CLIP states the projection outside of its vision half, where it need not be right.
     config["projection_dim"] = source.shapes.get(PROJECTION, (vision.projection_dim,))[0]
     config["hidden_act"] = ACTIVATIONS.get(vision.hidden_act, vision.hidden_act)

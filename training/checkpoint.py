@@ -29,7 +29,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..model_patches.files import sole
+from ..model_patches.errors import CheckpointError
+from ..model_patches.files import read_json, sole
 from .errors import TrainingError
 
 FOLDER, MANIFEST, LOCK = "checkpoints", "manifest.json", "run.lock"
@@ -124,12 +125,27 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
     for path in sorted(folder.glob("step-*")):
         match = NAME.fullmatch(path.name)
         try:
-            facts = json.loads((path / MANIFEST).read_text("utf-8"))
-            if match and facts["format"] == FORMAT and facts.keys() >= NEEDED:
-                found.append(Checkpoint(path, int(facts["step"]), int(facts["stage"]), facts))
-        except (OSError, ValueError, KeyError, TypeError):
+            facts = read_json(path / MANIFEST)
+            if match and facts.get("format") == FORMAT and facts.keys() >= NEEDED and _is_sound(facts):
+                found.append(Checkpoint(path, facts["step"], facts["stage"], facts))
+        except CheckpointError:
             continue
     return found
+
+
+def _is_sound(facts: dict) -> bool:
+    """Whether every fact is of its kind; files are named inside of their checkpoint."""
+    numbers = [facts[name] for name in ("step", "stage", "stage_step")]
+    files, born = facts["files"], facts.get("born", {})
+    return (
+        all(type(n) is int and 0 <= n < 2**53 for n in numbers)
+        and isinstance(facts["origin"], dict)
+        and isinstance(born, dict)
+        and all(type(n) is int for n in born.values())
+        and isinstance(files, dict)
+        and all(isinstance(entry, dict) and {"size", "hash"} <= entry.keys() for entry in files.values())
+        and not any(Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name for name in files)
+    )
 
 
 def damage(checkpoint: Checkpoint) -> str | None:
