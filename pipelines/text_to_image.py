@@ -169,6 +169,7 @@ class AnyPipeline:
             stated_length(tokenizer, folder, UNBOUNDED)
         self.turns, self.name, self.notes, self.ignores = turns, str(folder), [], {}
         self._offloaded = False
+        self._cancelled: Exception | None = None  # what a caller's on_step raised, which is no fault of the folder
         self.networks = [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
         for network in self.networks:
             lacking = [name for name, weight in network.named_parameters() if weight.is_meta]
@@ -211,7 +212,11 @@ class AnyPipeline:
         def told(step: int) -> None:
             if on_step is not None:
                 each = getattr(self.pipeline, "num_timesteps", steps)  # samplers of second order take more of them
-                on_step(len(drawn) * each + step + 1, len(text) * each)
+                try:
+                    on_step(len(drawn) * each + step + 1, len(text) * each)
+                except Exception as error:
+                    self._cancelled = error
+                    raise
 
         def step_end(pipeline, step: int, timestep, values: dict) -> dict:
             told(step)
@@ -259,7 +264,7 @@ class AnyPipeline:
         try:
             made = self.pipeline(**arguments)
         except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AttributeError) as error:
-            if isinstance(error, InputError) or blameless(error):
+            if error is self._cancelled or isinstance(error, InputError) or blameless(error):
                 raise
             raise InputError(f"{self.name} does not draw this: diffusers says {some([reason(error)])!r}.") from error
         if any(getattr(made, "nsfw_content_detected", None) or []):

@@ -615,7 +615,7 @@ def test_files_that_are_no_list(capsys, text_alone, tmp_path):  # noqa: F811
     fixed = ("--checkpoint", text_alone)
     for args, sentence in (
         (("--prompts", tmp_path / "latin.jsonl", "--out", tmp_path / "c"), "is no UTF-8 text; save it as UTF-8"),
-        (("--prompts", tmp_path / "nowhere.jsonl", "--out", tmp_path / "c"), "cannot be read"),
+        (("--prompts", tmp_path / "nowhere.jsonl", "--out", tmp_path / "c"), "does not exist"),
         (("--prompts", tmp_path / "bom.jsonl", "--out", tmp_path / "c.mp4"), "give a folder"),
         (("--prompts", tmp_path / "bom.jsonl", "--out", tmp_path / "file"), "give a folder"),
         (("--prompts", tmp_path / "bom.jsonl", "--out", tmp_path / "file" / "c"), "cannot be"),

@@ -136,7 +136,7 @@ CASES = {
     "no more files may be open": (unet, FULL, "cannot be read: Too many open files.", False),
     "memory ends under a network": (unet, MEMORY, "can't allocate memory", True),
     "a bug under a network": (unet, BUG, "NoneType", True),
-    "an index that cannot be opened": (shards, None, "cannot be read: Is a directory.", False),
+    "an index that is a folder": (shards, None, "index.json is a folder, no file;", False),
     "memory ends under a VAE": (vae, MEMORY, "can't allocate memory", True),
     "memory ends under an encoder": (encoder, MEMORY, "can't allocate memory", True),
     "a library of the tokenizer's is missing": (tokenizer, MISSING, "No module named 'sentencepiece'", True),
