@@ -10,6 +10,7 @@ get overlapping tiles whose seams are blended.
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import sys
@@ -113,7 +114,7 @@ def _torchvision_or_none() -> Iterator[None]:
     It is asked for by two of spandrel's networks, for inpainting and for faces; pip would replace torch to have it.
     """
     try:
-        import torchvision  # noqa: F401
+        importlib.import_module("torchvision")
     except Exception:  # a broken one raises RuntimeError and more
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]  # half of a broken one

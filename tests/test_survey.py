@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import shutil
 from html.parser import HTMLParser
 
@@ -18,9 +19,11 @@ from dreamfactory.model_patches import load_unet
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.encoders import TextEncoder
 from dreamfactory.training.config import PRESETS, load_run
+from dreamfactory.training.data import statistics, survey_page
 from dreamfactory.training.errors import TrainingError
 from dreamfactory.training.plan import networks, show
 from dreamfactory.training.run import train
+from dreamfactory.training.super_resolution.trainer import UpscalerTrainer
 from dreamfactory.training.trainer import Trainer
 
 QUICK = [
@@ -85,7 +88,7 @@ def surveyed(folder, out, capsys, *more):
 
 def test_the_numbers_are_those_of_the_files(folder, tmp_path, capsys):
     told = surveyed(folder, tmp_path / "run", capsys)
-    place = tmp_path / "run" / "data" / "train"
+    place = tmp_path / "run" / "survey" / "train"
     assert f"look at {place / 'survey.html'}" in told
     facts = json.loads((place / "data_mine.json").read_text())
     assert facts["files"] == {"found": 13, "used": 6, "captions": 6, "left_out": 1}
@@ -95,7 +98,7 @@ def test_the_numbers_are_those_of_the_files(folder, tmp_path, capsys):
     assert found["videos"]["frame_rate"] == {"8": 3, "25": 2}
     seconds = found["videos"]["duration"]
     assert (seconds["least"], seconds["median"], seconds["largest"]) == pytest.approx((0.25, 1, 2), abs=0.001)
-    assert found["videos"]["hours"] == pytest.approx((0.25 + 1 + 2 + 2 + 1) / 3600, abs=1e-4)
+    assert found["videos"]["seconds"] == pytest.approx(0.25 + 1 + 2 + 2 + 1, abs=0.01)
     assert sum(n for *_, n in found["videos"]["duration_histogram"]) == 5
     assert found["images"] == {"count": 1, "size": {"80x60": 1}}
     counted = found["buckets"]
@@ -111,7 +114,7 @@ def test_the_numbers_are_those_of_the_files(folder, tmp_path, capsys):
 
 def test_the_page_needs_nothing_beside_it_and_runs_nothing(folder, tmp_path, capsys):
     surveyed(folder, tmp_path / "run", capsys)
-    page = Page((tmp_path / "run" / "data" / "train" / "survey.html").read_text("utf-8"))
+    page = Page((tmp_path / "run" / "survey" / "train" / "survey.html").read_text("utf-8"))
     assert not page.elsewhere
     assert "script" not in page.tags
     text = " ".join(page.words)
@@ -130,7 +133,7 @@ def test_a_survey_reads_no_network_and_leaves_no_run_behind(folder, tmp_path, ca
     told = capsys.readouterr().out
     assert "goes by the preset dynamicrafter-512, its start.release" in told
     assert "encoders.text: captions that it would cut are not counted; models/sd21-text-encoder is no encoder" in told
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"data"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"survey"}
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
@@ -140,7 +143,7 @@ def test_an_encoder_without_its_weights_tells_the_same_of_captions(folder, tmp_p
     assert [whole.is_cut(text) for text in texts] == [light.is_cut(text) for text in texts]
     assert whole.unknown_words("a purple dragon") == light.unknown_words("a purple dragon") != []
     surveyed(folder, tmp_path / "run", capsys, *(f"encoders.{k}={DEMO / f'{k}_encoder'}" for k in ("text", "motion")))
-    counted = json.loads((tmp_path / "run/data/train/data_mine.json").read_text())["captions"]
+    counted = json.loads((tmp_path / "run/survey/train/data_mine.json").read_text())["captions"]
     assert counted["motion"]["longer_than_read"] == 1
 
 
@@ -253,6 +256,101 @@ def test_what_is_no_start_is_one_sentence(other, tmp_path):
     assert load_unet(other / "unet.safetensors")  # nothing of it was touched
 
 
+def test_where_a_run_starts_does_not_move_with_the_run_it_starts_from(other, tmp_path):
+    """The other run goes on between this one's beginning and its first checkpoint, and after it."""
+    source = shutil.copytree(other, tmp_path / "source")
+    given = [s for s in (*QUICK, *FROM) if "model.config" not in s]
+    given += [f"start.network={source}", f"output.folder={tmp_path / 'mine'}"]
+    trainer = Trainer(load_run("tiny", given), say=lambda text: None)
+    trainer.enter(None)
+    train(load_run("tiny", [*QUICK, f"output.folder={source}", "optim.ema=0.9", "optim.steps=8", "output.keep=5"]))
+    trainer.advance()
+    trainer.save()
+    begun = json.loads((tmp_path / "mine/checkpoints/step-000000001/run.json").read_text())["start"]["network"]
+    assert begun == str(source / "checkpoints/step-000000006")
+    assert train(load_run("tiny", given)).step == 2  # not refused as begun with other weights
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_a_damaged_start_is_told(other, tmp_path, newest):
+    source = shutil.copytree(other, tmp_path / "source")
+    place = source / "checkpoints/step-000000006"
+    data = bytearray((place / "averaged.safetensors").read_bytes())
+    data[-9] ^= 1
+    (place / "averaged.safetensors").write_bytes(data)
+    told = (
+        "none of its checkpoints is whole" if newest else r"is damaged \(averaged.safetensors is not what was written"
+    )
+    with pytest.raises(TrainingError, match=told):
+        begun(f"start.network={source if newest else place}", f"output.folder={tmp_path / 'new'}")
+
+
+def test_a_bundle_is_a_start_too_and_another_runs_captions_may_be_longer(other, tmp_path):
+    trainer = begun(f"start.network={other / 'bundle'}", f"output.folder={tmp_path / 'new'}")
+    assert trainer.config.start.network == str(other / "bundle" / "unet.safetensors")
+    off = tmp_path / "off"
+    train(load_run("tiny", [*QUICK, f"output.folder={off}", "model.config.motion_text=off", "optim.steps=1"]))
+    both = begun(f"start.network={off}", f"output.folder={tmp_path / 'on'}", "model.config={'motion_text': 'added'}")
+    both.advance()
+    assert both.learner.encoder("text").length == 32  # as the other run's was made
+
+
+def test_super_resolution_starts_from_averages_too(tmp_path):
+    size = ["device=cpu", "optim.steps=2", "optim.batch_size=1", "output.validation_clips=0", "output.loggers=()"]
+    size += ["upscaler.groups=1", "upscaler.blocks=1", "upscaler.features=8", "upscaler.reduction=4"]
+    size += ["upscaler.patch=64", "data.height=64", "data.width=64", "optim.ema=0.5"]
+    train(load_run("demo-upscaler", [*size, f"output.folder={tmp_path / 'one'}"]))
+    config = load_run(
+        "demo-upscaler", [*size, f"start.network={tmp_path / 'one'}", f"output.folder={tmp_path / 'two'}"]
+    )
+    trainer = UpscalerTrainer(config, say=lambda text: None)
+    trainer.enter(None)
+    averaged = load_file(tmp_path / "one/checkpoints/step-000000002/averaged.safetensors")
+    now = dict(trainer.learner.named_parameters())
+    assert averaged
+    assert all(torch.equal(now[name], weight) for name, weight in averaged.items())
+    with pytest.raises(TrainingError, match="is a run of super-resolution; name a video run"):
+        begun(f"start.network={tmp_path / 'one'}", f"output.folder={tmp_path / 'three'}")
+    with pytest.raises(TrainingError, match="are asked of video networks"):
+        load_run("demo-upscaler", ["output.prompts=[{text = 'a'}]"])
+
+
+def test_a_page_does_not_change_what_trains(folder, tmp_path):
+    """With everything in the cache, files that cannot be read any more are none of training's business."""
+    clips = shutil.copytree(folder, tmp_path / "clips")
+    given = [f"encoders.{name}={DEMO / f'{name}_encoder'}" for name in ("text", "motion", "image")]
+    given = [*settings(clips, tmp_path / "run"), *given, f"data.cache={tmp_path / 'cache'}", "optim.steps=1"]
+    train(load_run("tiny", given))
+    for file in clips.glob("*.mp4"):
+        state = file.stat()
+        file.write_bytes(bytes(state.st_size))
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    trainer = train(load_run("tiny", [*given, "optim.steps=3"]))
+    assert trainer.sources["mine"].left_out == trainer.sources["mine"].left_out[:1]  # the letter alone
+
+
+def test_histograms_count_every_clip():
+    for values in ([10 + 0.002 * k for k in range(20)], list(range(10_000, 10_020)), [7, 7, 7], [0.25]):
+        pairs = survey_page._bins(statistics.histogram(values))
+        assert sum(n for _, n in pairs) == len(values)
+        assert len({label for label, _ in pairs}) == len(pairs), pairs
+
+
+def test_a_step_0_that_comes_again_is_in_the_numbers_once(tmp_path):
+    given = [*QUICK, f"output.folder={tmp_path}", "output.validation_clips=1", "model.config={}"]
+    for _ in range(2):
+        runs = load_run("tiny", [x for x in given if x != "output.validation_clips=0"])
+        shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+        train(runs)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines if "validation_loss" in x].count(0) == 1
+
+
+def test_options_that_exclude_each_other_are_told(capsys):
+    assert main(["train", "tiny", "--plan", "--survey"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
 # -- going on with data and encoders that are not as they were --------------------------------------------------------
 
 
@@ -297,7 +395,7 @@ def test_a_resumed_run_says_what_of_its_data_changed(folder, tmp_path, capsys, c
     clips = change(clips) or clips
     train(on_clips(clips, tmp_path / "run", *more, "optim.steps=2"))
     told = capsys.readouterr().out
-    said = [line.partition(" are not those")[0] for line in told.splitlines() if "not those this run" in line]
+    said = [line.partition(" have changed")[0] for line in told.splitlines() if "have changed since step 1" in line]
     assert said == ([CHANGES[change]] if CHANGES[change] else [])
 
 

@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> None:
 
     if Path(args.run).suffix:  # presets have none, and may be called as a folder that is there
         refuse_no_file(args.run)
+    if args.plan + args.survey + args.fresh > 1:
+        raise TrainingError("--plan, --survey and --fresh each do something of their own; give one of them.")
     config = load_run(args.run, args.set)
     refuse_no_file(config.output.folder, or_folder=True)
     if args.plan:

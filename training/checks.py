@@ -83,6 +83,8 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
     _ranges(where + "loss.", loss, {"flow_weight": 0, "flow_scale": 1e-6, "min_snr_gamma": 0})
     _ranges(where + "loss.", loss, {"gan_weight": 0, "temporal_weight": 0})
     if stage.upscaler is not None:
+        if config.output.prompts:
+            raise TrainingError("output.prompts are asked of video networks; leave them out of super-resolution.")
         _check_upscaler(stage, where)
     elif loss.gan_weight or loss.temporal_weight or stage.degradation != DegradationConfig():
         raise TrainingError(

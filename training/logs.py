@@ -24,7 +24,7 @@ class Log:
                 if name == "tensorboard":
                     from torch.utils.tensorboard import SummaryWriter
 
-                    self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+                    self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else 0)
                 else:
                     import wandb
 
@@ -90,7 +90,7 @@ def read(path: Path) -> list[dict]:
 def forget_after(path: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run will do again; through a temporary file and one rename."""
     if path.exists():
-        kept = [line for line in read(path) if line["step"] <= step]
+        kept = [line for line in read(path) if line["step"] <= step] if step else []
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(temporary, path)

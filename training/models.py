@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ..model_patches import UNetConfig, VideoUNet
-from ..model_patches.compose import apply_patch
 from ..model_patches.files import fingerprint
 from ..model_patches.parts import part_of
 from ..model_patches.warm_start import check_extends, extend
@@ -23,6 +22,7 @@ from .errors import TrainingError
 from .start import Start
 from .tiny_encoders import BOTH_LENGTH, image_encoder, motion_encoder, text_encoder
 
+READ = (".safetensors", ".json", ".txt", ".model")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -48,8 +48,6 @@ def start(config: RunConfig, say: Callable[[str], object] = print) -> Network:
             unet.start_predict_net()
         return _with_lora(Network(unet, set()), stage, config.seed)
     source = Start(given).network(say)
-    for path in given.patches:
-        source = apply_patch(source, path)
     _rehearse(config, source.config)
     torch.manual_seed(config.seed)
     unet, report = extend(source, stage.model.network(source.config))
@@ -146,9 +144,12 @@ def make_encoder(config: RunConfig, name: str, network: UNetConfig) -> nn.Module
     """A fresh one, which trains, as it is or as the run that start.network names left it; or a frozen folder's."""
     where = getattr(config.encoders, name)
     if where == "fresh":
-        both = {"length": BOTH_LENGTH} if name == "text" and network.motion_text == "off" else {}
-        encoder = FRESH[name](config.seed, **both).train()
-        Start(config.start).teach(name, encoder)
+        start, length = Start(config.start), {}
+        if name == "text":  # as long as the other run's, where this one starts from another
+            made_for = start.length(name) or (BOTH_LENGTH if network.motion_text == "off" else None)
+            length = {"length": made_for} if made_for else {}
+        encoder = FRESH[name](config.seed, **length).train()
+        start.teach(name, encoder)
         _check_width(name, encoder.width, network)
         return encoder
     options = encoder_options(config, name, network)
@@ -160,7 +161,12 @@ def make_encoder(config: RunConfig, name: str, network: UNetConfig) -> nn.Module
 def encoder_options(config: RunConfig, name: str, network: UNetConfig) -> dict[str, str]:
     """Which layer of an encoder is read."""
     if name == "image":
-        return {"features": config.encoders.image_features or network.image_projector.reads}
+        reads, features = network.image_projector.reads, config.encoders.image_features
+        if features is not None and (features == "pooled") != (reads == "pooled"):
+            raise TrainingError(
+                f"encoders.image_features is {features!r}, and this network's projector reads {reads!r}; leave it out."
+            )
+        return {"features": features or reads}
     return {"layer": config.encoders.text_layer} if name == "text" else {}
 
 
@@ -170,8 +176,16 @@ def encoder_marks(config: RunConfig) -> dict[str, str]:
     for name in ("codec", "text", "motion", "image"):
         where = getattr(config.encoders, name)
         path = DEMO / "codec.safetensors" if where == "demo" else Path(where)
-        found[name] = fingerprint(path) if where != "fresh" and path.exists() else where
+        found[name] = _mark(path) if where != "fresh" and path.exists() else where
     return found
+
+
+def _mark(path: Path) -> str:
+    """Of what is read of an encoder: its config, weights and words; what else lies in its folder does not count."""
+    if not path.is_dir():
+        return fingerprint(path)
+    files = sorted(p for p in path.iterdir() if p.suffix in READ and not p.name.startswith("."))
+    return ",".join(f"{p.name}:{fingerprint(p)}" for p in files)
 
 
 def elsewhere(config: RunConfig, network: UNetConfig) -> dict[str, str | dict]:

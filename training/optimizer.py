@@ -34,7 +34,8 @@ def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> tor
         return adamw8bit(tables, lr=optim.lr, betas=optim.betas)
     if optim.optimizer == "prodigy":
         prodigy = _imported("prodigyopt", "Prodigy", optim.optimizer, "prodigyopt")
-        return prodigy(tables, lr=optim.lr, betas=optim.betas)
+        # Its estimate is scaled by the rate, which a warm-up makes small at first.
+        return prodigy(tables, lr=optim.lr, betas=optim.betas, safeguard_warmup=optim.warmup > 0)
     if optim.optimizer == "adafactor":
         if not hasattr(torch.optim, "Adafactor"):
             raise TrainingError("optim.optimizer adafactor needs torch 2.5 or newer; set optim.optimizer = 'adamw'.")

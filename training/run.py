@@ -35,7 +35,8 @@ def train(config: RunConfig, *, resume: bool = True) -> Trainer:
     resume: go on from the newest whole checkpoint of `output.folder`; False moves what is there aside.
     Raises TrainingError with one sentence.
     """
-    trainer = UpscalerTrainer(config) if config.stages[0].upscaler else Trainer(config)
+    kind = UpscalerTrainer if config.stages[0].upscaler else Trainer
+    trainer = kind(config, resume=resume)
     folder = trainer.folder
     check_places(config, resume)
     try:

@@ -16,6 +16,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from .errors import TrainingError
 
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
 
 class UserPath(str):
     """In a dataclass: a setting that names a file or folder, or stands for one ("demo", "fresh"). Values are texts."""
@@ -35,7 +40,14 @@ class Given(str):
             try:
                 return ast.literal_eval(self)
             except (ValueError, SyntaxError):
-                return str(self)
+                return self._toml() if self.lstrip()[:1] in "[{" else str(self)
+
+    def _toml(self) -> Any:
+        """A list or table as a run file has it."""
+        try:
+            return tomllib.loads(f"value = {self}")["value"]
+        except ValueError:
+            return str(self)
 
 
 NAMES = {UserPath: "a path"}  # of types, for people
@@ -73,7 +85,8 @@ def _typed(hint, value, name: str):
         if not isinstance(value, list | tuple) or count not in (None, len(value)):
             raise TrainingError(f"{name} is {value!r}; expected {'a list' if count is None else f'{count} values'}.")
         kinds = inner if count else [inner[0]] * len(value)
-        return tuple(_typed(h, v, name) for h, v in zip(kinds, value, strict=True))
+        names = [f"{name}[{i}]" if is_dataclass(h) else name for i, h in enumerate(kinds, start=1)]
+        return tuple(_typed(h, v, n) for h, v, n in zip(kinds, value, names, strict=True))
     if origin is dict:
         if not isinstance(value, dict):
             raise TrainingError(f"{name} is {value!r}; expected a table.")

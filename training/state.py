@@ -133,6 +133,12 @@ def same_recipe(found: disk.Checkpoint, config: RunConfig, origin: dict[str, str
             f"{found.path.parent.parent} was begun with other weights ({', '.join(found.facts['origin']) or 'none'}); "
             f"restore start, or choose another output.folder."
         )
+    releases = found.config["start"].get("release"), config.start.release
+    if None not in releases and releases[0] != releases[1]:
+        raise TrainingError(
+            f"{found.path.parent.parent} was begun with start.release {releases[0]}, here it is {releases[1]}; restore "
+            "it, or choose another output.folder."
+        )
     begun = RunConfig.from_dict(found.config).to_dict()  # an older one lacks settings that came later
     saved, now = _recipe(begun, found.stage), _recipe(config.to_dict(), found.stage)
     marks = models.encoder_marks(config)

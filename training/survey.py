@@ -6,26 +6,29 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..model_patches import UNetConfig
+from ..model_patches import UNetConfig, VideoUNet
 from ..pipelines.encoders import TextEncoder
 from ..pipelines.errors import InputError
-from . import models, plan
+from . import lora, models, plan
 from .checks import encoders_of
 from .config import RunConfig, StageConfig
 from .data.open import PAGE, open_sources
 from .run import check_places
+from .start import settled
 
 
 def survey(config: RunConfig, say: Callable[[str], object] = print) -> list[Path]:
     """A page a stage, of those whose data differ; returns where they are. Raises TrainingError.
 
-    The same as a run writes when it begins, in output.folder/data/<stage>; neither network nor encoders need be there.
+    The same as a run writes when it begins, in output.folder/survey/<stage>, so that no run's own report is touched;
+    neither network nor encoders need be there.
     """
     check_places(config)
+    config = settled(config, say)
     networks, told = plan.networks(config)
     if told:
         say(told)
-    pages, before = [], {}
+    pages, before, folder = [], {}, Path(config.output.folder) / "survey"
     for stage, network in zip(config.stages, networks, strict=True):
         same = before.setdefault(_data(stage, network), stage.name)
         if same != stage.name:
@@ -36,9 +39,22 @@ def survey(config: RunConfig, say: Callable[[str], object] = print) -> list[Path
         reach = network.first_frame_reach if network is not None and stage.continuation.share else 0
         data = replace(stage.data, frames=stage.data.frames + reach)
         readers = {} if network is None else _readers(config, network, say)
-        open_sources(config, replace(stage, data=data), network, plan.DOWNSCALE, None, readers=readers, say=say)
-        pages.append(Path(config.output.folder) / "data" / stage.name / PAGE)
+        sources = open_sources(
+            config, replace(stage, data=data), network, plan.DOWNSCALE, None, folder=folder, readers=readers, say=say
+        )
+        stills = any(bucket.frames == 1 for source in sources.values() for bucket in source.counts)
+        if stills and network is not None and stage.data.frames > 1 and not _takes_stills(config, stage, network):
+            say(f"{stage.name}: still images are left out, they do not pass the parts that train")
+        pages.append(folder / stage.name / PAGE)
     return pages
+
+
+def _takes_stills(config: RunConfig, stage: StageConfig, network: UNetConfig) -> bool:
+    unet = VideoUNet(network, device="meta")
+    if stage.model.lora is not None:
+        lora.inject(unet, stage.model.lora, config.seed)
+    fresh = any(getattr(config.encoders, name) == "fresh" for name in encoders_of(network))
+    return fresh or models.learns_from_stills(models.trainable(unet, stage))
 
 
 def _data(stage: StageConfig, network: UNetConfig | None) -> tuple:

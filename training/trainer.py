@@ -33,7 +33,7 @@ from .errors import TrainingError
 from .optimizer import Average, learning_rate, make_optimizer
 from .parallel import accelerator, of_every_process, prepare, whole
 from .prompts import read_prompts
-from .start import Start
+from .start import Start, settled
 from .step import Continued, Draws, Learner, draw, generator
 from .validation import Validation
 
@@ -50,7 +50,7 @@ class Trainer:
 
     headline = "diffusion"  # the loss to show, of those a step has
 
-    def __init__(self, config: RunConfig, say: Callable[[str], object] = print) -> None:
+    def __init__(self, config: RunConfig, say: Callable[[str], object] = print, resume: bool = True) -> None:
         self.config = config
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -59,6 +59,10 @@ class Trainer:
         self.main = self.accelerator.is_main_process
         self.say = say if self.main else lambda text: None
         self.folder = Path(config.output.folder)
+        config = settled(config, self.say, resume)
+        if self.world > 1 and config.start.network is not None:  # one checkpoint for all, should the other run go on
+            config = of_every_process(self.accelerator, config)[0]
+        self.config = config
         self.stage_index, self.stage_step, self.skipped = 0, 0, 0
         for i, stage in enumerate(config.stages, start=1):
             if stage.optim.batch_size % (self.world * stage.optim.accumulate):
@@ -101,7 +105,7 @@ class Trainer:
         self.enter(found)
         if found is not None and found.stage == self.stage_index:
             for changed in state.changed_data(found.facts["data"], self.data_marks):
-                self.say(f"{changed} are not those this run was begun with; it goes on with what is there")
+                self.say(f"{changed} have changed since step {found.step}; the run goes on with what is there")
         return found is not None
 
     def enter(self, found: disk.Checkpoint | None) -> None:

@@ -15,7 +15,7 @@ from ..encode import FrozenEncoders
 from ..errors import TrainingError
 from .captions import read_by, sentences
 from .source import Source
-from .statistics import SHOWN, samples, statistics
+from .statistics import SHOWN, samples
 from .survey_page import Surveyed, write_page
 from .tiny_source import TinySource
 
@@ -32,18 +32,21 @@ def open_sources(
     rank: int = 0,
     world: int = 1,
     first: Callable[[], AbstractContextManager] = nullcontext,
+    folder: Path | None = None,
     readers: Mapping[str, TextEncoder] | None = None,
     say: Callable[[str], object] = print,
 ) -> dict[str, Source]:
-    """The sources of a stage by name, encoded into the cache where it has one. Reports go to the output folder.
+    """The sources of a stage by name, encoded into the cache where it has one, with a report of them.
 
     network: None for super-resolution, which reads no captions and takes what has none.
     first: a context that the first of several processes passes before the others.
+    folder: of reports, a folder in it a stage; None: "data" in the output folder.
     readers: the text encoders, "text" and "motion": what they cannot read is told.
     """
     with_flow = stage.loss.flow_weight > 0
     rate = None if network is None or network.frame_rate_embedding == "off" else network.frame_rate_embedding
     joins = network is not None and network.motion_text == "off"
+    place = (folder or Path(config.output.folder) / "data") / stage.name
     sources: dict[str, Source] = {}
     for name in list(stage.data.mix) or list(config.sources):
         given = config.sources[name]
@@ -84,11 +87,9 @@ def open_sources(
         if encoders is not None:
             encode_all(source, encoders, rank, world, f"encoding {name}")
     if rank == 0:
-        _tell(config, stage, sources, readers or {}, say)
+        _tell(config, stage, sources, place, readers or {}, say)
     if not any(source.counts for source in sources.values()):
-        raise TrainingError(
-            f"no clip of this stage's size is left to train on; see {config.output.folder}/data/{stage.name}."
-        )
+        raise TrainingError(f"no clip of this stage's size is left to train on; see {place}.")
     return sources
 
 
@@ -96,11 +97,12 @@ def _tell(
     config: RunConfig,
     stage: StageConfig,
     sources: Mapping[str, Source],
+    folder: Path,
     readers: Mapping[str, TextEncoder],
     say: Callable[[str], object],
 ) -> None:
-    """What a stage trains on, on the screen and in output.folder/data/<stage>: a page, and tables of every source."""
-    folder, page = Path(config.output.folder) / "data" / stage.name, []
+    """What a stage trains on, on the screen and in a folder: a page, and tables of every source."""
+    page = []
     for name, source in sources.items():
         if isinstance(source, TinySource):
             page.append(Surveyed(name, source.samples(SHOWN)))
@@ -112,7 +114,6 @@ def _tell(
         words = read_by(readers, source.captions_for(readers))
         if words:
             more["captions"] = words
-        more["statistics"] = statistics(source)
         with disk_errors(folder, "data report"):
             source.write_report(folder, say, **more)
         counts = ", ".join(f"{n} of {bucket}" for bucket, n in sorted(source.counts.items()))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...model_patches.files import whole
 from .decode import Unreadable
+from .statistics import statistics
 
 if TYPE_CHECKING:
     from .video_source import VideoSource
@@ -38,7 +39,10 @@ def report(source: VideoSource) -> dict:
     left = {left.file for left in source.left_out}
 
     def sizes(media: str) -> dict[str, int]:
-        counts = {b: sum(i.file.record.media == media for i in items) for b, items in sorted(source.train.items())}
+        counts = {
+            b: sum(i.file.record.media == media and i.file.record.name not in left for i in items)
+            for b, items in sorted(source.train.items())
+        }
         return {str(bucket): n for bucket, n in counts.items() if n}
 
     used = {item.file.record.name for item in source.items()} - left
@@ -54,6 +58,7 @@ def report(source: VideoSource) -> dict:
         "clips": sizes("video"),
         "images": sizes("image"),
         "validation": [name for item in source.validation if (name := item.file.record.name) not in left],
+        "statistics": statistics(source),
         "left_out": dict(Counter(left.reason.partition(":")[0] for left in source.left_out).most_common()),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,15 +38,19 @@ def statistics(source: VideoSource) -> dict:
 
     Durations in seconds, rates in frames a second, lengths of captions in words; sizes are width x height as shown.
     """
-    files = list({item.file: None for item in source.items()})
+    lost = {left.file for left in source.left_out}
+    items = [item for item in source.items() if item.file.record.name not in lost]
+    files = list({item.file: None for item in items})
     videos = [file.probe for file in files if file.record.media == "video"]
     images = [file.probe for file in files if file.record.media == "image"]
-    kept_out, found = Counter(item.bucket for item in source.validation), {}
+    kept_out = Counter(item.bucket for item in source.validation if item.file.record.name not in lost)
+    trained = Counter(item.bucket for item in items) - kept_out
+    found: dict = {}
     if videos:
         seconds = [probe.duration for probe in videos]
         found["videos"] = {
             "count": len(videos),
-            "hours": round(sum(seconds) / 3600, 4),
+            "seconds": round(sum(seconds), 3),
             "duration": quantiles(seconds),
             "duration_histogram": histogram(seconds),
             "frames": quantiles([len(probe.times) for probe in videos]),
@@ -57,14 +62,12 @@ def statistics(source: VideoSource) -> dict:
             "count": len(images),
             "size": _counted(f"{probe.width}x{probe.height}" for probe in images),
         }
-    buckets = sorted(set(source.train) | set(kept_out))
     found["buckets"] = {
-        str(bucket): {"training": len(source.train.get(bucket, [])), "validation": kept_out[bucket]}
-        for bucket in buckets
+        str(bucket): {"training": trained[bucket], "validation": kept_out[bucket]}
+        for bucket in sorted(set(trained) | set(kept_out))
     }
-    found["caption_words"] = {
-        kind: _captions([getattr(file.record, kind) for file in files]) for kind in ("text", "motion")
-    }
+    kinds = () if source.truth else ("text",) if source.joins else ("text", "motion")  # that are read
+    found["caption_words"] = {kind: _captions([getattr(file.record, kind) for file in files]) for kind in kinds}
     return found
 
 
@@ -76,6 +79,8 @@ def quantiles(values: list[float]) -> dict[str, float]:
 
 def histogram(values: list[float]) -> list[list[float]]:
     """Rows of (from, below, how many), of equal width; whole numbers where the values are."""
+    if len(set(values)) == 1:
+        return [[round(float(values[0]), 3), round(float(values[0]), 3), len(values)]]
     edges = np.linspace(min(values), max(values), BINS + 1)
     if all(isinstance(value, int) for value in values):
         edges = np.unique(np.linspace(min(values), max(values) + 1, BINS + 1).round())
@@ -98,7 +103,10 @@ def _counted(labels: Iterable[str]) -> dict[str, int]:
 
 
 def samples(source: VideoSource, count: int = SHOWN) -> list[Sample]:
-    """Clips of different files, of every size in turn; those that cannot be read after all are left out."""
+    """Clips of different files, of every size in turn.
+
+    Those that cannot be read are passed over, no more: what a page shows must not change what trains.
+    """
     found, seen = [], set()
     for item in _in_turn(source):
         if len(found) == count:
@@ -107,10 +115,9 @@ def samples(source: VideoSource, count: int = SHOWN) -> list[Sample]:
         if record.name in seen:
             continue
         seen.add(record.name)
-        try:
-            found.append(Sample(record.name, record.text, record.motion, item.frames()))
-        except Unreadable as error:
-            source.leave_out(item, error)
+        with suppress(Unreadable):
+            motion = "" if source.joins else record.motion
+            found.append(Sample(record.name, record.text, motion, item.frames()))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -18,6 +19,7 @@ from .statistics import Sample
 
 TILE = 168  # pixels, height of a frame on the page
 FRAMES = 4  # of a clip
+LONGEST = 600  # letters of a caption
 NAMED = 100  # files left out that the page names; the table beside it names all
 
 STYLE = """
@@ -77,7 +79,7 @@ def _source(source: Surveyed) -> str:
             f"{files['captions']} hold the words of others, {files['left_out']} left out</p>"
         )
     else:
-        parts.append('<p class="faint">made up while training: as many clips as there are steps</p>')
+        parts.append('<p class="faint">made up while training, as many clips as it takes</p>')
     parts += [f'<p class="warn">{escape(sentence)}</p>' for sentence in source.sentences]
     if facts:
         parts.append(f'<div class="cards">{_cards(facts)}</div>')
@@ -102,7 +104,7 @@ def _cards(facts: Mapping) -> str:
         videos = found["videos"]
         cards.append(_card("Frames a second", videos["frame_rate"]))
         cards.append(_card("Video sizes", videos["size"]))
-        about = f"{videos['count']} videos, {_time(videos['hours'] * 3600)} in all; {_spread(videos['duration'], ' s')}"
+        about = f"{videos['count']} videos, {_time(videos['seconds'])} in all; {_spread(videos['duration'], ' s')}"
         cards.append(_card("Duration, seconds", _bins(videos["duration_histogram"]), about))
     if "images" in found:
         cards.append(_card("Picture sizes", found["images"]["size"]))
@@ -115,19 +117,25 @@ def _cards(facts: Mapping) -> str:
     return "".join(cards)
 
 
-def _card(title: str, counts: Mapping[str, int], about: str = "") -> str:
-    most = max(counts.values(), default=0) or 1
+def _card(title: str, counts: Mapping[str, int] | Sequence[tuple[str, int]], about: str = "") -> str:
+    pairs = list(counts.items() if isinstance(counts, Mapping) else counts)
+    most = max((n for _, n in pairs), default=0) or 1
     rows = "".join(
         f'<tr><td class="name">{escape(str(name))}</td><td class="bar"><div style="width:{100 * n / most:.1f}%"></div>'
         f'</td><td class="count">{n}</td></tr>'
-        for name, n in counts.items()
+        for name, n in pairs
     )
     told = f'<p class="faint">{escape(about)}</p>' if about else ""
     return f'<div class="card"><h3>{escape(title)}</h3><table>{rows}</table>{told}</div>'
 
 
-def _bins(rows: Sequence[Sequence[float]]) -> dict[str, int]:
-    return {f"{a:.4g} to {b:.4g}": n for a, b, n in rows}
+def _bins(rows: Sequence[Sequence[float]]) -> list[tuple[str, int]]:
+    """With as many digits as tell one from the next."""
+    width = min((b - a for a, b, _ in rows), default=1) or 1
+    digits = max(0, math.ceil(-math.log10(width)) + 1) if width < 1 or any(a % 1 for a, _, _ in rows) else 0
+    if len(rows) == 1:
+        return [(f"{a:,g}", n) for a, _, n in rows]
+    return [(f"{a:,.{digits}f} to {b:,.{digits}f}", n) for a, b, n in rows]
 
 
 def _spread(found: Mapping[str, float], unit: str) -> str:
@@ -141,14 +149,18 @@ def _time(seconds: float) -> str:
 
 
 def _figure(sample: Sample) -> str:
-    caption = escape(sample.text)
+    caption = _short(sample.text)
     if sample.motion and sample.motion != sample.text:
-        caption += f' <span class="faint">motion:</span> {escape(sample.motion)}'
+        caption += f' <span class="faint">motion:</span> {_short(sample.motion)}'
     t, _, h, w = sample.frames.shape
     return (
-        f'<figure><img alt="" src="data:image/jpeg;base64,{_strip(sample)}"><figcaption>{caption or "no caption"}<br>'
+        f'<figure><img alt="" src="data:image/jpeg;base64,{_strip(sample)}"><figcaption>{caption}<br>'
         f'<span class="faint">{escape(sample.name)}, {t}x{h}x{w}</span></figcaption></figure>'
     )
+
+
+def _short(caption: str) -> str:
+    return escape(caption if len(caption) <= LONGEST else caption[:LONGEST] + "…")
 
 
 def _strip(sample: Sample) -> str:

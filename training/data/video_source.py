@@ -63,7 +63,7 @@ class VideoSource:
         joins: bool = False,
         truth: bool = False,
     ) -> None:
-        self.truth = truth
+        self.truth, self.joins = truth, joins
         self.name, self.source, self.data, self.rate = name, source, data, rate
         self.with_flow, self.downscale, self.cache, self.encoders = with_flow, downscale, cache, encoders
         self._lock, self._broken, self._named = threading.Lock(), set(), set()

@@ -37,8 +37,8 @@ class UpscalerTrainer(Trainer):
 
     headline = "l1"
 
-    def __init__(self, config: RunConfig, say: Callable[[str], object] = print) -> None:
-        super().__init__(config, say)
+    def __init__(self, config: RunConfig, say: Callable[[str], object] = print, resume: bool = True) -> None:
+        super().__init__(config, say, resume)
         for stage in config.stages:
             least = min(min(bucket.height, bucket.width) for bucket in buckets_for(stage.data))
             if stage.upscaler.patch > least:
@@ -63,8 +63,8 @@ class UpscalerTrainer(Trainer):
         learner = self._learner(start_network(config, self.say if found is None else lambda text: None))
         own = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
         self.saved = set(own)
-        if found is not None:
-            state.put(found.tensors("weights"), own)
+        learned = Start(config.start).learned if found is None else found.tensors("weights")
+        state.put(learned, own)
         self.sources = open_sources(
             config,
             stage,
