@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/dreamfactory demo --out out/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

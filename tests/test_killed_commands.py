@@ -229,9 +229,12 @@ def test_ended_at_any_moment(tmp_path, server, command):
     ended = 0
     for number in (signal.SIGTERM, signal.SIGKILL):
         out = tmp_path / number.name
-        for _ in range(KILLS):
+        for attempt in range(KILLS + 8):
+            if attempt >= KILLS and ended:
+                break  # more are for a machine whose pace has changed since
             code = run(server, into(out.name), log, number, draw.uniform(0.05, 1) * took)
             ended += code != 0
+            took *= 0.6 if code == 0 else 1
             assert code in (0, -number, *((TERMINATED, STOPPED) if number == signal.SIGTERM else ())), log.read_text()
             left = files(out)
             if number == signal.SIGTERM:

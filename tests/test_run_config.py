@@ -1,9 +1,12 @@
 """Run files: strict, staged, and the papers' numbers where they say so."""
 
+import json
 import os
+from random import Random
 
 import pytest
 
+from dreamfactory.cli import main
 from dreamfactory.schedulers import ScheduleError
 from dreamfactory.training.config import PRESETS, RunConfig, load_run
 from dreamfactory.training.errors import TrainingError
@@ -224,3 +227,63 @@ def test_a_cache_with_encoders_that_train_is_refused_before_anything_is_read():
         load_run("tiny", ["data.cache=cache"])
     with pytest.raises(TrainingError, match=r"encoders\.motion trains"):
         load_run("tiny", ["data.cache=cache", "encoders.text=folder"])
+
+
+HOSTILE = {
+    "deep.toml": "a = " + "[" * 5000 + "]" * 5000,
+    "deep.json": '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "nested.json": '{"optim": ' * 40 + "1" + "}" * 40,
+    "name.json": json.dumps({"x" * 100_000: 1}),
+    "value.json": json.dumps({"precision": "x" * 100_000}),
+    "list.json": json.dumps({"output": {"loggers": ["y" * 100_000]}}),
+    "half.json": '{"precision": "\\ud800"}',
+    "number.json": '{"seed": 1' + "0" * 4000 + "}",
+    "float.json": '{"optim": {"lr": 1e999}}',
+    "null.json": '{"optim": null}',
+    "line.json": json.dumps({"a\nb": 1}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_run_files_are_one_short_sentence(tmp_path, capsys, name):
+    (tmp_path / name).write_text(HOSTILE[name])
+    assert main(["train", str(tmp_path / name), "--plan"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert len(told.replace(str(tmp_path), "")) < 400
+
+
+def test_run_files_with_one_value_replaced_are_told(tmp_path, capsys):
+    """Seeded: anything in the place of anything of a resolved run."""
+    random, whole = Random(0), load_run("tiny").to_dict()
+    values = [
+        None,
+        True,
+        -1,
+        0,
+        2**70,
+        1e308,
+        float("inf"),
+        "",
+        "x",
+        "\ud800",
+        [],
+        [[]],
+        {},
+        {"a": {}},
+        ["x"] * 50,
+        "é",
+    ]
+    for case in range(150):
+        broken = json.loads(json.dumps(whole))
+        table, path = broken, []
+        while isinstance(table, dict | list) and table and (not path or random.random() < 0.85):
+            key = random.choice(list(table) if isinstance(table, dict) else range(len(table)))
+            path.append((table, key))
+            table = table[key]
+        owner, key = path[-1]
+        owner[key] = random.choice(values)
+        (tmp_path / "run.json").write_text(json.dumps(broken))
+        code = main(["train", str(tmp_path / "run.json"), "--plan"])
+        assert code in (0, 2), (case, key, owner[key])
+        assert len(capsys.readouterr().err.replace(str(tmp_path), "")) < 700

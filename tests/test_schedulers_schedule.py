@@ -201,7 +201,7 @@ def test_failed_plot_leaves_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "snr.png"
     path.write_bytes(b"before")
 
-    def full_disk(_, file):
+    def full_disk(_, file, **how):
         file.write_bytes(b"half")
         raise OSError("no space left")
 

@@ -121,7 +121,7 @@ def test_prompts_that_a_network_cannot_be_asked_are_one_sentence(picture, tmp_pa
         begun("tiny", f"output.prompts=[{{'picture': {str(picture)!r}}}, {{'picture': 'gone.png'}}]")
     with pytest.raises(TrainingError, match="this network sees no picture; leave it out"):
         begun("tiny-videofactory", asking(picture, "moves"))
-    with pytest.raises(TrainingError, match=r"unknown setting output\.prompts\.words"):
+    with pytest.raises(TrainingError, match=r"unknown setting output\.prompts\[1\]\.words"):
         begun("tiny", "output.prompts=[{'words': 'a'}]")
 
 

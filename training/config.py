@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ..model_patches.config import UNetConfig
+from ..model_patches.errors import reason, some
 from ..model_patches.presets import preset
 from ..schedulers import SCHEDULES, ScheduleConfig
 from .checks import check
 from .errors import TrainingError
-from .settings import UserPath, build, merged, override
+from .settings import UserPath, build, check_plain, merged, override
 from .super_resolution.config import DegradationConfig, UpscalerConfig
 
 try:
@@ -297,10 +298,12 @@ def load_run(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
         raise TrainingError(
             f"{path} cannot be read ({error.strerror}); give a .toml file or one of {names}."
         ) from error
-    except ValueError as error:
-        raise TrainingError(f"{path} is not valid {path.suffix.lstrip('.').upper() or 'TOML'}: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        told = "it is nested too deep" if isinstance(error, RecursionError) else some([reason(error)])
+        raise TrainingError(f"{path} is not valid {path.suffix.lstrip('.').upper() or 'TOML'}: {told}.") from error
     if not isinstance(values, dict):
         raise TrainingError(f"{path} holds no settings; give a run file.")
     for text in overrides or []:
         override(values, text)
+    check_plain(values)
     return RunConfig.from_dict(values)

@@ -14,6 +14,7 @@ import types
 from dataclasses import fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from ..model_patches.errors import shown
 from .errors import TrainingError
 
 try:
@@ -50,7 +51,35 @@ class Given(str):
             return str(self)
 
 
+DEEPEST, LONGEST_NAME, LONGEST = 12, 100, 4096
 NAMES = {UserPath: "a path"}  # of types, for people
+
+
+def check_plain(value: object, name: str = "", depth: int = 0) -> None:
+    """Refuse what no setting can be, before any sentence quotes it: deep nesting, long names, endless values."""
+    where = name or "the run"
+    if depth > DEEPEST:
+        raise TrainingError(f"{where} is nested more than {DEEPEST} deep; settings are at most tables in tables.")
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            if not isinstance(key, str) or len(key) > LONGEST_NAME or not key.isprintable():
+                raise TrainingError(f"{where} has a name that no setting has: {shown(key)}.")
+            check_plain(entry, f"{name}.{key}" if name else key, depth + 1)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            check_plain(entry, name, depth + 1)
+    elif isinstance(value, str) and (len(value) > LONGEST or not _is_text(value)):
+        raise TrainingError(f"{where} is {shown(value)}; expected a text of at most {LONGEST} characters.")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise TrainingError(f"{where} is a whole number of more than 64 bits; expected a smaller one.")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a character
+        return False
+    return True
 
 
 def build(cls, values: dict, where: str = ""):
