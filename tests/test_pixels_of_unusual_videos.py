@@ -616,3 +616,15 @@ def test_cached_values_are_keyed_by_what_is_done_to_frames(tmp_path):
         again = Cache(tmp_path / "cache").index.find(item.file.record)
         assert again[1].ways == item.file.probe.ways == ways[item.file.record.name][1:]
     assert RESIZE == "cover-bicubic/1"
+
+
+def test_a_survey_counts_what_is_not_seen_as_stored(tmp_path):
+    from dreamfactory.training.data.statistics import statistics
+
+    from .test_video_source import source
+
+    frames = [of_numbers(as_hdr((128, 128, 128), HLG)) for _ in range(6)]
+    for name in ("one", "two"):
+        write(tmp_path / f"{name}.mp4", "libx264", frames, options={"qp": "0"}, tags=(BT2020, HLG, BT2020, 1))
+        (tmp_path / f"{name}.txt").write_text("grey")
+    assert statistics(source(tmp_path))["videos"]["changed"] == {"HDR, tone-mapped": 2}

@@ -21,6 +21,8 @@ SHOWN = 12  # clips on a survey's page
 MOST = 30  # rows of a table of sizes or rates; the rest is counted together
 REST = "others"
 BINS = 12
+# What is done to frames that are not ordinary, by the names of pipelines.viewer.
+WAYS = {"hdr": "HDR, tone-mapped", "fields": "interlaced, made whole", "alpha": "transparent, on white"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,9 @@ def statistics(source: VideoSource) -> dict:
             "frame_rate": _counted(f"{probe.fps:.3g}" for probe in videos),
             "size": _counted(f"{probe.width}x{probe.height}" for probe in videos),
         }
+        ways = [way.partition("/")[0] for probe in videos for way in probe.ways.split("+") if way]
+        if ways:
+            found["videos"]["changed"] = _counted(WAYS[way] for way in ways)
     if images:
         found["images"] = {
             "count": len(images),

@@ -106,6 +106,8 @@ def _cards(facts: Mapping) -> str:
         cards.append(_card("Video sizes", videos["size"]))
         about = f"{videos['count']} videos, {_time(videos['seconds'])} in all; {_spread(videos['duration'], ' s')}"
         cards.append(_card("Duration, seconds", _bins(videos["duration_histogram"]), about))
+        if "changed" in videos:
+            cards.append(_card("Not seen as stored", videos["changed"]))
     if "images" in found:
         cards.append(_card("Picture sizes", found["images"]["size"]))
     for kind, words in found["caption_words"].items():
