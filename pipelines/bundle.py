@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model_patches import CheckpointError, VideoUNet, load_unet, read_header
+from ..model_patches.converters import recognise
 from ..model_patches.errors import blameless, reason, shown, some
 from ..model_patches.files import no_file, read_json, whole
 from ..model_patches.foreign_config import KL_VAE, check_count, checked, read_headers
@@ -152,6 +153,16 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
+def _check_network(path: Path) -> None:
+    """Raises CheckpointError where a file is no network that `load_unet` could read, by its header."""
+    header = read_header(path)
+    if header.kind in (None, "upscaler"):
+        try:
+            recognise(header)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+
 def load_bundle(
     where: str | Path,
     *,
@@ -174,7 +185,7 @@ def load_bundle(
     folder = DEMOS.get(str(where)) or Path(where)
     index = _read_index(folder) if folder.is_dir() else {"unet": str(folder)}
     if not folder.is_dir():
-        read_header(folder)  # a missing or damaged file is told before its missing companions
+        _check_network(folder)  # a missing or damaged file, or no network at all, is told before its companions
     base = folder if folder.is_dir() else folder.parent
     for key, value in (("codec", vae), ("text", text_encoder), ("motion", motion_encoder), ("image", image_encoder)):
         if value is not None:

@@ -248,6 +248,10 @@ STRANGERS = {
     "Wan": keys("model.diffusion_model.blocks.0.self_attn.q.weight"),
     "image projector": keys("image_proj_model.latents", "image_proj_model.layers.0.0.to_kv.weight"),
     "DreamFactory network saved without its config": keys(*LDM, "model.diffusion_model.temporal_attentions.middle_1.a"),
+    "an image upscaler": keys("conv_first.weight", "body.0.rdb1.conv1.weight"),
+    "image upscaler": keys("body.0.weight", "body.1.weight", "body.2.weight"),
+    "is an image upscaler": keys("conv_first.weight", "layers.0.residual_group.blocks.0.norm1.weight"),
+    "this is an image upscaler": keys("head.0.weight", "body.0.body.0.body.0.weight", "tail.0.weight"),
     "no known network": keys("fc.weight"),
 }
 

@@ -27,6 +27,9 @@ class Pattern:
 # What no other network calls its parts.
 _OURS = "|".join(prefix for name, part in PARTS.items() if name != "spatial" for prefix in part.prefixes)
 
+UPSCALER = (
+    "this is an image upscaler; give it to `dreamfactory upscale`, `generate --upscale` or ComfyUI's upscale loader"
+)
 PATTERNS: tuple[Pattern, ...] = (
     # Add-ons that carry the names of the network they were made for come first.
     Pattern(
@@ -36,8 +39,13 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     Pattern(
         (r"^lora_(unet|te\d?)_",),
-        refusal="this is a LoRA in kohya's names; convert the network it was trained on and load the LoRA on top",
+        refusal="this is a LoRA in kohya's names; give the network it was trained on, and this with --lora, or in "
+        "ComfyUI's LoRA loader",
     ),
+    Pattern((r"^(model\.1\.sub\.\d+\.RDB1|RRDB_trunk\.0|body\.\d+\.rdb1)\.",), refusal=UPSCALER),  # ESRGAN
+    Pattern((r"^body\.0\.weight$", r"^body\.1\.weight$", r"^body\.2\.weight$"), refusal=UPSCALER),  # compact
+    Pattern((r"^conv_first\.weight$", r"^(layers|blocks|body|params)\.0\."), refusal=UPSCALER),  # SwinIR, HAT, DAT
+    Pattern((r"^head\.0\.weight$", r"^body\.0\.body\.0\.body\.0\.weight$", r"^tail\.0\."), refusal=UPSCALER),  # RCAN
     Pattern((r"^ip_adapter\.\d+\.to_[kv]_ip|^image_proj\.",), kind="ip-adapter"),
     Pattern(
         (r"(^|\.)motion_modules\.\d+\.", r"[._]lora[._]"),
@@ -46,7 +54,8 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
     Pattern(
         (r"[._]lora(_[AB]|_up|_down|\.up|\.down)?\.(\w+\.)?weight$|\.lora_[AB]\b",),
-        refusal="this is a LoRA in diffusers' names; convert the network it was trained on and load the LoRA on top",
+        refusal="this is a LoRA in diffusers' names; give the network it was trained on, and this with --lora, or in "
+        "ComfyUI's LoRA loader",
     ),
     Pattern(
         (r"(^|\.)motion_modules\.\d+\.", r"(^|\.)(controlnet_cond_embedding|controlnet_down_blocks)\."),
@@ -144,6 +153,8 @@ def recognise(header: Header) -> str:
     """
     if PATCH_CODEC in header.metadata:
         raise CheckpointError("this is the small image codec, no network; give it where a VAE is asked for.")
+    if header.kind == "upscaler":
+        raise CheckpointError(UPSCALER + ".")
     if header.kind == "unet":
         raise CheckpointError("this is a DreamFactory network already; load it as it is, without converting.")
     if header.kind == "patch":
