@@ -44,7 +44,7 @@ def model(tmp_path_factory):
     return path
 
 
-def write(path, codec, frames, *, options=None, tags=None, flags=0):
+def write(path, codec, frames, *, options=None, tags=None, flags=0, metadata=None):
     """Frames, 8 a second. tags: primaries, transfer, matrix, range."""
     try:
         av.Codec(codec, "w")
@@ -54,6 +54,7 @@ def write(path, codec, frames, *, options=None, tags=None, flags=0):
         stream = out.add_stream(codec, rate=8)
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, frames[0].format.name
         stream.options, context = options or {}, stream.codec_context
+        stream.metadata.update(metadata or {})
         context.flags |= flags
         if tags:
             context.color_primaries, context.color_trc, context.colorspace, context.color_range = tags
@@ -490,20 +491,8 @@ TRANSPARENT = {
 def transparent(path, name):
     _, codec, form, options = TRANSPARENT[name]
     frames = [av.VideoFrame.from_ndarray(see_through(), format="rgba").reformat(format=form) for _ in range(5)]
-    try:
-        av.Codec(codec, "w")
-    except av.codec.codec.UnknownCodecError:
-        pytest.skip(f"this FFmpeg does not write {codec}")
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream(codec, rate=8)
-        stream.width, stream.height, stream.pix_fmt, stream.options = 64, 48, form, options
-        if path.suffix in (".webm", ".mkv"):
-            stream.metadata["alpha_mode"] = "1"  # as the ffmpeg command writes it
-        for k, frame in enumerate(frames):
-            frame.pts, frame.time_base = k, Fraction(1, 8)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode())
-    return path
+    alpha = {"alpha_mode": "1"} if path.suffix in (".webm", ".mkv") else {}  # as the ffmpeg command writes it
+    return write(path, codec, frames, options=options, metadata=alpha)
 
 
 def lies_on_white(picture, tolerance=6):

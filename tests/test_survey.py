@@ -271,6 +271,16 @@ def test_where_a_run_starts_does_not_move_with_the_run_it_starts_from(other, tmp
     assert train(load_run("tiny", given)).step == 2  # not refused as begun with other weights
 
 
+def test_once_begun_a_run_needs_its_start_no_more_until_it_resumes(other, tmp_path):
+    """Saving and looking read nothing of it: the other run may take its checkpoint away."""
+    source = shutil.copytree(other, tmp_path / "source")
+    trainer = begun(f"start.network={source}", f"output.folder={tmp_path / 'mine'}", "output.validation_clips=1")
+    shutil.rmtree(source)
+    trainer.advance()
+    assert trainer.save().exists()
+    assert trainer.validate()[-1] is None
+
+
 @pytest.mark.parametrize("newest", [True, False])
 def test_a_damaged_start_is_told(other, tmp_path, newest):
     source = shutil.copytree(other, tmp_path / "source")

@@ -34,7 +34,7 @@ class Network:
     untouched: set[str]
 
 
-def start(config: RunConfig, say: Callable[[str], object] = print) -> Network:
+def start(config: RunConfig, origin: Start, say: Callable[[str], object] = print) -> Network:
     """The network of the first stage: fresh, or equal at its start to the file and patches the run names."""
     stage, given = config.stages[0], config.start
     torch.manual_seed(config.seed)
@@ -47,7 +47,7 @@ def start(config: RunConfig, say: Callable[[str], object] = print) -> Network:
         if unet.config.predict_net:
             unet.start_predict_net()
         return _with_lora(Network(unet, set()), stage, config.seed)
-    source = Start(given).network(say)
+    source = origin.network(say)
     _rehearse(config, source.config)
     torch.manual_seed(config.seed)
     unet, report = extend(source, stage.model.network(source.config))
@@ -113,6 +113,9 @@ def trainable(unet: nn.Module, stage: StageConfig) -> set[str]:
 MOVING = {"temporal", "motion_text", "fusion", "temporal_skips", "swap_attention", "predict_net"}
 
 
+NO_STILLS = "still images are left out, they do not pass the parts that train"
+
+
 def learns_from_stills(names: set[str]) -> bool:
     """Whether any of these weights is passed by a single frame."""
     return any(part_of(name) not in MOVING for name in names)
@@ -140,16 +143,22 @@ def set_trainable(unet: VideoUNet, stage: StageConfig, precision: str, untouched
 FRESH = {"text": text_encoder, "motion": motion_encoder, "image": image_encoder}
 
 
-def make_encoder(config: RunConfig, name: str, network: UNetConfig) -> nn.Module:
-    """A fresh one, which trains, as it is or as the run that start.network names left it; or a frozen folder's."""
+def make_encoder(
+    config: RunConfig, name: str, network: UNetConfig, origin: Start | None = None, length: int | None = None
+) -> nn.Module:
+    """A fresh one, which trains, as it is or as the run of `origin` left it; or a frozen folder's.
+
+    length: tokens of a fresh text encoder, where they are known already.
+    """
     where = getattr(config.encoders, name)
     if where == "fresh":
-        start, length = Start(config.start), {}
-        if name == "text":  # as long as the other run's, where this one starts from another
-            made_for = start.length(name) or (BOTH_LENGTH if network.motion_text == "off" else None)
-            length = {"length": made_for} if made_for else {}
-        encoder = FRESH[name](config.seed, **length).train()
-        start.teach(name, encoder)
+        if name == "text":
+            length = length or (origin and origin.length(name))
+            length = length or (BOTH_LENGTH if network.motion_text == "off" else None)
+        options = {"length": length} if name == "text" and length else {}
+        encoder = FRESH[name](config.seed, **options).train()
+        if origin is not None:
+            origin.teach(name, encoder)
         _check_width(name, encoder.width, network)
         return encoder
     options = encoder_options(config, name, network)

@@ -40,7 +40,9 @@ def result(trainer: Trainer) -> Learner | None:
     encoders = {n: learner.encoder(n) for n in models.FRESH if learner.encoder(n) is not None}
     for name in learner.trained:
         prefix = f"trained.{name}."
-        encoders[name] = models.make_encoder(trainer.config, name, unet.config).to(trainer.accelerator.device)
+        length = getattr(learner.trained[name], "length", None)
+        encoders[name] = models.make_encoder(trainer.config, name, unet.config, length=length)
+        encoders[name].to(trainer.accelerator.device)
         own = {n.removeprefix(prefix): w for n, w in state.items() if n.startswith(prefix)}
         encoders[name].load_state_dict(own, strict=False)
     made = Learner(unet, trainer.codec, encoders, trainer.stage.loss, trainer.stage.dropout, learner.grey)

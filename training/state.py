@@ -60,9 +60,8 @@ def write(trainer: Trainer, contents: Contents, result: nn.Module) -> None:
     facts = {
         "stage_step": trainer.stage_step,
         "ends_stage": trainer.stage_done,
-        "origin": trainer.origin,
         "data": trainer.data_marks,
-        "encoders": models.encoder_marks(trainer.config),
+        **trainer.begun_with,
     }
     if trainer.average is not None:
         facts["born"] = {n: step for n, step in trainer.average.born.items() if step}
@@ -126,7 +125,9 @@ def carry(trainer: Trainer, found: disk.Checkpoint) -> None:
         trainer.accelerator.scaler.load_state_dict(found.facts["scaler"])
 
 
-def same_recipe(found: disk.Checkpoint, config: RunConfig, origin: dict[str, str]) -> None:
+def same_recipe(
+    found: disk.Checkpoint, config: RunConfig, origin: dict[str, str], encoder_marks: dict[str, str]
+) -> None:
     """Refuse to go on with another run's checkpoint."""
     if found.facts["origin"] != origin:
         raise TrainingError(
@@ -141,10 +142,9 @@ def same_recipe(found: disk.Checkpoint, config: RunConfig, origin: dict[str, str
         )
     begun = RunConfig.from_dict(found.config).to_dict()  # an older one lacks settings that came later
     saved, now = _recipe(begun, found.stage), _recipe(config.to_dict(), found.stage)
-    marks = models.encoder_marks(config)
     for name, mark in found.facts.get("encoders", {}).items():
         key = f"encoders.{name}"
-        if mark == marks[name]:  # the same, wherever it lies now
+        if mark == encoder_marks[name]:  # the same, wherever it lies now
             saved[key] = now[key]
         elif saved[key] == now[key]:
             raise TrainingError(

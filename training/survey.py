@@ -14,7 +14,7 @@ from .checks import encoders_of
 from .config import RunConfig, StageConfig
 from .data.open import PAGE, open_sources
 from .run import check_places
-from .start import settled
+from .start import Start, settled
 
 
 def survey(config: RunConfig, say: Callable[[str], object] = print) -> list[Path]:
@@ -44,7 +44,7 @@ def survey(config: RunConfig, say: Callable[[str], object] = print) -> list[Path
         )
         stills = any(bucket.frames == 1 for source in sources.values() for bucket in source.counts)
         if stills and network is not None and stage.data.frames > 1 and not _takes_stills(config, stage, network):
-            say(f"{stage.name}: still images are left out, they do not pass the parts that train")
+            say(f"{stage.name}: {models.NO_STILLS}")
         pages.append(folder / stage.name / PAGE)
     return pages
 
@@ -71,7 +71,7 @@ def _readers(config: RunConfig, network: UNetConfig, say: Callable[[str], object
         if name == "image":
             continue
         if where == "fresh":
-            found[name] = models.make_encoder(config, name, network)
+            found[name] = models.make_encoder(config, name, network, Start(config.start))
             continue
         try:
             found[name] = TextEncoder.load(where, weights=False, **models.encoder_options(config, name, network))

@@ -101,7 +101,7 @@ class Trainer:
         """Go to where the newest whole checkpoint stands, or to the beginning; whether there was one."""
         found = disk.newest(self.folder / disk.FOLDER, self.say)
         if found is not None:
-            state.same_recipe(found, self.config, self.origin)
+            state.same_recipe(found, self.config, self.origin, self.encoder_marks)
         self.enter(found)
         if found is not None and found.stage == self.stage_index:
             for changed in state.changed_data(found.facts["data"], self.data_marks):
@@ -112,11 +112,13 @@ class Trainer:
         """Build everything at a checkpoint, or at the beginning; at the end of a stage, the next one begins."""
         config = self.config
         self._let_go()
-        network = models.start(config, self.say if found is None else lambda text: None)
+        origin = Start(config.start)  # read once, and let go of
+        network = models.start(config, origin, self.say if found is None else lambda text: None)
         if found is not None:
             for i in range(1, found.stage + 1):
                 network = models.advance(network, config, i)
-        encoders = {n: models.make_encoder(config, n, network.unet.config) for n in encoders_of(network.unet.config)}
+        reads = encoders_of(network.unet.config)
+        encoders = {n: models.make_encoder(config, n, network.unet.config, origin) for n in reads}
         self.stage_index, self.stage_step = (found.stage, found.facts["stage_step"]) if found else (0, 0)
         if found is not None:
             own = {f"unet.{n}": p for n, p in network.unet.named_parameters()}
@@ -157,6 +159,7 @@ class Trainer:
     def _begin(self, learner: nn.Module, found: disk.Checkpoint | None, stills: bool) -> None:
         """What learns, over the processes; with its optimizer, averages and order of clips."""
         stage = self.stage
+        self.begun_with = {"origin": self.origin, "encoders": self.encoder_marks}
         optimizer = make_optimizer({n: p for n, p in learner.named_parameters() if p.requires_grad}, stage.optim)
         self.wrapped, self.optimizer = prepare(self.accelerator, learner.to(self.accelerator.device), optimizer)
         self.average = Average(self.averaged(), stage.optim.ema, self.step) if stage.optim.ema else None
@@ -170,7 +173,7 @@ class Trainer:
         trained = any(p.requires_grad for e in encoders.values() for p in e.parameters())
         takes = trained or models.learns_from_stills(learns)
         if not takes and any(bucket.frames == 1 for s in self.sources.values() for bucket in s.counts):
-            self.say(f"{self.stage.name}: still images are left out, they do not pass the parts that train")
+            self.say(f"{self.stage.name}: {models.NO_STILLS}")
         return takes
 
     def _open(self, stage: StageConfig, network, codec: nn.Module, encoders: dict[str, nn.Module]):
@@ -230,6 +233,10 @@ class Trainer:
         given = self.config.start
         paths = [*Start(given).files, *given.patches]
         return {Path(p).name: fingerprint(p) for p in paths}
+
+    @cached_property
+    def encoder_marks(self) -> dict[str, str]:
+        return models.encoder_marks(self.config)
 
     # -- a step -----------------------------------------------------------------------------------------------
 

@@ -115,14 +115,14 @@ def _tell(
         if words:
             more["captions"] = words
         with disk_errors(folder, "data report"):
-            source.write_report(folder, say, **more)
+            facts = source.write_report(folder, say, **more)
         counts = ", ".join(f"{n} of {bucket}" for bucket, n in sorted(source.counts.items()))
         left = f"; {len(source.left_out)} left out, see {folder}/left_out_{name}.csv" if source.left_out else ""
         say(f"{name}: {counts or 'nothing to train on'}{left}")
         for sentence in sentences(words):
             say(f"{name}: {sentence}; see {folder}/data_{name}.json")
         left_out = [(left.file, left.reason) for left in source.left_out]
-        page.append(Surveyed(name, shown, {**source.report(), **more}, sentences(words), left_out))
+        page.append(Surveyed(name, shown, facts, sentences(words), left_out))
     data = stage.data
     title = f"What {config.output.folder} trains on" + (f", stage {stage.name}" if len(config.stages) > 1 else "")
     size, optim = f"{data.frames} frames of {data.width}x{data.height}", stage.optim

@@ -63,9 +63,11 @@ def report(source: VideoSource) -> dict:
     }
 
 
-def write(source: VideoSource, told: Told) -> None:
+def write(source: VideoSource, told: Told) -> dict:
+    """Returns what data_<name>.json holds."""
     told.folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**report(source), **told.more}, indent=2, ensure_ascii=False) + "\n"
+    facts = {**report(source), **told.more}
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     with whole(told.folder / f"data_{source.name}.json") as temporary:
         temporary.write_text(text, "utf-8", errors="backslashreplace")
     table = told.folder / f"left_out_{source.name}.csv"
@@ -76,6 +78,7 @@ def write(source: VideoSource, told: Told) -> None:
         rows = csv.writer(file)
         rows.writerow(["file", "reason"])
         rows.writerows((left.file, left.reason) for left in source.left_out)
+    return facts
 
 
 def add(source: VideoSource, told: Told) -> None:

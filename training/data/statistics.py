@@ -21,6 +21,7 @@ SHOWN = 12  # clips on a survey's page
 MOST = 30  # rows of a table of sizes or rates; the rest is counted together
 REST = "others"
 BINS = 12
+TRIED = 4  # files for each clip that is shown, where some cannot be read
 # What is done to frames that are not ordinary, by the names of pipelines.viewer.
 WAYS = {"hdr": "HDR, tone-mapped", "fields": "interlaced, made whole", "alpha": "transparent, on white"}
 
@@ -55,7 +56,7 @@ def statistics(source: VideoSource) -> dict:
             "seconds": round(sum(seconds), 3),
             "duration": quantiles(seconds),
             "duration_histogram": histogram(seconds),
-            "frames": quantiles([len(probe.times) for probe in videos]),
+            "frames": quantiles([len(probe.pts) for probe in videos]),
             "frame_rate": _counted(f"{probe.fps:.3g}" for probe in videos),
             "size": _counted(f"{probe.width}x{probe.height}" for probe in videos),
         }
@@ -114,7 +115,7 @@ def samples(source: VideoSource, count: int = SHOWN) -> list[Sample]:
     """
     found, seen = [], set()
     for item in _in_turn(source):
-        if len(found) == count:
+        if len(found) == count or len(seen) == TRIED * count:
             break
         record = item.file.record
         if record.name in seen:

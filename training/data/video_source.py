@@ -259,13 +259,13 @@ class VideoSource:
     def report(self) -> dict:
         return report.report(self)
 
-    def write_report(self, folder: str | Path, say: Callable[[str], object] = print, **more: object) -> None:
+    def write_report(self, folder: str | Path, say: Callable[[str], object] = print, **more: object) -> dict:
         """data_<name>.json, with `more` in it, and left_out_<name>.csv with every file and its reason.
 
-        What fails later is added to both, and told by `say`.
+        What fails later is added to both, and told by `say`. Returns the contents of the first.
         """
         self._told = report.Told(Path(folder), say, more)
-        report.write(self, self._told)
+        return report.write(self, self._told)
 
     def clip_name(self, bucket: Bucket, index: int) -> str:
         """Of the clip of this number, or of the one that took its place."""
