@@ -177,7 +177,7 @@ def parser() -> Parser:
     sub = command("upscale", upscale, text, "dreamfactory upscale clip.mp4 large.mp4 --model demo")
     sub.add_argument("source", help="a video; or a picture: .png, .jpg, .webp")
     sub.add_argument("target", help="the .mp4 to write; .png for a picture")
-    sub.add_argument("--model", required=True, help="'demo', or a .safetensors; what is no RCAN needs spandrel")
+    sub.add_argument("--model", required=True, help="'demo', or a weight file; what is no RCAN needs spandrel")
     sub.add_argument("--size", metavar="WxH", help="of the target, at most what the model makes; cropped to fit")
     sub.add_argument("--scale", type=int, help="what the model has to be: refuse another")
     sub.add_argument("--tile", type=int, metavar="PIXELS", help="side of a tile, 64 up; default as memory allows")
@@ -215,7 +215,7 @@ def parser() -> Parser:
     sub = command(
         "convert", convert, text, "dreamfactory convert dynamicrafter_512.safetensors dynamicrafter.safetensors"
     )
-    sub.add_argument("source", help="a .safetensors file, or a diffusers folder")
+    sub.add_argument("source", help="a weight file (.safetensors, .ckpt, .pt, .pth, .bin), or a diffusers folder")
     sub.add_argument("target", help="the .safetensors to write")
     # model_patches.converters.SOURCES and export.FORMS, which would bring torch.
     sources = ("auto", "sd", "modelscope", "lvdm", "animatediff", "ip-adapter")

@@ -1,6 +1,7 @@
-"""safetensors files: what one says of itself, reading it without surprises, writing it whole or not at all.
+"""Weight files: what one says of itself, reading it without surprises, writing it whole or not at all.
 
-Our files carry the whole network config and the noise schedule in their header, as JSON.
+Our files are safetensors and carry the whole network config and the noise schedule in their header, as JSON. Others'
+may be torch.save's as well; `pickles.py` opens them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from .config import UNetConfig
 from .errors import CheckpointError, ConfigError, place, reason, shown, some
+from .pickles import is_pickle, open_pickle
 
 FORMAT = "dreamfactory.format"
 CONFIG = "dreamfactory.config"
@@ -44,7 +46,8 @@ MAX_NAME = 500  # characters of a weight's
 MAX_SETTINGS = 20_000  # entries of a config or schedule
 MAX_JSON = 2**22  # bytes of a file of settings
 LONGEST_KIND = 20  # characters
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+SAFETENSORS = (".safetensors", ".sft")
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")  # what torch.save's files are called
 
 # Bits of one number, by safetensors' names of them.
 BITS = {
@@ -66,11 +69,12 @@ Reader = Callable[[str | os.PathLike], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says before its weights are read."""
+    """What a file says before its weights are read. note: what a pickle holds beside weights, in a sentence."""
 
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
+    note: str = ""
 
     @property
     def kind(self) -> str | None:
@@ -169,26 +173,25 @@ def no_file(path: str | os.PathLike, or_folder: bool = False) -> str | None:
 
 
 def read_header(path: str | os.PathLike) -> Header:
-    """Read a safetensors header without its weights.
+    """Read a safetensors header without its weights; of a pickle, what its weights are. The content counts, no name.
 
-    Raises CheckpointError with one sentence: missing, a folder, a pickle, unreadable, cut short, damaged, or no
-    safetensors file.
+    Raises CheckpointError with one sentence: missing, a folder, unreadable, cut short, damaged, no safetensors file, or
+    a pickle that cannot be opened safely.
     """
     path = Path(path)
     if (told := no_file(path)) is not None:
         remedy = "check the path" if told.endswith("does not exist") else "give a .safetensors file"
         raise CheckpointError(f"{told}; {remedy}.")
-    if path.suffix.lower() in PICKLES:
-        raise CheckpointError(
-            f"{path.name} is a pickle, which can run code when it is opened; give a .safetensors file of these weights."
-        )
     try:
         with path.open("rb") as file:
             first = file.read(8)
+            if is_pickle(first):
+                return _header_of(path)
             size = os.fstat(file.fileno()).st_size
             length = struct.unpack("<Q", first)[0] if len(first) == 8 else None
             if length is None or length > MAX_HEADER:
-                raise CheckpointError(f"{path} is no safetensors file, or is damaged; download or save it again.")
+                kind = "file of torch.save" if path.suffix.lower() in PICKLES else "safetensors file"
+                raise CheckpointError(f"{path} is no {kind}, or is damaged; download or save it again.")
             text = file.read(length) if 8 + length <= size else b""
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason(error)}.") from error
@@ -215,6 +218,19 @@ def read_header(path: str | os.PathLike) -> Header:
     return Header(metadata, shapes, dtypes)
 
 
+def _header_of(path: Path) -> Header:
+    """Of a pickle."""
+    found = open_pickle(path)
+    unknown = [name for name, weight in found.weights.items() if weight.dtype not in KINDS_OF]
+    if unknown:
+        raise CheckpointError(
+            f"{path} keeps {some(unknown)} as {found.weights[unknown[0]].dtype}, a kind of number that is not known "
+            "here; give the file in float16, bfloat16 or float32."
+        )
+    shapes = {name: tuple(weight.shape) for name, weight in found.weights.items()}
+    return Header({}, shapes, {n: KINDS_OF[w.dtype] for n, w in found.weights.items()}, found.note)
+
+
 def _check_spans(path: Path, shapes: Mapping, dtypes: Mapping, spans: Mapping) -> None:
     """Every weight as long as its shape says. After this a failure to read the file is no fault of the file."""
     for key, (start, end) in spans.items():
@@ -233,13 +249,19 @@ def _check_spans(path: Path, shapes: Mapping, dtypes: Mapping, spans: Mapping) -
             )
 
 
+def is_pickled(path: str | os.PathLike) -> bool:
+    """Whether a file is one of torch.save, by its content. Raises OSError."""
+    with open(path, "rb") as file:
+        return is_pickle(file.read(8))
+
+
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     """All weights of a file whose header was read; they lie in the file's own pages until something touches them.
 
     Raises CheckpointError where the system or safetensors does not give them, with their own words.
     """
     try:
-        return load_file(path)
+        return open_pickle(path).weights if is_pickled(path) else load_file(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {reason(error)}.") from error
     except SafetensorError as error:
@@ -253,32 +275,39 @@ def write(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path.name} must end in .safetensors, the only format written here.")
-    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in state.items()}
     try:
         with whole(path) as temporary:
-            save(tensors, temporary, metadata)
+            save(state, temporary, metadata, dtype)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {reason(error)}.") from error
 
 
-def save(tensors: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str]) -> None:
-    """A safetensors file, written into the one that is there. Raises OSError.
+def save(
+    tensors: Mapping[str, Tensor],
+    path: str | os.PathLike,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """A safetensors file, written into the one that is there, weight after weight. dtype: of them; None keeps theirs.
 
-    safetensors' own function writes a hidden file beside it, which nobody takes away where the process is killed.
+    safetensors' own function writes a hidden file beside it, which nobody takes away where the process is killed, and
+    wants all weights in memory as they are to be written. Raises OSError.
     """
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # large numbers first, all aligned
+    kinds = {name: dtype or tensor.dtype for name, tensor in tensors.items()}
+    names = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))  # large numbers first, all aligned
     header: dict = {"__metadata__": dict(metadata)}
     end = 0
     for name in names:
         tensor, start = tensors[name], end
-        end += tensor.nbytes
-        header[name] = {"dtype": KINDS_OF[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        end += tensor.numel() * kinds[name].itemsize
+        header[name] = {"dtype": KINDS_OF[kinds[name]], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in names:
-            file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+            weight = tensors[name].detach().to("cpu", kinds[name]).contiguous()
+            file.write(weight.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def refuse_onto(target: str | os.PathLike, *inputs: str | os.PathLike) -> None:

@@ -21,6 +21,7 @@ from .files import Header, no_file, read_header, read_json
 WIDEST, MOST_LAYERS, MOST_WORDS = 2**16, 1000, 2**22
 SLACK = 2**20  # numbers
 COUNTS = re.compile(r"layers|blocks|depth")  # fields that say how many of something there are
+PICKLED = re.compile(r"(diffusion_)?pytorch_model(-\d+-of-\d+)?\.bin")  # transformers' and diffusers' plain weights
 MAX_TOKENIZER = 2**26  # bytes of one of a tokenizer's files
 MAX_TOKENIZER_ITEMS = 2_000_000
 
@@ -169,6 +170,15 @@ def _leaves(value: object) -> Iterator[object]:
             waiting += value.values() if isinstance(value, dict) else value
         else:
             yield value
+
+
+def weight_files(folder: str | os.PathLike) -> list[Path]:
+    """The weights in a transformers or diffusers folder: safetensors, where there are none torch.save's."""
+    found = sorted(Path(folder).glob("*.safetensors"))
+    if found:
+        return found
+    pickled = sorted(Path(folder).glob("*pytorch_model*.bin"))
+    return [file for file in pickled if PICKLED.fullmatch(file.name)] or pickled  # before variants in half precision
 
 
 def read_headers(files: Iterable[str | os.PathLike]) -> list[Header]:

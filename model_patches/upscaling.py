@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import CheckpointError, ConfigError, blameless, out_of_memory, reason
-from .files import PICKLES, read_header, read_weights
+from .files import read_header, read_weights
 from .kernels import same_bits
 from .rcan import RCAN, rcan_config, rcan_of
 
@@ -87,13 +87,8 @@ def upscaler_of(descriptor: object, name: str = "the model") -> Upscaler:
 
 
 def load_upscaler(path: str | os.PathLike) -> Upscaler:
-    """From a safetensors file; what is no RCAN needs spandrel. Raises CheckpointError with one sentence."""
+    """From a weight file; what is no RCAN needs spandrel. Raises CheckpointError with one sentence."""
     path = Path(path)
-    if path.suffix.lower() in PICKLES and path.is_file():
-        raise CheckpointError(
-            f"{path.name} is a pickle, which can run code when it is opened; give a .safetensors file of these "
-            "weights, or upscale in ComfyUI, whose own loader opens it."
-        )
     header = read_header(path)
     if header.kind not in (None, "upscaler"):
         kind = {"unet": "a video network", "patch": "a patch for video networks"}.get(header.kind, header.kind)

@@ -12,7 +12,7 @@ import folder_paths
 from torch import Tensor
 
 from ..model_patches import CheckpointError, ConfigError
-from ..model_patches.files import read_weights
+from ..model_patches.files import PICKLES, SAFETENSORS, is_pickled, read_weights
 from ..schedulers import ScheduleError
 from .errors import NodeError
 
@@ -20,9 +20,9 @@ NONE = "none"
 
 
 def names(*kinds: str) -> list[str]:
-    """safetensors files of these model folders, as the host lists them."""
+    """Weight files of these model folders, as the host lists them."""
     found = {name for kind in kinds for name in folder_paths.get_filename_list(kind)}
-    return sorted(name for name in found if name.lower().endswith((".safetensors", ".sft")))
+    return sorted(name for name in found if name.lower().endswith((*SAFETENSORS, *PICKLES)))
 
 
 def path_of(field: str, name: str, *kinds: str) -> str:
@@ -65,12 +65,13 @@ def _begins(path: str, folder: str) -> bool:
 
 
 def read_file(path: str | os.PathLike) -> dict[str, Tensor]:
-    """A safetensors file's weights, its header checked before.
+    """A file's weights, its header checked before.
 
-    Where the host loads dynamically its own reader reads: what it gives goes from the disk straight to the card, if it
-    stays whole until then. It cannot be written to.
+    Where the host loads dynamically its own reader reads safetensors: what it gives goes from the disk straight to the
+    card, if it stays whole until then. It cannot be written to.
     """
-    if not comfy.memory_management.aimdo_enabled:
+    by_host = comfy.memory_management.aimdo_enabled and str(path).lower().endswith(SAFETENSORS)
+    if not by_host or is_pickled(path):
         return read_weights(path)
     return comfy.utils.load_torch_file(str(path), safe_load=True)
 

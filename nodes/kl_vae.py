@@ -22,7 +22,7 @@ from .codec import CodecLatents
 from .errors import NodeError
 from .folders import read_file
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # the first that is there
 LEVELS = 4  # as the host's table of diffusers' names has them
 LAYERS = (1, 2)
 WIDEST = 2**14
@@ -98,10 +98,11 @@ def _shape(folder: Path, config: dict) -> dict:
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    if not (folder / WEIGHTS).is_file():
-        raise NodeError(f"{folder} has no {WEIGHTS}; pickled weights are never opened here.")
-    read_header(folder / WEIGHTS)  # damaged files are told in a sentence, by the host's own reader they are not
-    return read_file(folder / WEIGHTS)
+    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        raise NodeError(f"{folder} has no {WEIGHTS[0]} (or .bin); download the VAE's weights again.")
+    read_header(file)  # damaged files are told in a sentence, by the host's own reader they are not
+    return read_file(file)
 
 
 def _check(folder: Path, shape: dict, weights: dict[str, torch.Tensor]) -> None:

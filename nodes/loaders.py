@@ -25,7 +25,7 @@ DTYPES = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
-WHOLE = re.compile(r"model(-\d+-of-\d+)?\.safetensors")  # what transformers calls a folder's weights
+WHOLE = re.compile(r"(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)")  # what transformers calls a folder's weights
 
 RELEASES = {
     "from the file": {},
@@ -51,7 +51,8 @@ class LoadVideoUNet(CheckedNode):
                 io.Combo.Input(
                     "unet_name",
                     options=names("diffusion_models"),
-                    tooltip="A .safetensors file in models/diffusion_models. File names mean nothing: the weights say "
+                    tooltip="A file in models/diffusion_models: .safetensors, or .ckpt, .pt, .pth, .bin, of "
+                    "which the weights alone are read and no code is run. File names mean nothing: the weights say "
                     "what they are.",
                 ),
                 io.Combo.Input(
@@ -105,8 +106,8 @@ class LoadTextEncoder(CheckedNode):
                 io.Combo.Input(
                     "encoder_name",
                     options=_encoders(),
-                    tooltip="A .safetensors file in models/text_encoders, or a folder there with config.json, "
-                    "model.safetensors and a tokenizer.",
+                    tooltip="A file in models/text_encoders, or a folder there with config.json, model.safetensors (or "
+                    "pytorch_model.bin) and a tokenizer.",
                 ),
                 io.Combo.Input(
                     "layer",

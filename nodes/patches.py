@@ -198,7 +198,7 @@ class ImageAdapter(_Branch):
             search_aliases=["ip-adapter", "ipadapter", "image prompt", "clip vision strength"],
             inputs=_strength_inputs(
                 "the picture's content",
-                f"{PATCH} Takes IP-Adapter and IP-Adapter-plus (.safetensors) as they are: on Stable Diffusion 1.5 "
+                f"{PATCH} Takes IP-Adapter and IP-Adapter-plus as they are: on Stable Diffusion 1.5 "
                 "with motion the files for 1.5, on 2.x and networks that grew out of it those for 2.x.",
             ),
             outputs=[MODEL_OUTPUT],
@@ -254,7 +254,7 @@ class MotionOnModel(CheckedNode):
                 io.Combo.Input(
                     "motion_name",
                     options=names("model_patches", "diffusion_models"),
-                    tooltip="AnimateDiff motion modules (v1 to v3, .safetensors) or another temporal patch in "
+                    tooltip="AnimateDiff motion modules (v1 to v3, .safetensors or .ckpt) or another temporal patch in "
                     "models/model_patches; or a video network in models/diffusion_models whose motion is taken. "
                     "AnimateDiff fits Stable Diffusion 1.x, ModelScope and VideoCrafter2 fit 2.1 base.",
                 ),

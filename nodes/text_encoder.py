@@ -3,8 +3,8 @@
 The host's own loader knows a handful of T5 and CLIP models by their layer count. Here every size is read from the
 weights, and a folder's config.json decides only what shapes cannot: heads, activation, epsilon.
 
-    a transformers folder   config.json, model.safetensors (or shards with their index), the tokenizer
-    a .safetensors file     T5 or CLIP text weights, bare or under a prefix; the host's bundled tokenizer
+    a transformers folder   config.json, model.safetensors (or pytorch_model.bin, or shards and their index), tokenizer
+    a file                  T5 or CLIP text weights, bare or under a prefix; the host's bundled tokenizer
 
 The numbers are those of pipelines.encoders.TextEncoder. T5: padded to n, padding masked inside and zero outside.
 CLIP: padded as CLIP was trained. A prompt longer than n is cut, where the host's CLIP would append further sections:

@@ -23,12 +23,13 @@ from transformers import AutoConfig
 
 from ..model_patches import read_header
 from ..model_patches.errors import blameless, reason, some
-from ..model_patches.files import MAX_ITEMS, MAX_SETTINGS, parse
+from ..model_patches.files import MAX_ITEMS, MAX_SETTINGS, PICKLES, SAFETENSORS, parse
 from .errors import NodeError
 from .folders import read_file
 
-SUFFIXES = (".safetensors", ".sft")
-INDEX = "model.safetensors.index.json"
+# A transformers folder's weights and the list of their shards: the first that is there.
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+INDEX = "{}.index.json"
 FURTHER = {"config.json": ("configuration_files",), "tokenizer_config.json": ("fast_tokenizer_files", "gguf_file")}
 
 MODEL_TYPES = {"t5": "t5", "mt5": "t5", "umt5": "t5", "clip": "clip", "clip_text_model": "clip"}
@@ -73,9 +74,9 @@ class Source:
 
     @classmethod
     def open(cls, path: str | Path) -> Source:
-        """Read headers only. A folder's model.safetensors stands for its folder."""
+        """Read headers only. A folder's model.safetensors (or pytorch_model.bin) stands for its folder."""
         path = Path(path)
-        if path.name == "model.safetensors" and (path.parent / "config.json").exists():
+        if path.name in WHOLE and (path.parent / "config.json").exists():
             path = path.parent
         folder = path if path.is_dir() else None
         if folder:
@@ -87,8 +88,6 @@ class Source:
             header = read_header(file)
             shapes |= header.shapes
             metadata |= header.metadata
-            if file.suffix.lower() not in SUFFIXES:  # the host would open such a file as a pickle
-                raise NodeError(f"{file} must end in .safetensors to be opened here; rename it if it is such a file.")
         return cls(path, files, shapes, metadata, folder)
 
     def model_type(self) -> str | None:
@@ -141,23 +140,28 @@ def _check_names(folder: Path) -> None:
 
 
 def _folder_files(folder: Path) -> tuple[Path, ...]:
-    single = folder / "model.safetensors"
-    if single.exists():
-        return (single,)
+    for name in WHOLE:
+        index = folder / INDEX.format(name)
+        if (folder / name).exists():
+            return (folder / name,)
+        if index.exists():
+            return _shards(index)
+    others = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (*SAFETENSORS, *PICKLES)]
+    expected = f"{WHOLE[0]} (or {WHOLE[1]}), and no {INDEX.format(WHOLE[0])} with its shards"
+    if others:
+        raise NodeError(f"{folder} has {others[0].name}, but no {expected}; choose the file itself.")
+    raise NodeError(f"{folder} has no {expected}; download its weights again.")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        names = parse((folder / INDEX).read_bytes(), MAX_ITEMS)["weight_map"].values()
+        names = parse(index.read_bytes(), MAX_ITEMS)["weight_map"].values()
         # Names only: an index does not lead out of its folder.
-        return tuple(folder / Path(name).name for name in sorted(set(names)))
-    except FileNotFoundError as error:
-        others = list(folder.glob("*.safetensors"))
-        expected = f"model.safetensors, or {INDEX} with its shards"
-        if others:
-            raise NodeError(f"{folder} has {others[0].name}, but no {expected}; choose the file itself.") from error
-        raise NodeError(f"{folder} has no {expected}; pickled weights are never opened here.") from error
+        return tuple(index.parent / Path(name).name for name in sorted(set(names)))
     except OSError as error:
-        raise NodeError(f"{folder / INDEX} cannot be read: {reason(error)}.") from error
+        raise NodeError(f"{index} cannot be read: {reason(error)}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise NodeError(f"{folder / INDEX} is no index of shards, or is damaged; download it again.") from error
+        raise NodeError(f"{index} is no index of shards, or is damaged; download it again.") from error
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ..model_patches import CheckpointError, VideoUNet, load_unet, read_header
 from ..model_patches.converters import recognise
 from ..model_patches.errors import blameless, reason, shown, some
-from ..model_patches.files import no_file, read_json, whole
-from ..model_patches.foreign_config import KL_VAE, check_count, checked, read_headers
+from ..model_patches.files import is_pickled, no_file, read_json, read_weights, whole
+from ..model_patches.foreign_config import KL_VAE, check_count, checked, read_headers, weight_files
 from ..model_patches.patch_codec import load_codec, save_codec
 from ..schedulers import ScheduleConfig
 from .encoders import ImageEncoder, TextEncoder
@@ -109,9 +109,11 @@ def load_vae(path: str | Path) -> nn.Module:
         raise InputError(f"{path} is no codec: give a codec file of ours or a diffusers AutoencoderKL folder.")
     from diffusers import AutoencoderKL
 
-    files = sorted(path.glob("*.safetensors"))
+    files = weight_files(path)
     if not files:
-        raise InputError(f"{path} has no .safetensors weights; pickled weights are never opened here.")
+        raise InputError(
+            f"{path} has no weights: neither *.safetensors nor diffusion_pytorch_model.bin; download them again."
+        )
     headers = read_headers(files)
     values = read_json(path / "config.json", "put the VAE's own config.json there")
     if values.get("quantization_config") is not None:
@@ -125,19 +127,35 @@ def load_vae(path: str | Path) -> nn.Module:
             needed = sum(weight.numel() for weight in AutoencoderKL.from_config(config).parameters())
         check_count(needed, headers, path)
         with _quiet():
-            vae, found = AutoencoderKL.from_pretrained(
-                path, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
+            if any(map(is_pickled, files)):
+                vae, lacking = _vae_of_pickles(AutoencoderKL.from_config(config), files)
+            else:
+                vae, found = AutoencoderKL.from_pretrained(
+                    path, local_files_only=True, use_safetensors=True, output_loading_info=True
+                )
+                lacking = found["missing_keys"]  # diffusers would go on with random ones
     except CheckpointError:
         raise
     except Exception as error:  # whatever diffusers makes of a checked config and of the weights
         if blameless(error):
             raise
         raise InputError(f"the VAE in {path} cannot be read: {some([reason(error)])}.") from error
-    lacking = found["missing_keys"]  # diffusers would go on with random ones
     if lacking:
         raise InputError(f"the VAE in {path} lacks {len(lacking)} weights, {some([lacking[0]])} first; save it again.")
     return KLCodec(vae.eval().requires_grad_(False))
+
+
+# diffusers' names of a VAE's attention before 0.15, as published pickles have them.
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def _vae_of_pickles(vae: nn.Module, files: Sequence[Path]) -> tuple[nn.Module, list[str]]:
+    """A VAE with the weights of pickles, and which it lacks. diffusers would open them in its own way."""
+    weights = {}
+    for name, weight in (item for file in files for item in read_weights(file).items()):
+        *parts, last, kind = name.split(".")
+        weights[".".join([*parts, OLD_ATTENTION.get(last, last), kind])] = weight
+    return vae, list(vae.load_state_dict(weights, strict=False).missing_keys)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..model_patches.errors import blameless, reason, shown, some
-from ..model_patches.files import Header, no_file, read_json, write
+from ..model_patches.files import Header, is_pickled, no_file, read_json, read_weights, write
 from ..model_patches.foreign_config import (
     CLIP_TEXT,
     CLIP_VISION,
@@ -27,6 +27,7 @@ from ..model_patches.foreign_config import (
     check_tokenizer_files,
     checked,
     read_headers,
+    weight_files,
 )
 from .errors import InputError
 
@@ -295,9 +296,9 @@ def _fields(values: object, known: Mapping[str, Kind], folder: Path) -> dict:
 
 
 def _headers(folder: Path) -> list[Header]:
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files:
-        raise InputError(f"{folder} has no .safetensors weights; pickled weights are never opened here.")
+        raise InputError(f"{folder} has no weights: neither *.safetensors nor pytorch_model.bin; download them again.")
     return read_headers(files)
 
 
@@ -313,14 +314,17 @@ def _load(
     check_count(sum(weight.numel() for weight in empty.parameters()), headers, folder)
     if dtype is None:
         return empty.requires_grad_(False)
+    # transformers would open pickles in its own way: they are opened here.
+    pickled = [file for file in weight_files(folder) if is_pickled(file)]
+    state = {name: weight for file in pickled for name, weight in read_weights(file).items()}
+    source = (
+        {"pretrained_model_name_or_path": None, "state_dict": state}
+        if pickled
+        else {"pretrained_model_name_or_path": folder, "local_files_only": True, "use_safetensors": True}
+    )
     with _library_errors(folder), _quiet():
         model, found = model_class.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
+            **source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
     # transformers only warns of these, and goes on with random weights.
     for kind, what in (("missing_keys", "lacks"), ("mismatched_keys", "has another shape than config.json of")):

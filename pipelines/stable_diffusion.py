@@ -24,6 +24,7 @@ from ..model_patches.converters import convert_file_in_memory
 from ..model_patches.converters.folders import BETAS, PREDICTIONS
 from ..model_patches.converters.sd import SD1_CONTEXT
 from ..model_patches.files import read_json, read_weights
+from ..model_patches.foreign_config import weight_files
 from ..schedulers import ScheduleConfig
 from .bundle import KLCodec, load_vae, vae_dtype
 from .encoders import TextEncoder, load_tokenizer
@@ -160,7 +161,7 @@ def is_stable_diffusion(folder: Path, kind: str, parts: Mapping[str, tuple[str, 
 
 def half_only(folder: Path) -> bool:
     """Whether a part's weights are there in their half-precision variant alone, which only diffusers' loader reads."""
-    names = [file.name for file in folder.glob("*.safetensors")]
+    names = [file.name for file in weight_files(folder)]
     return bool(names) and all(".fp16" in name for name in names)
 
 

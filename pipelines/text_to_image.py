@@ -4,7 +4,7 @@ a whole checkpoint of Stable Diffusion 1.5 or 2.1              our own network (
 a diffusers folder of StableDiffusionPipeline                  our own network, where its parts are Stable Diffusion's
 a diffusers folder of any other pipeline that draws from text  diffusers, with the folder's own sampler
 
-Nothing is downloaded, no pickle opened and no code out of a folder run.
+Nothing is downloaded, and no code out of a folder or a pickle is run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..model_patches.converters.keys import contents
 from ..model_patches.converters.recognise import Pattern
 from ..model_patches.errors import blameless, reason, shown, some
 from ..model_patches.files import PICKLES, read_json
-from ..model_patches.foreign_config import check_count, check_sizes, check_tokenizer_files, read_headers
+from ..model_patches.foreign_config import check_count, check_sizes, check_tokenizer_files, read_headers, weight_files
 from .encoders import TOKENIZER_FILES, TOKENIZER_SETTINGS, UNBOUNDED, TextEncoder, is_cut, stated_length
 from .errors import InputError
 from .stable_diffusion import (
@@ -298,6 +298,8 @@ class AnyPipeline:
 
 def _load(folder: Path, dtype: torch.dtype, variant: str | None):
     """diffusers' pipeline, without its progress bars and transformers'."""
+    # Pickles were checked (`_check_parts`), and are opened by torch's weights_only reader there too.
+    safetensors = True if not _pickles(folder) else None
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging as ours
     from transformers.utils import logging as theirs
@@ -309,7 +311,7 @@ def _load(folder: Path, dtype: torch.dtype, variant: str | None):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of `torch_dtype`, the only name that all versions know
             pipeline = DiffusionPipeline.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, variant=variant
+                folder, local_files_only=True, use_safetensors=safetensors, torch_dtype=dtype, variant=variant
             )
     except Exception as error:  # whatever a library makes of a folder
         if blameless(error):
@@ -322,12 +324,25 @@ def _load(folder: Path, dtype: torch.dtype, variant: str | None):
     return pipeline
 
 
+def _pickles(folder: Path) -> list[Path]:
+    """Of parts that have no other weights."""
+    parts = [folder, *(part for part in folder.iterdir() if part.is_dir())]
+    return [
+        file
+        for part in parts
+        if not any(part.glob("*.safetensors"))
+        for file in sorted(part.iterdir())
+        if file.suffix.lower() in PICKLES
+    ]
+
+
 def _check_parts(folder: Path, parts: Mapping[str, tuple[str, str]]) -> None:
     """Refuse parts that are larger than their weights, before diffusers builds them. Raises CheckpointError."""
     for part, (library, kind) in parts.items():
         inside = folder / part
         check_tokenizer_files(inside, TOKENIZER_FILES, TOKENIZER_SETTINGS)
-        headers = read_headers(sorted(inside.glob("*.safetensors")))
+        files = weight_files(inside) if any(inside.glob("*.safetensors")) else _pickles(inside)
+        headers = read_headers(files)
         for file in sorted(inside.glob("*config.json")):
             check_sizes(read_json(file), file, sum(len(header.shapes) for header in headers), MOST_STEPS)
         if headers:
@@ -390,13 +405,8 @@ def _check_folder(folder: Path) -> tuple[str, dict[str, tuple[str, str]]]:
             continue
         if not inside.is_dir():
             raise InputError(f"{folder} lacks its part {part}; download the whole folder.")
-        names = [file.name for file in inside.iterdir()]
-        pickles = [name for name in names if name.endswith(PICKLES)]
-        if pickles and not any(name.endswith(".safetensors") for name in names):
-            raise InputError(
-                f"{inside} holds pickles only ({pickles[0]}), which can run code when they are opened; download its "
-                "safetensors weights."
-            )
+        if (inside / "config.json").is_file() and not weight_files(inside):
+            raise InputError(f"{inside} has no weights: neither .safetensors nor .bin; download the whole folder.")
         code = sorted(file.name for file in (*folder.glob("*.py"), *inside.glob("*.py")))
         if not ours and (code or not _is_known(library)):
             raise InputError(

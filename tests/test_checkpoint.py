@@ -159,7 +159,7 @@ def test_unreadable_files(tmp_path):
         "negative": "damaged",
         "two in one place": "cannot be read: safetensors says",
         "strange numbers": "kind of number that is not known here",
-        "pickle.ckpt": "is a pickle",
+        "pickle.ckpt": "is a pickle that torch.save did not write",
         "nothing inside": "no known network",
     }
     paths = {name: tmp_path / (name if "." in name else f"{name}.safetensors") for name in cases}

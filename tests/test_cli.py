@@ -163,7 +163,7 @@ MISTAKES = {
     "device not there": (("--device", "warp"), "'warp' cannot be used"),
     "sheet is a folder": (("--out", "{tmp}/taken.mp4"), "taken_sheet.png is a folder"),
     "missing checkpoint": (("--checkpoint", "nowhere.safetensors"), "does not exist"),
-    "pickle": (("--checkpoint", "{tmp}/model.ckpt"), "is a pickle"),
+    "pickle": (("--checkpoint", "{tmp}/model.ckpt"), "is no file of torch.save"),
     "damaged checkpoint": (("--checkpoint", "{tmp}/damaged.safetensors"), "no safetensors file, or is damaged"),
     "folder without index": (("--checkpoint", "{tmp}"), "is no bundle"),
     "not a video": (("--out", "{tmp}/clip.avi"), "must end in .mp4"),

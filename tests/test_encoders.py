@@ -185,12 +185,14 @@ def test_an_encoder_of_another_width_is_told(standard, tmp_path):
         load_bundle(standard / "unet.safetensors", **parts(standard, text_encoder=str(tmp_path / "narrow")))
 
 
-def test_pickled_encoders_are_never_opened(standard, tmp_path):
+def test_encoders_without_weights_are_told(standard, tmp_path):
     for file in (standard / "text").iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match="has no weights: neither"):
+        TextEncoder.load(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(InputError, match="never opened"):
+    with pytest.raises(CheckpointError, match=r"is no file of torch\.save, or is damaged"):
         TextEncoder.load(tmp_path)
 
 

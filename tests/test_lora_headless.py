@@ -572,7 +572,7 @@ def test_a_broken_peft_config_is_refused(tmp_path):
     ("name", "data", "sentence"),
     [
         ("none.safetensors", None, "does not exist"),
-        ("lora.pt", b"pickle", "is a pickle"),
+        ("lora.pt", b"pickle", "is no file of torch.save"),
         ("lora.safetensors", b"not a header", "no safetensors file"),
     ],
 )

@@ -450,6 +450,29 @@ def test_what_our_network_does_not_compute_is_left_to_diffusers(spoilt, file, ch
 # -- any of them ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("which", ["ours", "xl", "file"])
+def test_pickled_weights_draw_the_same(first, xl, tmp_path, which):
+    """As the first releases came: .bin in a folder, or one .ckpt beside its trainer's state."""
+    source = {"ours": first / "model", "xl": xl[1], "file": first / "model.safetensors"}[which]
+    words = tokenizer_of(first) if which == "file" else None
+    if which == "file":
+        target = tmp_path / "model.ckpt"
+        torch.save({"epoch": 1, "global_step": 2, "state_dict": load_file(source)}, target)
+    else:
+        target = shutil.copytree(source, tmp_path / "model")
+        for file in sorted(target.rglob("*.safetensors")):
+            name = "pytorch_model.bin" if file.name == "model.safetensors" else f"{file.stem}.bin"
+            torch.save(load_file(file), file.with_name(name))
+            file.unlink()
+    check_text_to_image(target)
+    drawn = [ours(open_text_to_image(place, tokenizer=words)) for place in (source, target)]
+    assert torch.equal(*drawn)
+
+
+def tokenizer_of(first):
+    return first / "model" / "tokenizer"
+
+
 @pytest.mark.parametrize("which", ["ours", "xl"])
 def test_a_picture_depends_on_its_own_words_and_seed(first, xl, which):
     drawer = open_text_to_image(first / "model" if which == "ours" else xl[1])
@@ -618,7 +641,7 @@ FILES = {
     "lora": (lambda first, tmp: named(tmp, "lora_unet_down_blocks_0.lora_up.weight"), "LoRA in kohya's names; give"),
     "motion": (lambda first, tmp: named(tmp, "down_blocks.0.motion_modules.0.x"), "AnimateDiff motion modules, an add"),
     "unknown": (lambda first, tmp: named(tmp, "a.weight"), "no known network .*; give a whole checkpoint"),
-    "pickle": (lambda first, tmp: (tmp / "model.ckpt").write_bytes(b"x") and tmp / "model.ckpt", "is a pickle"),
+    "pickle": (lambda first, tmp: (tmp / "a.ckpt").write_bytes(b"x") and tmp / "a.ckpt", "is no file of torch.save"),
     "damaged": (lambda first, tmp: (tmp / "a.safetensors").write_bytes(b"x") and tmp / "a.safetensors", "is damaged"),
     "missing": (lambda first, tmp: tmp / "nothing.safetensors", "does not exist; check the path"),
 }  # fmt: skip
@@ -666,9 +689,9 @@ FOLDERS = {
     "json": (lambda folder: (folder / "model_index.json").write_text("{"), "is not valid JSON"),
     "config": (lambda folder: (folder / "unet" / "config.json").unlink(), "config.json does not exist"),
     "part": (lambda folder: shutil.rmtree(folder / "vae"), "lacks its part vae; download the whole folder"),
-    "pickles": (
+    "no weights": (
         lambda folder: (folder / "text_encoder" / "model.safetensors").rename(folder / "text_encoder" / "model.bin"),
-        "holds pickles only .*; download its safetensors",
+        "has no weights: neither .* download the whole folder",
     ),
 }
 

@@ -468,7 +468,7 @@ MISTAKES = {
     "crf": (("--crf", 60), "crf is 60; expected 0"),
     "device": (("--device", "warp"), "'warp' cannot be used"),
     "a video network": (("--model", DEMO / "unet.safetensors"), "is no upscaler: it is a video network"),
-    "a pickle": (("--model", "{tmp}/model.pth"), "model.pth is a pickle"),
+    "a pickle": (("--model", "{tmp}/model.pth"), "model.pth is no file of torch.save"),
     "no model": (("--model", "{tmp}/gone.safetensors"), "gone.safetensors does not exist"),
     "damaged model": (("--model", "{tmp}/damaged.safetensors"), "is no safetensors file, or is damaged"),
 }

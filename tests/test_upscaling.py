@@ -431,7 +431,7 @@ def test_files_that_are_no_upscalers(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
     for path, sentence in (
         (DEMO / "unet.safetensors", "no upscaler: it is a video network of DreamFactory"),
-        (tmp_path / "x.pth", "is a pickle, .* or upscale in ComfyUI"),
+        (tmp_path / "x.pth", "is no file of torch.save"),
         (tmp_path / "x.safetensors", "is no safetensors file, or is damaged"),
         (tmp_path / "gone.pth", "does not exist"),
         (tmp_path, "is a folder"),

@@ -56,7 +56,7 @@ def convert_file_in_memory(
 ) -> tuple[UNetConfig, dict | None, dict[str, Tensor], Report]:
     """Read public weights and convert them: (config, noise schedule, weights under our names, report).
 
-    path: a safetensors file, or a diffusers folder (the pipeline's or its `unet`), sharded or not.
+    path: a file, or a diffusers folder (the pipeline's or its `unet`), sharded or not.
     header: of the file, if it has been read already. source: one of SOURCES; "auto" recognises the weights, another
     name makes it an error if they are something else.
     overrides: fields of the config or of the schedule that weights do not tell (heads, prediction, ...).
@@ -126,6 +126,7 @@ def convert_file(
     refuse_onto(dst, src)
     if Path(src).is_file() and is_peft(header := read_header(src)):
         renamed, report = rename_lora(Path(src), header, read_weights(src))
+        report.notes += [header.note] if header.note else []
         write(dst, renamed, {k: v for k, v in header.metadata.items() if k != "lora_adapter_metadata"}, dtype)
         return report
     found = _open(Path(src), None, source)
@@ -181,9 +182,11 @@ def _convert(found: _Found, converter: Callable, overrides: Mapping | None, read
     try:
         known = {} if found.folder is None else told(found.kind, found.path, found.folder)
         state = _read(found.headers, read, everything=found.kind in ADDITIONS)
-        return converter(state, found.header, {**known, **(overrides or {})})
+        *made, report = converter(state, found.header, {**known, **(overrides or {})})
     except CheckpointError as error:
         raise CheckpointError(f"{found.path}: {error}") from error
+    report.notes += [header.note for header in found.headers.values() if header.note]
+    return *made, report
 
 
 def _read(headers: Mapping[Path, Header], read: Reader, everything: bool) -> dict[str, Tensor]:

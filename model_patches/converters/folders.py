@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import CheckpointError, shown, some
-from ..files import PICKLES, read_json
+from ..files import read_json
 from .infer import heads_from_counts
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' names
@@ -16,9 +16,18 @@ DIFFUSERS_WEIGHTS = "diffusion_pytorch_model"
 
 
 def diffusers_files(path: Path) -> tuple[Path, list[Path]]:
-    """The folder of a diffusers UNet and its weight files, from the shard index where there is one."""
+    """The folder of a diffusers UNet and its weight files, from the shard index where there is one; safetensors where
+    there are any, else torch.save's."""
     folder = path / "unet" if (path / "unet").is_dir() else path
-    for index in sorted(folder.glob(f"{DIFFUSERS_WEIGHTS}*.safetensors.index*.json"), key=lambda p: len(p.name)):
+    for suffix in (".safetensors", ".bin"):
+        files = _files(folder, suffix)
+        if files:
+            return folder, files
+    raise CheckpointError(f"{path} is no diffusers folder: it holds no {DIFFUSERS_WEIGHTS}*.safetensors (or .bin).")
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    for index in sorted(folder.glob(f"{DIFFUSERS_WEIGHTS}*{suffix}.index*.json"), key=lambda p: len(p.name)):
         try:
             names = sorted(set(read_json(index, "download it again")["weight_map"].values()))
             leads_out = [name for name in names if Path(name).name != name]
@@ -29,14 +38,10 @@ def diffusers_files(path: Path) -> tuple[Path, list[Path]]:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {len(missing)} of {len(names)} weight files: {some(missing)}.")
-        return folder, [folder / name for name in names]
+        return [folder / name for name in names]
     # The plain file before its half-precision and EMA variants.
-    files = [f for f in folder.glob(f"{DIFFUSERS_WEIGHTS}*.safetensors") if "-of-" not in f.name]
-    if files:
-        return folder, [min(files, key=lambda f: (len(f.name), f.name))]
-    if any(f.suffix in PICKLES for f in folder.glob(f"{DIFFUSERS_WEIGHTS}*")):
-        raise CheckpointError(f"{folder} holds pickles only, which can run code; give safetensors weights.")
-    raise CheckpointError(f"{path} is no diffusers folder: it holds no {DIFFUSERS_WEIGHTS}*.safetensors.")
+    files = [f for f in folder.glob(f"{DIFFUSERS_WEIGHTS}*{suffix}") if "-of-" not in f.name]
+    return [min(files, key=lambda f: (len(f.name), f.name))] if files else []
 
 
 def told(kind: str, path: Path, folder: Path) -> dict:

@@ -1,4 +1,4 @@
-"""What a safetensors file holds, told from the names of its weights. No file name is ever parsed.
+"""What a file holds, told from the names of its weights. No file name is ever parsed.
 
 One table, first match wins: a row either names the kind a converter reads, or says in a sentence what the file is
 and what to do instead. A new source is a new row here and one new file beside this one.

@@ -36,12 +36,18 @@ def files(tmp_path_factory):
     ours = save_network(folder, "ours", IMAGE, PLAIN)
     save_file(load_unet(ours).state_dict(), folder / "image.safetensors")
     export_motion(random_network(MOVING, seed=1), folder / "animatediff.safetensors")
+    modules = {f"module.{k}": w for k, w in load_file(folder / "animatediff.safetensors").items()}
+    torch.save({"epoch": 1, "state_dict": modules}, folder / "mm.ckpt")  # as it is published
     with torch.device("meta"):
         peer = UNet2DConditionModel(
             block_out_channels=(32, 64, 128, 128), cross_attention_dim=768, attention_head_dim=8
         )
     for kind, projector in (("base", base_projector(768, 64)), ("plus", plus_projector(768, embedding=64))):
-        save_file(adapters(peer, 768) | projector, folder / f"ip_{kind}.safetensors")
+        weights = adapters(peer, 768) | projector
+        save_file(weights, folder / f"ip_{kind}.safetensors")
+        parts = {name.partition(".")[0] for name in weights}
+        nested = {p: {k.removeprefix(f"{p}."): w for k, w in weights.items() if k.startswith(f"{p}.")} for p in parts}
+        torch.save(nested, folder / f"ip_{kind}.bin")
     return folder
 
 
@@ -130,6 +136,6 @@ def test_ip_adapter_plus_reads_the_layer_before_the_last(files, inputs, told):
 
 def test_the_nodes_offer_such_files(told):
     facts, _ = told
-    assert {"animatediff.safetensors", "ip_base.safetensors"} <= set(facts["motion_name"])
-    assert {"ip_base.safetensors", "ip_plus.safetensors"} <= set(facts["patch"])
+    assert {"animatediff.safetensors", "mm.ckpt", "ip_base.safetensors"} <= set(facts["motion_name"])
+    assert {"ip_base.safetensors", "ip_plus.safetensors", "ip_plus.bin"} <= set(facts["patch"])
     assert facts["kept"] == ["first_frame", "frames", "grey_image", "image", "zero_image"]

@@ -57,7 +57,8 @@ def facts(host, tmp_path_factory):
     vae = save_kl_vae(kl / "vae")
     old = shutil.copytree(kl, models / "kl of old")
     weights = old / "vae" / "diffusion_pytorch_model.safetensors"
-    save_file(old_names(load_file(weights)), weights)
+    torch.save(old_names(load_file(weights)), weights.with_suffix(".bin"))  # as those folders came
+    weights.unlink()
     shutil.copytree(kl / "vae", root / "vae" / "sd")
     away = shutil.copytree(kl, models / "kl elsewhere", ignore=shutil.ignore_patterns("vae"))
     write(away, {"unet": "unet.safetensors", "codec": str(root / "vae" / "sd"), "text": "text_encoder"})
@@ -123,7 +124,8 @@ def facts(host, tmp_path_factory):
         "kl of words": {"block_out_channels": "wide"},
         "kl of no scale": {"scaling_factor": 0},
         "kl cut": {},
-        "kl pickled": {},
+        "kl without weights": {},
+        "kl no pickle": {},
     }
     for name, changes in broken.items():
         folder = shutil.copytree(kl, models / name)
@@ -131,8 +133,9 @@ def facts(host, tmp_path_factory):
         (folder / "vae" / "config.json").write_text(json.dumps(config))
     cut = models / "kl cut" / "vae" / "diffusion_pytorch_model.safetensors"
     cut.write_bytes(cut.read_bytes()[:10_000])
-    pickled = models / "kl pickled" / "vae" / "diffusion_pytorch_model.safetensors"
-    pickled.rename(pickled.with_suffix(".bin"))
+    for name in ("kl without weights", "kl no pickle"):
+        (models / name / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    (models / "kl no pickle" / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
 
     elsewhere = ["../outside/secrets", str(outside / "secrets"), ".", "", "nowhere", "kl/../kl", "alone.safetensors"]
     good = ["demo", "demo_text_to_video", "deep/run"]
@@ -228,7 +231,8 @@ REFUSED = {
     "kl of words": "has a config.json without sensible sizes or scale",
     "kl of no scale": "has a config.json without sensible sizes or scale",
     "kl cut": "diffusion_pytorch_model.safetensors",
-    "kl pickled": "kl pickled/vae has no diffusion_pytorch_model.safetensors; pickled weights are never opened here.",
+    "kl without weights": "kl without weights/vae has no diffusion_pytorch_model.safetensors (or .bin); download",
+    "kl no pickle": "diffusion_pytorch_model.bin is no file of torch.save, or is damaged",
 }
 
 

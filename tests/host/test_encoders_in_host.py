@@ -158,6 +158,16 @@ def t5_figures(folder: Path) -> dict:
         encode(load_text_encoder(own / "model.safetensors", dtype=torch.float32), PROMPTS[1])[0], folder_tokens
     )
 
+    torch.save({"state_dict": weights}, folder / "bare.pt")
+    facts["pickled"] = difference(
+        encode(load_text_encoder(folder / "bare.pt", dtype=torch.float32), PROMPTS[1])[0], folder_tokens
+    )
+    shutil.copytree(own, folder / "pickled", ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(weights, folder / "pickled" / "pytorch_model.bin")
+    facts["pickled_folder"] = difference(
+        encode(load_text_encoder(folder / "pickled", dtype=torch.float32), PROMPTS[1])[0], folder_tokens
+    )
+
     # fp8 weights with scales, as the common XXL files have them, against the same numbers written out.
     scaled, plain = {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}, {}
     for name, value in weights.items():
@@ -634,7 +644,13 @@ def test_t5_of_every_family_is_transformers_own(host):
 
 def test_the_same_t5_however_it_lies_on_disk(host):
     facts = measured(host)["t5_figures"]
-    assert max(facts[k] for k in ("bare", "decoder", "prefixed", "tied", "in_folder", "shards")) == 0
+    assert (
+        max(
+            facts[k]
+            for k in ("bare", "decoder", "prefixed", "tied", "in_folder", "shards", "pickled", "pickled_folder")
+        )
+        == 0
+    )
     assert facts["scaled"] < 1e-4
     assert "quantized in a way" in facts["unknown_scales"]
     assert "00002-of-00002.safetensors does not exist" in facts["lost_shard"]
@@ -693,9 +709,9 @@ def test_refusals_are_one_sentence(host):
         "no bias": "lacks encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
         "two": "holds 2 text encoders",
         "cut.safetensors": "is cut short",
-        "pickle.bin": "is a pickle",
-        "other.gguf": "must end in .safetensors",
-        "only_bin": "pickled weights are never opened",
+        "pickle.bin": "is no file of torch.save",
+        "other.gguf": "lacks 1 weights of its T5 encoder",
+        "only_bin": "pytorch_model.bin is no file of torch.save",
         "empty": "has no model.safetensors",
         "bert_folder": "holds a 'bert' model",
         "nowhere.safetensors": "does not exist",

@@ -42,7 +42,7 @@ def clip(model, positive, negative, noise):
 
 def offered(node, name):
     (found,) = [i for i in node.define_schema().inputs if i.id == name]
-    return [option for option in found.options if option.endswith(".safetensors")]
+    return list(found.options)
 
 
 with torch.inference_mode():
@@ -56,7 +56,7 @@ with torch.inference_mode():
     ).result
     seen = negative[0][1]
     image = image_model(folder / "image.safetensors", comfy.supported_models.SD15)
-    moving = MotionOnModel.execute(image, "animatediff.safetensors").result[0]
+    moving = MotionOnModel.execute(image, "mm.ckpt").result[0]
     results = {"animatediff": clip(moving, positive, negative, noise)}
     windows = ContextWindowsManualNode.execute(
         moving, frames, 0, "standard_static", 1, False, "flat", 0, False, causal_window_fix=False
@@ -65,7 +65,9 @@ with torch.inference_mode():
     results["second window"] = longer[frames:]
     facts = {"patches": {}}
     for name in ("base", "plus"):
-        model = ImageAdapter.execute(moving, 0.8, 0.0, 1.0, f"ip_{name}.safetensors").result[0]
+        model = ImageAdapter.execute(
+            moving, 0.8, 0.0, 1.0, "ip_base.bin" if name == "base" else "ip_plus.safetensors"
+        ).result[0]
         calls = listen(model)
         results[name] = clip(model, positive, negative, noise)
         # The uncond side's tokens, as the network got them.
