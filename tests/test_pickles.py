@@ -234,6 +234,22 @@ def test_the_demo_runs_from_pickles(tmp_path, capsys):
     assert "RCAN x4" in capsys.readouterr().out
 
 
+def test_a_run_notices_that_a_pickled_encoder_changed(tmp_path):
+    from dataclasses import replace
+
+    from dreamfactory.training.config import RunConfig
+    from dreamfactory.training.models import encoder_marks
+
+    (tmp_path / "config.json").write_text("{}")
+    torch.save(ONE, tmp_path / "pytorch_model.bin")
+    config = RunConfig()
+    config = replace(config, encoders=replace(config.encoders, motion=str(tmp_path)))
+    before = encoder_marks(config)["motion"]
+    assert encoder_marks(config)["motion"] == before
+    torch.save({k: v + 1 for k, v in ONE.items()}, tmp_path / "pytorch_model.bin")
+    assert encoder_marks(config)["motion"] != before
+
+
 def test_a_vae_of_old_names(tmp_path):
     """Stable Diffusion's VAE as its first folders have it: pickled, attention under names that diffusers has left."""
     from diffusers import AutoencoderKL

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..model_patches import UNetConfig, VideoUNet
 from ..model_patches.files import fingerprint
+from ..model_patches.foreign_config import weight_files
 from ..model_patches.parts import part_of
 from ..model_patches.warm_start import check_extends, extend
 from ..pipelines.bundle import DEMO, load_vae
@@ -22,7 +23,7 @@ from .errors import TrainingError
 from .start import Start
 from .tiny_encoders import BOTH_LENGTH, image_encoder, motion_encoder, text_encoder
 
-READ = (".safetensors", ".json", ".txt", ".model")
+READ = (".json", ".txt", ".model")  # of an encoder, beside its weights
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -193,7 +194,8 @@ def _mark(path: Path) -> str:
     """Of what is read of an encoder: its config, weights and words; what else lies in its folder does not count."""
     if not path.is_dir():
         return fingerprint(path)
-    files = sorted(p for p in path.iterdir() if p.suffix in READ and not p.name.startswith("."))
+    read = {*weight_files(path), *(p for p in path.iterdir() if p.suffix in READ)}
+    files = sorted(p for p in read if not p.name.startswith("."))
     return ",".join(f"{p.name}:{fingerprint(p)}" for p in files)
 
 
