@@ -25,8 +25,8 @@ is no card (`check`); 130 interrupted, 143 terminated. `check` ends with 1 where
 
 
 def schedule(args: argparse.Namespace) -> None:
+    from .pipelines.media.files import check_output
     from .pipelines.schedule_plot import draw, table
-    from .pipelines.video_files import check_output
     from .schedulers import ScheduleConfig
 
     if args.plot:
@@ -47,8 +47,8 @@ def schedule(args: argparse.Namespace) -> None:
 
 
 def info(args: argparse.Namespace) -> None:
+    from .errors import InputError
     from .pipelines.describe import describe_file, describe_preset, readable
-    from .pipelines.errors import InputError
 
     if (args.file is None) == (args.preset is None):
         raise InputError("info takes a file, or --preset NAME.")
@@ -57,8 +57,8 @@ def info(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
-    from .model_patches.converters import convert_file
-    from .pipelines.errors import InputError
+    from .errors import InputError
+    from .model_patches.checkpoints.converters import convert_file
     from .schedulers import ScheduleConfig
 
     for pair in args.set:
@@ -77,7 +77,7 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    from .model_patches.converters.export import export_file
+    from .model_patches.checkpoints.converters.export import export_file
 
     report = export_file(args.source, args.target, args.names, dtype=_dtype(args.dtype))
     print(json.dumps(report.to_dict()) if args.json else f"{report}\nwritten: {args.target} ({args.names})")
@@ -110,13 +110,13 @@ def train(args: argparse.Namespace) -> None:
 
 
 def demo(args: argparse.Namespace) -> None:
-    from .training.evaluation.demo import show
+    from .training.tiny_world.demo import show
 
     print(show(args.out, args.seed))
 
 
 def demo_quality(args: argparse.Namespace) -> None:
-    from .training.evaluation.quality import measure_bundle
+    from .training.tiny_world.quality import measure_bundle
 
     print(json.dumps(measure_bundle(args.checkpoint, args.clips)))
 
@@ -333,7 +333,7 @@ def _run(argv: list[str] | None) -> int:
         print(f"dreamfactory {args.command}: {name} is not installed; {_install(name)}", file=sys.stderr)
         return 2
     except Exception as error:
-        from .model_patches.errors import out_of_memory, reason
+        from .errors import out_of_memory, reason
 
         if not out_of_memory(error):
             raise
@@ -365,10 +365,8 @@ def _dtype(name: str | None):
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    from .model_patches.errors import CheckpointError, ConfigError
-    from .pipelines.errors import InputError
+    from .errors import CheckpointError, ConfigError, InputError, TrainingError
     from .schedulers import ScheduleError
-    from .training.errors import TrainingError
 
     return CheckpointError, ConfigError, InputError, ScheduleError, TrainingError
 

@@ -21,10 +21,10 @@ import torch
 from dreamfactory.pipelines.bundle import load_bundle
 from dreamfactory.pipelines.image_to_video import Settings
 from dreamfactory.training.config import load_run
-from dreamfactory.training.data.tiny_measure import measure
-from dreamfactory.training.evaluation.held_out import held_out
-from dreamfactory.training.evaluation.quality import animate_all
-from dreamfactory.training.run import train
+from dreamfactory.training.loop import train
+from dreamfactory.training.tiny_world.held_out import held_out
+from dreamfactory.training.tiny_world.measure import measure
+from dreamfactory.training.tiny_world.quality import animate_all
 
 ARMS = {
     "without_motion_text": ["model.config.motion_text=off"],

@@ -147,7 +147,7 @@ def stretch(file: str | bytes | Path, first: int, count: int, halved: bool = Fal
 
 def compressed(clip: Tensor, crf: int) -> Tensor:
     """What H.264 leaves of a clip of 24 frames a second (x264's own settings but for the quality)."""
-    from dreamfactory.pipelines.sheets import to_uint8
+    from dreamfactory.pipelines.media.sheets import to_uint8
 
     held = io.BytesIO()
     with av.open(held, "w", "matroska") as out:
@@ -177,8 +177,8 @@ HEADER = {
 
 
 def publish(source: str, target: str) -> None:
-    from dreamfactory.model_patches.files import read_weights
-    from dreamfactory.model_patches.rcan import rcan_of, save_rcan
+    from dreamfactory.model_patches.checkpoints.files import read_weights
+    from dreamfactory.model_patches.upscaling.upscaler.rcan import rcan_of, save_rcan
 
     save_rcan(rcan_of(read_weights(source), source), target, torch.float16, HEADER)
 

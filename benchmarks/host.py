@@ -42,7 +42,7 @@ class Case:
 def bigger(folder: Path) -> Path:
     """Random weights: 25 million, motion text, PACA and the first frame as in the demo."""
     from dreamfactory.model_patches import UNetConfig, VideoUNet, save_unet
-    from dreamfactory.model_patches.presets import preset
+    from dreamfactory.model_patches.network.presets import preset
     from dreamfactory.schedulers import ScheduleConfig
 
     fields = preset("tiny").to_dict() | {
@@ -68,7 +68,7 @@ def compare(case: Case) -> dict:
     from comfy.ldm.modules.attention import optimized_attention
 
     from dreamfactory.model_patches import load_unet
-    from dreamfactory.nodes.model import load_video_model
+    from dreamfactory.nodes.bridge.model import load_video_model
 
     model = load_video_model(str(case.path))
     unet = load_unet(case.path, operations=comfy.ops.disable_weight_init, attention=optimized_attention)

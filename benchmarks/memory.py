@@ -54,7 +54,7 @@ def peak_of(forward) -> int:
 
 def video_network(name: str, frames: int, height: int, width: int) -> int:
     from dreamfactory.model_patches import VideoUNet
-    from dreamfactory.model_patches.presets import preset
+    from dreamfactory.model_patches.network.presets import preset
 
     config = preset(name)
     unet = VideoUNet(config, attention=fused_attention, dtype=DTYPE, device="meta").eval()

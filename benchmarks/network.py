@@ -21,9 +21,9 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from dreamfactory.model_patches import UNetConfig, VideoUNet
-from dreamfactory.model_patches.attention import Factory, MultiHeadAttention, sdpa_attention
-from dreamfactory.model_patches.swap_attention import SwapAttention, window_attention
-from dreamfactory.model_patches.temporal import TemporalConv
+from dreamfactory.model_patches.network.attention import Factory, MultiHeadAttention, sdpa_attention
+from dreamfactory.model_patches.network.swap_attention import SwapAttention, window_attention
+from dreamfactory.model_patches.network.temporal import TemporalConv
 
 
 def ratio(first: Callable[[], Tensor], second: Callable[[], Tensor], rounds: int = 5, same: float = 1e-3) -> float:
@@ -119,9 +119,9 @@ def network_against_diffusers() -> float:
     """ModelScope's network at half width against diffusers' UNet3DConditionModel with the same weights, 8x16x16."""
     from diffusers import UNet3DConditionModel
 
-    from dreamfactory.model_patches.checkpoint import build
-    from dreamfactory.model_patches.converters.modelscope import convert_diffusers
-    from dreamfactory.model_patches.files import Header
+    from dreamfactory.model_patches.checkpoints.converters.modelscope import convert_diffusers
+    from dreamfactory.model_patches.checkpoints.files import Header
+    from dreamfactory.model_patches.checkpoints.save import build
 
     peer = fill(UNet3DConditionModel(block_out_channels=(160, 320, 640, 640), attention_head_dim=32))
     state = {k: v.detach() for k, v in peer.state_dict().items()}

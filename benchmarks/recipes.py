@@ -21,7 +21,7 @@ import torch
 
 from dreamfactory.training import checkpoint as disk
 from dreamfactory.training.config import RunConfig, load_run
-from dreamfactory.training.run import train
+from dreamfactory.training.loop import train
 from dreamfactory.training.trainer import Trainer
 
 # The stage that brings a part, what it is without it, and how that is said.

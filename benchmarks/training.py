@@ -24,12 +24,12 @@ from diffusers import DDPMScheduler, UNet3DConditionModel
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 
-from dreamfactory.model_patches.converters import convert_file
+from dreamfactory.model_patches.checkpoints.converters import convert_file
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.training.batch import Batch
 from dreamfactory.training.config import RunConfig
-from dreamfactory.training.step import Draws
 from dreamfactory.training.trainer import Trainer
+from dreamfactory.training.video.objective import Draws
 
 SIZES = ((64, 2, 8, 16), (128, 1, 8, 16), (64, 1, 16, 24))  # width, clips, frames, side of the latents
 LATENT, TEXT = 12, 64

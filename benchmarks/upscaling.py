@@ -38,8 +38,8 @@ NETWORKS = ("RCAN 10x8", "RCAN 10x8, spandrel", "RCAN 1x8", "RCAN 1x8, spandrel"
 
 def network(name: str):
     """A function of frames (n, 3, h, w), and the number of its weights; random weights."""
-    from dreamfactory.model_patches.rcan import RCAN, RCANConfig
-    from dreamfactory.model_patches.upscaling import Enlarger, Upscaler
+    from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig
+    from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger, Upscaler
 
     torch.manual_seed(0)
     kind, size, *whose = name.replace(",", "").split()
@@ -105,7 +105,7 @@ def _most_so_far() -> int:
 
 def length(counts: list[int], model: str) -> dict:
     """Peak memory of `dreamfactory upscale` for clips of these lengths."""
-    from dreamfactory.pipelines.video_files import write_video
+    from dreamfactory.pipelines.media.files import write_video
 
     table = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -141,12 +141,12 @@ def pan(picture: Tensor, frames: int = 8, side: int = 256) -> Tensor:
 
 
 def quality(model: str, count: int, sheet: str | None) -> dict:
-    from dreamfactory.model_patches.upscaling import Enlarger
+    from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger
     from dreamfactory.pipelines.bundle import DEMO, load_vae
     from dreamfactory.pipelines.upscale import open_upscaler
-    from dreamfactory.training.evaluation.held_out import held_out
-    from dreamfactory.training.evaluation.upscaling import compare, made_small
     from dreamfactory.training.super_resolution.validation import comparison
+    from dreamfactory.training.tiny_world.held_out import held_out
+    from dreamfactory.training.tiny_world.upscaling import compare, made_small
 
     clips, codec = held_out(count, size=256).clips, load_vae(DEMO / "codec.safetensors")
     upscaler = open_upscaler(model)
@@ -164,9 +164,9 @@ def quality(model: str, count: int, sheet: str | None) -> dict:
 
 def pictures(model: str, paths: list[str]) -> dict:
     from dreamfactory.pipelines.bundle import DEMO, load_vae
+    from dreamfactory.pipelines.media.files import read_image
     from dreamfactory.pipelines.upscale import open_upscaler
-    from dreamfactory.pipelines.video_files import read_image
-    from dreamfactory.training.evaluation.upscaling import compare
+    from dreamfactory.training.tiny_world.upscaling import compare
 
     clips, codec = [pan(read_image(path, 512, 512)[0]) for path in paths], load_vae(DEMO / "codec.safetensors")
     upscaler = open_upscaler(model)
@@ -185,8 +185,8 @@ def footage(given: list[str], city: str | None, count: int, sheet: str | None) -
     from footage import compressed, held_out
     from footage_sheet import draw
 
-    from dreamfactory.training.evaluation.upscaling import made_small
     from dreamfactory.training.super_resolution.measures import measure
+    from dreamfactory.training.tiny_world.upscaling import made_small
 
     ways, groups = enlargers(given), held_out(city, count)
     damages = {
@@ -215,7 +215,7 @@ def enlargers(given: list[str]) -> dict:
     from real_material import released
     from safetensors.torch import save_file
 
-    from dreamfactory.model_patches.upscaling import Enlarger, load_upscaler
+    from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger, load_upscaler
     from dreamfactory.pipelines.upscale import open_upscaler
     from dreamfactory.training.super_resolution.measures import bicubic, lanczos
 
@@ -251,8 +251,8 @@ def means_of_means(table: dict, counts: dict[str, int]) -> dict:
 
 def memory(sizes: list[int]) -> dict:
     """RCAN 10x8, 344x192 to 1376x768, 4 frames: in so many MiB beside its weights, told what is free or finding out."""
-    from dreamfactory.model_patches.rcan import RCAN, RCANConfig
-    from dreamfactory.model_patches.upscaling import STRIP_ELSEWHERE, Enlarger, Upscaler
+    from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig
+    from dreamfactory.model_patches.upscaling.upscaler.upscaler import STRIP_ELSEWHERE, Enlarger, Upscaler
     from dreamfactory.training.live import Live
 
     class Pretended(Live):

@@ -26,8 +26,8 @@ def check(args: argparse.Namespace) -> int:
     """Exit code: 0 all right, 1 something wrong, 3 without a card. Raises InputError with one sentence."""
     import torch
 
-    from ..model_patches.files import no_file
-    from ..pipelines.errors import InputError
+    from ..errors import InputError
+    from ..model_patches.checkpoints.files import no_file
     from . import device, host, network, report, trainer, upscaler
 
     if Path(args.out).exists() and (told := no_file(args.out)) is not None:
@@ -93,8 +93,7 @@ def _device(name: str):
     """The device of this name; None without a card."""
     import torch
 
-    from ..model_patches.errors import reason
-    from ..pipelines.errors import InputError
+    from ..errors import InputError, reason
 
     try:
         asked = torch.device(name)

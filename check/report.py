@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..model_patches.errors import reason
-from ..model_patches.files import whole
-from ..pipelines.errors import InputError
+from ..errors import InputError, reason
+from ..model_patches.checkpoints.files import whole
 
 RIGHT, WRONG, ABSENT = "right", "wrong", "not here"
 

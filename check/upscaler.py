@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..model_patches.rcan import RCAN, RCANConfig
-from ..model_patches.upscaling import Enlarger, Upscaler
+from ..model_patches.upscaling.rcan import RCAN, RCANConfig
+from ..model_patches.upscaling.upscaler import Enlarger, Upscaler
 from .device import GIB, Here, left
 from .report import Wrong
 

@@ -26,14 +26,14 @@ Networks on disk:
     patch_codec.py          the small image codec of the demo
 """
 
-from .checkpoint import save_patch, save_unet
-from .compose import apply_patch
-from .config import ProjectorConfig, UNetConfig
-from .errors import CheckpointError, ConfigError
-from .files import read_header
-from .load import load_unet
-from .presets import PRESETS, preset
-from .unet import VideoUNet
+from ..errors import CheckpointError, ConfigError
+from .checkpoints.compose import apply_patch
+from .checkpoints.files import read_header
+from .checkpoints.load import load_unet
+from .checkpoints.save import save_patch, save_unet
+from .network.config import ProjectorConfig, UNetConfig
+from .network.presets import PRESETS, preset
+from .network.unet import VideoUNet
 
 __all__ = [
     "PRESETS",

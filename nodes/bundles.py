@@ -11,18 +11,18 @@ from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 from PIL import Image
 
+from ..errors import NodeError
 from ..model_patches import UNetConfig
-from .bundle_files import INDEX, NAMES, BundleFiles, bundles, listed, model_folders, read_bundle
+from .bridge.bundle_files import INDEX, NAMES, BundleFiles, bundles, listed, model_folders, read_bundle
+from .bridge.codec import codec_latent_format, load_codec_vae
+from .bridge.folders import blame
+from .bridge.kl_vae import load_kl_vae
+from .bridge.model import load_video_model
+from .bridge.text_encoder import load_text_encoder
+from .bridge.vision_encoder import load_vision_encoder
 from .checked import CheckedNode
-from .codec import codec_latent_format, load_codec_vae
-from .errors import NodeError
-from .folders import blame
-from .kl_vae import load_kl_vae
 from .loaders import DTYPES
-from .model import load_video_model
-from .text_encoder import load_text_encoder
 from .upscale import load_upscale_model
-from .vision_encoder import load_vision_encoder
 
 DEMOS = Path(__file__).parents[1] / "pipelines"
 DEMO = DEMOS / "demo"

@@ -14,7 +14,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .errors import NodeError
+from ..errors import NodeError
 
 
 class CheckedNode(io.ComfyNode):

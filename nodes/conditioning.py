@@ -11,9 +11,9 @@ import node_helpers
 import torch
 from comfy_api.latest import io
 
+from ..errors import NodeError
+from .bridge.windows import PREFIX
 from .checked import CheckedNode
-from .errors import NodeError
-from .windows import PREFIX
 
 MAX_FRAMES = 1024
 MAX_SIDE = 8192

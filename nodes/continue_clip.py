@@ -6,10 +6,12 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..model_patches.long_clip import Piece, picture_at
+from ..errors import NodeError
+from ..model_patches.network.long_clip import Piece, picture_at
+from .bridge.tell import tell
+from .bridge.windows import check_by_frame
 from .checked import CheckedNode
 from .conditioning import MAX_FRAMES, encode_frames
-from .errors import NodeError
 from .patches import video_model
 from .pieces import (
     CLIP_VISION,
@@ -21,8 +23,6 @@ from .pieces import (
     size_inputs,
     sizes_for,
 )
-from .tell import tell
-from .windows import check_by_frame
 
 
 class ContinueClip(CheckedNode):

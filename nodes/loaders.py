@@ -10,12 +10,12 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..model_patches.presets import OVERRIDES
+from ..errors import NodeError
+from ..model_patches.network.presets import OVERRIDES
+from .bridge.folders import blame, names, path_of, stamp
+from .bridge.model import load_video_model
+from .bridge.text_encoder import load_text_encoder
 from .checked import CheckedNode
-from .errors import NodeError
-from .folders import blame, names, path_of, stamp
-from .model import load_video_model
-from .text_encoder import load_text_encoder
 
 DTYPES = {
     "default": None,

@@ -10,10 +10,12 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..model_patches.long_clip import Piece, pieces
+from ..errors import NodeError
+from ..model_patches.network.long_clip import Piece, pieces
 from .advice import advise_on_pieces, be_quiet
+from .bridge.sampling import seen_together
+from .bridge.windows import check_by_frame
 from .checked import CheckedNode
-from .errors import NodeError
 from .patches import video_model
 from .pieces import (
     CLIP_VISION,
@@ -25,8 +27,6 @@ from .pieces import (
     size_inputs,
     sizes_for,
 )
-from .sampling import seen_together
-from .windows import check_by_frame
 
 
 class KSamplerLongClip(CheckedNode):

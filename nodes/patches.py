@@ -6,16 +6,16 @@ import weakref
 
 from comfy_api.latest import io
 
+from ..errors import NodeError
 from ..model_patches import UNetConfig
-from ..model_patches.compose import merge_motion, merge_patch
-from ..model_patches.converters import sd
-from ..model_patches.converters.recognise import recognise
-from ..model_patches.files import Header
+from ..model_patches.checkpoints.compose import merge_motion, merge_patch
+from ..model_patches.checkpoints.converters import sd
+from ..model_patches.checkpoints.converters.recognise import recognise
+from ..model_patches.checkpoints.files import Header
 from ..schedulers import ScheduleConfig
+from .bridge.folders import NONE, blame, names, path_of, read_file, stamp
+from .bridge.model import VideoModel, network_like, on_network, weights_of
 from .checked import CheckedNode
-from .errors import NodeError
-from .folders import NONE, blame, names, path_of, read_file, stamp
-from .model import VideoModel, network_like, on_network, weights_of
 
 STRENGTH_RANGE = (0.0, 10.0)
 

@@ -13,11 +13,11 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..model_patches.long_clip import Piece, default_overlap, trained_length
+from ..errors import NodeError
+from ..model_patches.network.long_clip import Piece, default_overlap, trained_length
+from .bridge.model import VideoModel
+from .bridge.windows import PREFIX, cut_conditioning
 from .conditioning import MAX_FRAMES, encode_frames, look_at, rgb
-from .errors import NodeError
-from .model import VideoModel
-from .windows import PREFIX, cut_conditioning
 
 CLIP_VISION = io.ClipVision.Input(
     "clip_vision",

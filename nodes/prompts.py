@@ -9,9 +9,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..errors import NodeError
 from .checked import CheckedNode
 from .conditioning import MAX_FRAMES
-from .errors import NodeError
 
 LINE = re.compile(r"\s*(\d+)\s*[:：]\s*(.*\S)?\s*")
 

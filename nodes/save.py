@@ -13,11 +13,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..model_patches.checkpoint import check_network, save_network
-from ..model_patches.errors import reason
+from ..errors import NodeError, reason
+from ..model_patches.checkpoints.save import check_network, save_network
+from .bridge.folders import blame, is_inside
 from .checked import CheckedNode
-from .errors import NodeError
-from .folders import blame, is_inside
 from .loaders import DTYPES
 from .patches import video_model
 

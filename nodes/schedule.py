@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
+from ..errors import NodeError
 from ..schedulers import ScheduleConfig, log_snr_curves
+from .bridge.folders import blame
+from .bridge.sampling import frames_together, rescale_whole_clip, with_schedule
 from .checked import CheckedNode
 from .conditioning import MAX_FRAMES
 from .curve import draw
-from .errors import NodeError
-from .folders import blame
-from .sampling import frames_together, rescale_whole_clip, with_schedule
 
 OWN = "checkpoint"
 

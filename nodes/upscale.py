@@ -21,8 +21,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor, nn
 
-from ..model_patches.errors import out_of_memory, reason
-from ..model_patches.upscaling import (
+from ..errors import NodeError, out_of_memory, reason
+from ..model_patches.upscaling.upscaler import (
     MIN_TILE,
     Enlarger,
     Upscaler,
@@ -32,10 +32,9 @@ from ..model_patches.upscaling import (
     one_by_one,
     upscaler_of,
 )
+from .bridge.folders import blame
 from .checked import CheckedNode
 from .conditioning import rgb
-from .errors import NodeError
-from .folders import blame
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_SIDE = 16384

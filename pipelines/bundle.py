@@ -16,15 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError, blameless, reason, shown, some
 from ..model_patches import CheckpointError, VideoUNet, load_unet, read_header
-from ..model_patches.converters import recognise
-from ..model_patches.errors import blameless, reason, shown, some
-from ..model_patches.files import is_pickled, no_file, read_json, read_weights, whole
-from ..model_patches.foreign_config import KL_VAE, check_count, checked, read_headers, weight_files
-from ..model_patches.patch_codec import load_codec, save_codec
+from ..model_patches.checkpoints.converters import recognise
+from ..model_patches.checkpoints.files import is_pickled, no_file, read_json, read_weights, whole
+from ..model_patches.checkpoints.foreign_config import KL_VAE, check_count, checked, read_headers, weight_files
+from ..model_patches.codec import load_codec, save_codec
 from ..schedulers import ScheduleConfig
 from .encoders import ImageEncoder, TextEncoder
-from .errors import InputError
 from .turns import Turns
 
 DEMO = Path(__file__).parent / "demo"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from ..errors import CheckpointError
 from ..model_patches import UNetConfig, VideoUNet, preset, read_header
-from ..model_patches.checkpoint import check_parts, check_shapes, shapes_of
-from ..model_patches.errors import CheckpointError
-from ..model_patches.files import PARTS_FIELD, Header
-from ..model_patches.parts import count_parameters
-from ..model_patches.rcan import rcan_config
+from ..model_patches.checkpoints.files import PARTS_FIELD, Header
+from ..model_patches.checkpoints.save import check_parts, check_shapes, shapes_of
+from ..model_patches.network.parts import count_parameters
+from ..model_patches.upscaling.rcan import rcan_config
 
 
 def describe(config: UNetConfig, schedule: dict | None = None, header: Header | None = None, name: str = "") -> dict:
@@ -63,7 +63,7 @@ def describe_file(path: str | Path) -> dict:
             "parts": {f"RCAN x{upscaler.scale}": weights},
             "upscaler": asdict(upscaler),
         }
-    from ..model_patches.converters import convert_file_in_memory
+    from ..model_patches.checkpoints.converters import convert_file_in_memory
 
     if _is_image_upscaler(header):
         return {"name": str(path), **_describe_upscaler(path)}
@@ -74,7 +74,7 @@ def describe_file(path: str | Path) -> dict:
 
 def _is_image_upscaler(header: Header) -> bool:
     """Of a kind that spandrel may know."""
-    from ..model_patches.converters.recognise import UPSCALER, recognise
+    from ..model_patches.checkpoints.converters.recognise import UPSCALER, recognise
 
     try:
         recognise(header)
@@ -85,7 +85,7 @@ def _is_image_upscaler(header: Header) -> bool:
 
 def _describe_upscaler(path: str | Path) -> dict:
     """Facts of a public upscaler, which spandrel tells apart and builds."""
-    from ..model_patches.upscaling import load_upscaler
+    from ..model_patches.upscaling.upscaler import load_upscaler
 
     upscaler = load_upscaler(path)
     architecture = upscaler.call.architecture.name  # of spandrel's descriptor: an RCAN did not come here

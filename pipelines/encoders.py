@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..model_patches.errors import blameless, reason, shown, some
-from ..model_patches.files import Header, is_pickled, no_file, read_json, read_weights, write
-from ..model_patches.foreign_config import (
+from ..errors import InputError, blameless, reason, shown, some
+from ..model_patches.checkpoints.files import Header, is_pickled, no_file, read_json, read_weights, write
+from ..model_patches.checkpoints.foreign_config import (
     CLIP_TEXT,
     CLIP_VISION,
     T5,
@@ -29,7 +29,6 @@ from ..model_patches.foreign_config import (
     read_headers,
     weight_files,
 )
-from .errors import InputError
 
 T5_LENGTH = 120  # tokens of motion text where a tokenizer states no length of its own
 UNBOUNDED = 100_000  # transformers writes "no limit" as a huge number

@@ -14,11 +14,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..errors import InputError
 from ..model_patches import UNetConfig
-from ..model_patches.long_clip import animates_picture, default_overlap, pieces, trained_length
+from ..model_patches.network.long_clip import animates_picture, default_overlap, pieces, trained_length
 from .bundle import Bundle
 from .encoders import one_caption
-from .errors import InputError
 from .sampling import SCHEDULERS, Prompt, sample
 
 MAX_FRAMES = 1024

@@ -19,14 +19,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError, some
 from ..model_patches import VideoUNet, read_header
-from ..model_patches.converters.diffusers_names import diffusers_names
-from ..model_patches.converters.keys import rename
-from ..model_patches.converters.lora import stated_alpha
-from ..model_patches.errors import some
-from ..model_patches.files import Header, read_weights
+from ..model_patches.checkpoints.converters.diffusers_names import diffusers_names
+from ..model_patches.checkpoints.converters.keys import rename
+from ..model_patches.checkpoints.converters.lora import stated_alpha
+from ..model_patches.checkpoints.files import Header, read_weights
 from .encoders import TextEncoder
-from .errors import InputError
 
 STRONGEST = 10.0
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..model_patches.errors import reason
-from .errors import InputError
+from ..errors import InputError, reason
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

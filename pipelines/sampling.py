@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..model_patches import VideoUNet
 from ..model_patches.kernels import same_bits
 from ..schedulers import (
@@ -24,7 +25,6 @@ from ..schedulers import (
     rescale_guidance,
     spacing as timesteps_of,
 )
-from .errors import InputError
 
 # Names users know -> diffusers' classes.
 SCHEDULERS = {

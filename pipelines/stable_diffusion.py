@@ -18,17 +18,17 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..model_patches import CheckpointError, VideoUNet, load_unet
-from ..model_patches.checkpoint import build
-from ..model_patches.converters import convert_file_in_memory
-from ..model_patches.converters.folders import BETAS, PREDICTIONS
-from ..model_patches.converters.sd import SD1_CONTEXT
-from ..model_patches.files import read_json, read_weights
-from ..model_patches.foreign_config import weight_files
+from ..model_patches.checkpoints.converters import convert_file_in_memory
+from ..model_patches.checkpoints.converters.folders import BETAS, PREDICTIONS
+from ..model_patches.checkpoints.converters.sd import SD1_CONTEXT
+from ..model_patches.checkpoints.files import read_json, read_weights
+from ..model_patches.checkpoints.foreign_config import weight_files
+from ..model_patches.checkpoints.save import build
 from ..schedulers import ScheduleConfig
 from .bundle import KLCodec, load_vae, vae_dtype
 from .encoders import TextEncoder, load_tokenizer
-from .errors import InputError
 from .sampling import Prompt, sample
 from .turns import Turns
 

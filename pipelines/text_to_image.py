@@ -20,15 +20,20 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError, blameless, reason, shown, some
 from ..model_patches import CheckpointError, read_header
-from ..model_patches.converters import recognise
-from ..model_patches.converters.keys import contents
-from ..model_patches.converters.recognise import Pattern
-from ..model_patches.errors import blameless, reason, shown, some
-from ..model_patches.files import PICKLES, read_json
-from ..model_patches.foreign_config import check_count, check_sizes, check_tokenizer_files, read_headers, weight_files
+from ..model_patches.checkpoints.converters import recognise
+from ..model_patches.checkpoints.converters.keys import contents
+from ..model_patches.checkpoints.converters.recognise import Pattern
+from ..model_patches.checkpoints.files import PICKLES, read_json
+from ..model_patches.checkpoints.foreign_config import (
+    check_count,
+    check_sizes,
+    check_tokenizer_files,
+    read_headers,
+    weight_files,
+)
 from .encoders import TOKENIZER_FILES, TOKENIZER_SETTINGS, UNBOUNDED, TextEncoder, is_cut, stated_length
-from .errors import InputError
 from .stable_diffusion import (
     CLIP,
     OPEN_CLIP,

@@ -11,13 +11,21 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from ..model_patches.files import no_file, refuse_onto
-from ..model_patches.upscaling import Enlarger, Upscaler, check_dtype, check_target, check_tile, fit, load_upscaler
+from ..errors import InputError
+from ..model_patches.checkpoints.files import no_file, refuse_onto
+from ..model_patches.upscaling.upscaler import (
+    Enlarger,
+    Upscaler,
+    check_dtype,
+    check_target,
+    check_tile,
+    fit,
+    load_upscaler,
+)
 from .bundle import DEMO
-from .errors import InputError
-from .sheets import save_image, to_uint8
-from .video_files import check_output, check_picture, read_image
-from .video_stream import Shown, note, rewrite, survey
+from .media.files import check_output, check_picture, read_image
+from .media.sheets import save_image, to_uint8
+from .media.transcode import Shown, note, rewrite, survey
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 LARGEST = 16384  # pixels a side that libx264 takes

@@ -9,9 +9,9 @@
 - ``diffusers_bridge``: the same schedule inside a diffusers scheduler
 """
 
+from ..errors import ScheduleError
 from .ddim import ddim_sigma, ddim_step
 from .diffusers_bridge import build_scheduler
-from .errors import ScheduleError
 from .guidance import classifier_free, rescale_guidance, three_way
 from .noise import (
     RESCALES,

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .errors import ScheduleError
+from ..errors import ScheduleError
 from .prediction import as_coefficient, to_eps, to_x0
 
 

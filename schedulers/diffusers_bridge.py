@@ -4,7 +4,7 @@ import inspect
 
 import torch
 
-from .errors import ScheduleError
+from ..errors import ScheduleError
 from .noise import betas_from_alphas_cumprod
 from .schedule import NoiseSchedule
 

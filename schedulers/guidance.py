@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .errors import ScheduleError
+from ..errors import ScheduleError
 
 
 def classifier_free(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:

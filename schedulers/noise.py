@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from .errors import ScheduleError
+from ..errors import ScheduleError
 
 RESCALES = ("lin", "printed", "none")
 

@@ -10,7 +10,7 @@ is kept. Coefficients are computed in float64 on the CPU (some devices have none
 import torch
 from torch import Tensor
 
-from .errors import ScheduleError
+from ..errors import ScheduleError
 
 PREDICTIONS = ("eps", "v", "x0")
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 import torch
 from torch import Tensor
 
-from .errors import ScheduleError
+from ..errors import ScheduleError
 from .noise import (
     BETAS,
     RESCALES,

@@ -7,7 +7,7 @@ al. 2023, Table 2); "leading" is Stable Diffusion's and LVDM's "uniform"; "linsp
 import torch
 from torch import Tensor
 
-from .errors import ScheduleError
+from ..errors import ScheduleError
 from .prediction import check_prediction
 
 SPACINGS = ("trailing", "leading", "linspace")

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dreamfactory.pipelines.errors import InputError
+from dreamfactory.errors import InputError
 from dreamfactory.pipelines.image_to_video import Settings, animate
-from dreamfactory.training.data.tiny_measure import measure
-from dreamfactory.training.evaluation.held_out import held_out
+from dreamfactory.training.tiny_world.held_out import held_out
+from dreamfactory.training.tiny_world.measure import measure
 
 FAST = Settings(frames=8, steps=4, seed=3)
 

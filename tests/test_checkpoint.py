@@ -15,14 +15,14 @@ from dreamfactory.model_patches import (
     UNetConfig,
     VideoUNet,
     apply_patch,
-    files,
     load_unet,
     read_header,
     save_patch,
     save_unet,
 )
-from dreamfactory.model_patches.converters import convert_file, convert_file_in_memory
-from dreamfactory.model_patches.patch_codec import PatchAutoencoder, PatchCodecConfig, save_codec
+from dreamfactory.model_patches.checkpoints import files
+from dreamfactory.model_patches.checkpoints.converters import convert_file, convert_file_in_memory
+from dreamfactory.model_patches.codec import PatchAutoencoder, PatchCodecConfig, save_codec
 
 BASE = UNetConfig(
     model_channels=32,
@@ -203,7 +203,7 @@ def test_a_sound_file_is_not_called_damaged(tmp_path, monkeypatch):
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr("dreamfactory.model_patches.files.load_file", fail)
+            patch.setattr("dreamfactory.model_patches.checkpoints.files.load_file", fail)
             with pytest.raises(type(error) if name != "disk" else CheckpointError) as caught:
                 load_unet(path)
         told[name] = str(caught.value)

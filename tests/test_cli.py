@@ -9,8 +9,8 @@ from PIL import Image
 
 from dreamfactory.cli import main
 from dreamfactory.pipelines.bundle import DEMO
-from dreamfactory.pipelines.video_files import read_image, read_video, write_video
-from dreamfactory.training.evaluation.held_out import held_out
+from dreamfactory.pipelines.media.files import read_image, read_video, write_video
+from dreamfactory.training.tiny_world.held_out import held_out
 
 
 def run(capsys, *args):

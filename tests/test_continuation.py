@@ -5,21 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dreamfactory.errors import ConfigError, InputError, TrainingError
 from dreamfactory.model_patches import VideoUNet
-from dreamfactory.model_patches.errors import ConfigError
-from dreamfactory.model_patches.long_clip import default_overlap, pieces
-from dreamfactory.model_patches.presets import preset
+from dreamfactory.model_patches.network.long_clip import default_overlap, pieces
+from dreamfactory.model_patches.network.presets import preset
 from dreamfactory.pipelines.bundle import load_bundle
-from dreamfactory.pipelines.errors import InputError
 from dreamfactory.pipelines.image_to_video import Settings, animate, seen_at_once
 from dreamfactory.pipelines.sampling import Prompt, sample
 from dreamfactory.schedulers import ScheduleConfig
 from dreamfactory.training.batch import Batch
 from dreamfactory.training.config import DropoutConfig, load_run
-from dreamfactory.training.errors import TrainingError
-from dreamfactory.training.run import train
-from dreamfactory.training.step import Continued, draw
+from dreamfactory.training.loop import train
 from dreamfactory.training.trainer import Trainer
+from dreamfactory.training.video.objective import Continued, draw
 
 from .random_weights import randomise
 from .test_training_step import Recorder, clips, learner

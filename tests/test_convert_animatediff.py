@@ -26,9 +26,8 @@ from dreamfactory.model_patches import (
     read_header,
     save_unet,
 )
-from dreamfactory.model_patches.checkpoint import build
-from dreamfactory.model_patches.compose import merge_motion
-from dreamfactory.model_patches.converters import (
+from dreamfactory.model_patches.checkpoints.compose import merge_motion
+from dreamfactory.model_patches.checkpoints.converters import (
     SOURCES,
     Report,
     animatediff,
@@ -37,8 +36,9 @@ from dreamfactory.model_patches.converters import (
     modelscope,
     sd,
 )
-from dreamfactory.model_patches.converters.export import FORMS, export_file, export_motion
-from dreamfactory.model_patches.converters.infer import betas_from_buffers
+from dreamfactory.model_patches.checkpoints.converters.export import FORMS, export_file, export_motion
+from dreamfactory.model_patches.checkpoints.converters.infer import betas_from_buffers
+from dreamfactory.model_patches.checkpoints.save import build
 from dreamfactory.schedulers import ScheduleConfig, linear_betas
 
 from .random_weights import randomise

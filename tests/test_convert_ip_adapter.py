@@ -13,9 +13,9 @@ from einops import rearrange
 from safetensors.torch import load_file, save_file
 
 from dreamfactory.model_patches import CheckpointError, VideoUNet, apply_patch, load_unet, preset, read_header
-from dreamfactory.model_patches.checkpoint import build
-from dreamfactory.model_patches.compose import merge_motion
-from dreamfactory.model_patches.converters import convert_file, ip_adapter, modelscope, sd
+from dreamfactory.model_patches.checkpoints.compose import merge_motion
+from dreamfactory.model_patches.checkpoints.converters import convert_file, ip_adapter, modelscope, sd
+from dreamfactory.model_patches.checkpoints.save import build
 
 from .random_weights import randomise
 

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreamfactory.model_patches import CheckpointError
-from dreamfactory.model_patches.converters import convert_file
-from dreamfactory.model_patches.presets import preset
-from dreamfactory.model_patches.unet import VideoUNet
+from dreamfactory.model_patches.checkpoints.converters import convert_file
+from dreamfactory.model_patches.network.presets import preset
+from dreamfactory.model_patches.network.unet import VideoUNet
 
 RANK = 4
 # diffusers' module (UNet2DConditionModel, UNet3DConditionModel) -> Stable Diffusion's, or ours

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dreamfactory.training.config import SourceConfig, load_run
 from dreamfactory.training.data.records import read_records
-from dreamfactory.training.run import train
+from dreamfactory.training.loop import train
 
 from .test_data_records import SAMPLES, put, reasons, shard
 from .test_video_source import CLIP, clip, source

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dreamfactory.errors import TrainingError
 from dreamfactory.training.data import probing
 from dreamfactory.training.data.cache import Cache, key_of
 from dreamfactory.training.data.decode import Probe
 from dreamfactory.training.data.probing import content_of, probe_all
 from dreamfactory.training.data.records import LeftOut, Record
-from dreamfactory.training.errors import TrainingError
 
 
 def record(path, offset=0, size=None, media="video"):

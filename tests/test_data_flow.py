@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dreamfactory.training.data import tiny_render, tiny_world
-from dreamfactory.training.data.flow import clip_flow, to_latent_units
-from dreamfactory.training.errors import TrainingError
+from dreamfactory.errors import TrainingError
+from dreamfactory.metrics.flow import clip_flow, to_latent_units
+from dreamfactory.training.tiny_world import render as tiny_render, world as tiny_world
 
 pytest.importorskip("cv2")
 

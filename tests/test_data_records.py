@@ -7,10 +7,10 @@ import tarfile
 
 import pytest
 
+from dreamfactory.errors import TrainingError
 from dreamfactory.training.config import SourceConfig
 from dreamfactory.training.data.records import read_records
 from dreamfactory.training.data.shards import expand
-from dreamfactory.training.errors import TrainingError
 
 
 def put(root, **files):

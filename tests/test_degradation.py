@@ -10,17 +10,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dreamfactory.training.errors import TrainingError
+from dreamfactory.errors import TrainingError
 from dreamfactory.training.settings import build
-from dreamfactory.training.step import generator
 from dreamfactory.training.super_resolution import degradation
-from dreamfactory.training.super_resolution.config import (
-    KINDS,
-    DegradationConfig,
-    PassConfig,
-    SecondPassConfig,
-    check,
-)
+from dreamfactory.training.super_resolution.config import KINDS, DegradationConfig, PassConfig, SecondPassConfig, check
 from dreamfactory.training.super_resolution.degradation import (
     blurred,
     degrade,
@@ -31,6 +24,7 @@ from dreamfactory.training.super_resolution.degradation import (
 )
 from dreamfactory.training.super_resolution.jpeg import CHROMA, LUMA, jpeg, steps
 from dreamfactory.training.super_resolution.kernels import blur, draw_blur, draw_sinc, one_of, sinc
+from dreamfactory.training.video.objective import generator
 
 OFF = {"noise_range": (0.0, 0.0), "gaussian_chance": 1.0, "jpeg_chance": 0.0}  # neither noise nor JPEG
 SHARP = {"blur_chance": 0.0, "resize": {"keep": 1.0}, **OFF}  # nothing at all

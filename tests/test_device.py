@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dreamfactory.model_patches import VideoUNet, preset
-from dreamfactory.model_patches.config import ProjectorConfig
-from dreamfactory.model_patches.presets import PRESETS
+from dreamfactory.model_patches.network.config import ProjectorConfig
+from dreamfactory.model_patches.network.presets import PRESETS
 
 FRAMES, SIZE, CARD = 4, (8, 12), "meta"
 SMALL = {"model_channels": 32, "norm_groups": 8, "context_dim": 24, "motion_dim": 20}

@@ -13,7 +13,7 @@ import torch
 
 from dreamfactory.training import checkpoint as disk
 from dreamfactory.training.config import load_run
-from dreamfactory.training.run import train
+from dreamfactory.training.loop import train
 
 from .processes import distance, final, launch
 

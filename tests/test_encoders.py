@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dreamfactory.errors import InputError
 from dreamfactory.model_patches import CheckpointError, UNetConfig, VideoUNet, save_unet
 from dreamfactory.pipelines.bundle import INDEX, KLCodec, load_bundle, load_vae
 from dreamfactory.pipelines.encoders import CLIP_MEAN, CLIP_STD, ImageEncoder, TextEncoder
-from dreamfactory.pipelines.errors import InputError
 from dreamfactory.pipelines.image_to_video import Settings, animate
-from dreamfactory.training.tiny_encoders import image_encoder, motion_encoder, text_encoder
+from dreamfactory.training.tiny_world.encoders import image_encoder, motion_encoder, text_encoder
 
 
 def test_t5_padding_is_masked_and_comes_out_as_zero_rows():

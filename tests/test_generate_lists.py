@@ -15,14 +15,14 @@ import time
 import pytest
 import torch
 
+from dreamfactory.errors import InputError
 from dreamfactory.model_patches import ConfigError
-from dreamfactory.model_patches.files import sole
+from dreamfactory.model_patches.checkpoints.files import sole
 from dreamfactory.pipelines import image_to_video
 from dreamfactory.pipelines.bundle import DEMO
-from dreamfactory.pipelines.errors import InputError
 from dreamfactory.pipelines.generate import studio
 from dreamfactory.pipelines.generate.processes import Processes, processes
-from dreamfactory.pipelines.video_files import read_settings, read_video
+from dreamfactory.pipelines.media.files import read_settings, read_video
 
 from .test_generate import painter, run, text_alone  # noqa: F401  (fixtures)
 

@@ -10,7 +10,7 @@ import torch
 from einops import repeat
 
 from dreamfactory.model_patches import UNetConfig, VideoUNet
-from dreamfactory.model_patches.attention import math_attention
+from dreamfactory.model_patches.network.attention import math_attention
 
 DOUBLE = torch.float64
 FRAMES, ROWS = 3, 6

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreamfactory.cli import main
-from dreamfactory.model_patches.files import BITS
+from dreamfactory.model_patches.checkpoints.files import BITS
 
 from .test_hostile_headers import DEMO, LONGEST, VALUES, pack, split
 

@@ -11,7 +11,7 @@ import pytest
 
 from dreamfactory.cli import main
 from dreamfactory.model_patches import CheckpointError, ConfigError, load_unet, read_header, save_patch
-from dreamfactory.model_patches.patch_codec import load_codec
+from dreamfactory.model_patches.codec import load_codec
 from dreamfactory.pipelines.describe import describe_file
 from dreamfactory.schedulers import ScheduleConfig, ScheduleError
 
@@ -117,7 +117,7 @@ def test_sizes_are_bounded_before_anything_is_built(tmp_path, monkeypatch, case)
     header["__metadata__"]["dreamfactory.config"] = json.dumps(config)
     path = pack(tmp_path / "x.safetensors", header, weights)
     monkeypatch.setattr("dreamfactory.pipelines.describe.VideoUNet", never)
-    monkeypatch.setattr("dreamfactory.model_patches.checkpoint.VideoUNet", never)
+    monkeypatch.setattr("dreamfactory.model_patches.checkpoints.save.VideoUNet", never)
     for opened in (describe_file, load_unet):
         with pytest.raises(CheckpointError, match=r"at most|1 to 8"):
             opened(path)

@@ -13,13 +13,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from dreamfactory.errors import InputError
 from dreamfactory.model_patches import ConfigError, UNetConfig, apply_patch, load_unet, preset, save_unet
-from dreamfactory.model_patches.config import ProjectorConfig
+from dreamfactory.model_patches.network.config import ProjectorConfig
 from dreamfactory.pipelines.bundle import INDEX, load_bundle
 from dreamfactory.pipelines.encoders import CLIP_MEAN, CLIP_STD, ImageEncoder, TextEncoder
-from dreamfactory.pipelines.errors import InputError
 from dreamfactory.pipelines.image_to_video import Settings, encode
-from dreamfactory.training.tiny_encoders import text_encoder
+from dreamfactory.training.tiny_world.encoders import text_encoder
 
 from .test_convert_ip_adapter import adapters, base_projector, image_peer, nested, plus_projector
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from dreamfactory.cli import main
 from dreamfactory.model_patches import UNetConfig, VideoUNet, save_unet
-from dreamfactory.model_patches.files import whole
+from dreamfactory.model_patches.checkpoints.files import whole
 
 DEMO = Path(__file__).parents[1] / "pipelines" / "demo"
 SMALL = {
@@ -161,7 +161,9 @@ def test_a_command_that_is_ended_in_the_middle_leaves_nothing_or_is_cleaned_up_a
 
 def test_what_another_process_is_writing_is_not_swept_away(tmp_path, monkeypatch):
     with whole(tmp_path / "one.txt") as first:
-        monkeypatch.setattr("dreamfactory.model_patches.files._SWEPT", set())  # as another process would begin
+        monkeypatch.setattr(
+            "dreamfactory.model_patches.checkpoints.files._SWEPT", set()
+        )  # as another process would begin
         with whole(tmp_path / "two.txt") as second:
             second.write_text("2")
         first.write_text("1")

@@ -21,8 +21,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dreamfactory.model_patches import UNetConfig, VideoUNet, save_unet
-from dreamfactory.model_patches.files import read_header
-from dreamfactory.pipelines.video_files import is_whole, read_video
+from dreamfactory.model_patches.checkpoints.files import read_header
+from dreamfactory.pipelines.media.files import is_whole, read_video
 
 from .test_inputs_stay import DEMO, SMALL, peft, video
 
@@ -115,7 +115,7 @@ import diffusers, matplotlib.figure, transformers
 from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjection, T5EncoderModel
 from dreamfactory.check import device, host, network, report, trainer, upscaler
 from dreamfactory.cli import main
-from dreamfactory.model_patches.converters import export
+from dreamfactory.model_patches.checkpoints.converters import export
 from dreamfactory.pipelines import describe, schedule_plot, upscale
 from dreamfactory.pipelines.generate import engine
 from dreamfactory.training import run

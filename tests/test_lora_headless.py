@@ -12,14 +12,14 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel, UNet3DCondi
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dreamfactory.errors import InputError
 from dreamfactory.model_patches import PRESETS, CheckpointError, UNetConfig, VideoUNet, load_unet, save_unet
-from dreamfactory.model_patches.checkpoint import build
-from dreamfactory.model_patches.converters import modelscope, sd
-from dreamfactory.model_patches.converters.diffusers_names import diffusers_names
-from dreamfactory.model_patches.converters.keys import rename
-from dreamfactory.pipelines.errors import InputError
+from dreamfactory.model_patches.checkpoints.converters import modelscope, sd
+from dreamfactory.model_patches.checkpoints.converters.diffusers_names import diffusers_names
+from dreamfactory.model_patches.checkpoints.converters.keys import rename
+from dreamfactory.model_patches.checkpoints.save import build
 from dreamfactory.pipelines.lora import Lora, apply_lora, check_lora, parse_lora
-from dreamfactory.training.tiny_encoders import motion_encoder, text_encoder
+from dreamfactory.training.tiny_world.encoders import motion_encoder, text_encoder
 
 from .random_weights import randomise
 
@@ -97,7 +97,7 @@ def test_the_trainers_file_does_what_peft_does(tmp_path, strength):
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     from dreamfactory.training.config import LoraConfig
-    from dreamfactory.training.lora import inject, is_lora, save_lora
+    from dreamfactory.training.video.lora import inject, is_lora, save_lora
 
     config = LoraConfig(parts=("spatial", "temporal", "swap_attention"), rank=RANK, alpha=ALPHA, feed_forward=True)
     trained, ours = small(), small()

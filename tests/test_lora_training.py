@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dreamfactory.errors import TrainingError
 from dreamfactory.model_patches import load_unet
 from dreamfactory.training import checkpoint as disk
 from dreamfactory.training.config import load_run
-from dreamfactory.training.errors import TrainingError
-from dreamfactory.training.run import train
+from dreamfactory.training.loop import train
 from dreamfactory.training.trainer import Trainer
 
 pytest.importorskip("peft", reason="LoRA training needs peft")

@@ -5,15 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dreamfactory.model_patches import (
-    CheckpointError,
-    ProjectorConfig,
-    UNetConfig,
-    VideoUNet,
-    attention as attention_module,
-    swap_attention as swap_module,
-)
-from dreamfactory.model_patches.warm_start import extend
+from dreamfactory.model_patches import CheckpointError, ProjectorConfig, UNetConfig, VideoUNet
+from dreamfactory.model_patches.checkpoints.warm_start import extend
+from dreamfactory.model_patches.network import attention as attention_module, swap_attention as swap_module
 
 SPATIAL = UNetConfig(
     model_channels=32,

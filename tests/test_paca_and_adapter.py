@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from dreamfactory.model_patches import UNetConfig, VideoUNet
-from dreamfactory.model_patches.attention import Factory, MultiHeadAttention
-from dreamfactory.model_patches.image_adapter import ImageAdapter, split_tokens
-from dreamfactory.model_patches.paca import LatentPyramid, PixelAwareAttention
+from dreamfactory.model_patches.network.attention import Factory, MultiHeadAttention
+from dreamfactory.model_patches.network.image_adapter import ImageAdapter, split_tokens
+from dreamfactory.model_patches.network.paca import LatentPyramid, PixelAwareAttention
 
 DOUBLE = torch.float64
 CONFIG = UNetConfig(

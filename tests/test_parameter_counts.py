@@ -3,7 +3,7 @@
 import pytest
 
 from dreamfactory.model_patches import VideoUNet, preset
-from dreamfactory.model_patches.parts import count_parameters
+from dreamfactory.model_patches.network.parts import count_parameters
 
 
 def counts(name: str) -> dict[str, int]:

@@ -16,8 +16,8 @@ from einops import rearrange, repeat
 from safetensors.torch import save_file
 
 from dreamfactory.model_patches import CheckpointError, ProjectorConfig, VideoUNet, load_unet, preset
-from dreamfactory.model_patches.checkpoint import build
-from dreamfactory.model_patches.converters import convert_file, convert_file_in_memory, lvdm, modelscope, sd
+from dreamfactory.model_patches.checkpoints.converters import convert_file, convert_file_in_memory, lvdm, modelscope, sd
+from dreamfactory.model_patches.checkpoints.save import build
 from dreamfactory.schedulers.schedule import SCHEDULES, ScheduleConfig
 
 from .random_weights import randomise

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dreamfactory.model_patches import load_unet
-from dreamfactory.model_patches.attention import Factory
-from dreamfactory.model_patches.checkpoint import build
-from dreamfactory.model_patches.config import ProjectorConfig
-from dreamfactory.model_patches.converters import convert_file, convert_file_in_memory, lvdm, modelscope
-from dreamfactory.model_patches.image_adapter import Resampler
+from dreamfactory.model_patches.checkpoints.converters import convert_file, convert_file_in_memory, lvdm, modelscope
+from dreamfactory.model_patches.checkpoints.save import build
+from dreamfactory.model_patches.network.attention import Factory
+from dreamfactory.model_patches.network.config import ProjectorConfig
+from dreamfactory.model_patches.network.image_adapter import Resampler
 from dreamfactory.schedulers.schedule import SCHEDULES, ScheduleConfig
 
 FIXTURES = Path(__file__).parent / "fixtures"

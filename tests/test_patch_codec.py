@@ -8,14 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dreamfactory.model_patches.patch_codec import (
-    METADATA_KEY,
-    PatchAutoencoder,
-    PatchCodecConfig,
-    load_codec,
-    save_codec,
-)
-from dreamfactory.training.codec import CodecTraining, evaluate, pca_codec, random_frames, train_codec
+from dreamfactory.model_patches.codec import METADATA_KEY, PatchAutoencoder, PatchCodecConfig, load_codec, save_codec
+from dreamfactory.training.tiny_world.codec import CodecTraining, evaluate, pca_codec, random_frames, train_codec
 
 DEMO = Path(__file__).parents[1] / "pipelines" / "demo" / "codec.safetensors"
 SMALL = PatchCodecConfig(latent_channels=5, latent_width=16, detail_width=8)

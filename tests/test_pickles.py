@@ -24,10 +24,10 @@ from safetensors.torch import load_file, save_file
 
 from dreamfactory.cli import main
 from dreamfactory.model_patches import CheckpointError, load_unet, read_header
-from dreamfactory.model_patches.files import read_weights
-from dreamfactory.model_patches.load import read_patch
-from dreamfactory.model_patches.pickle_program import MAX_COPIED
-from dreamfactory.model_patches.pickles import is_pickle, open_pickle
+from dreamfactory.model_patches.checkpoints.files import read_weights
+from dreamfactory.model_patches.checkpoints.load import read_patch
+from dreamfactory.model_patches.checkpoints.pickle_program import MAX_COPIED
+from dreamfactory.model_patches.checkpoints.pickles import is_pickle, open_pickle
 from dreamfactory.pipelines.bundle import DEMO
 
 from .test_convert_animatediff import adapter, original
@@ -238,7 +238,7 @@ def test_a_run_notices_that_a_pickled_encoder_changed(tmp_path):
     from dataclasses import replace
 
     from dreamfactory.training.config import RunConfig
-    from dreamfactory.training.models import encoder_marks
+    from dreamfactory.training.video.models import encoder_marks
 
     (tmp_path / "config.json").write_text("{}")
     torch.save(ONE, tmp_path / "pytorch_model.bin")

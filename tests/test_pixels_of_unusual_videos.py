@@ -17,12 +17,12 @@ import torch
 from av.codec.context import Flags
 from PIL import Image
 
-from dreamfactory.pipelines import hdr
-from dreamfactory.pipelines.errors import CannotShow
-from dreamfactory.pipelines.fields import Deinterlacer
-from dreamfactory.pipelines.video_files import read_image, read_video
-from dreamfactory.pipelines.video_frames import SCALER
-from dreamfactory.pipelines.viewer import Viewer
+from dreamfactory.errors import CannotShow
+from dreamfactory.pipelines.media import hdr
+from dreamfactory.pipelines.media.fields import Deinterlacer
+from dreamfactory.pipelines.media.files import read_image, read_video
+from dreamfactory.pipelines.media.frames import SCALER
+from dreamfactory.pipelines.media.viewer import Viewer
 from dreamfactory.training.data.cache import Cache, key_of
 from dreamfactory.training.data.decode import Unreadable, probe, read_frames
 from dreamfactory.training.data.encode import RESIZE, Encodings
@@ -572,7 +572,7 @@ def test_where_no_filter_makes_whole_frames_it_is_said(capsys, model, tmp_path, 
 
 def test_where_no_decoder_reads_transparency_it_is_said(tmp_path, monkeypatch):
     path = transparent(tmp_path / "a.webm", "VP9 in WebM")
-    monkeypatch.setattr("dreamfactory.pipelines.viewer.WITH_ALPHA", {"vp9": "no-such-decoder"})
+    monkeypatch.setattr("dreamfactory.pipelines.media.viewer.WITH_ALPHA", {"vp9": "no-such-decoder"})
     with pytest.raises(Unreadable, match=r"^transparent: this FFmpeg has no no-such-decoder"):
         probe(record(path))
     with av.open(str(path)) as file, pytest.raises(CannotShow):

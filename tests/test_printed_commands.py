@@ -16,10 +16,10 @@ from PIL import Image
 
 from dreamfactory.cli import main, parser
 from dreamfactory.model_patches import ProjectorConfig, UNetConfig, VideoUNet, save_unet
-from dreamfactory.model_patches.rcan import RCAN, RCANConfig, save_rcan
+from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.schedulers import SCHEDULES
 from dreamfactory.training.config import load_run
-from dreamfactory.training.tiny_encoders import image_encoder, motion_encoder
+from dreamfactory.training.tiny_world.encoders import image_encoder, motion_encoder
 
 from .random_weights import randomise
 from .test_text_to_image import sd1, single_file

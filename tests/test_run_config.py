@@ -7,9 +7,9 @@ from random import Random
 import pytest
 
 from dreamfactory.cli import main
+from dreamfactory.errors import TrainingError
 from dreamfactory.schedulers import ScheduleError
 from dreamfactory.training.config import PRESETS, RunConfig, load_run
-from dreamfactory.training.errors import TrainingError
 
 
 @pytest.mark.parametrize(

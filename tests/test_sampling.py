@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dreamfactory.errors import InputError
 from dreamfactory.model_patches import UNetConfig
-from dreamfactory.pipelines.errors import InputError
 from dreamfactory.pipelines.sampling import SCHEDULERS, Prompt, make_scheduler, sample
 from dreamfactory.schedulers import SCHEDULES, spacing
 

@@ -10,15 +10,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dreamfactory.model_patches.files import read_header, read_weights
-from dreamfactory.model_patches.rcan import RCAN, RCANConfig, rcan_of, save_rcan, start_bilinear
-from dreamfactory.pipelines.video_files import write_video
+from dreamfactory.errors import TrainingError
+from dreamfactory.metrics.warp import changes, warp
+from dreamfactory.model_patches.checkpoints.files import read_header, read_weights
+from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, rcan_of, save_rcan, start_bilinear
+from dreamfactory.pipelines.media.files import write_video
 from dreamfactory.training.config import load_run
-from dreamfactory.training.errors import TrainingError
-from dreamfactory.training.run import train
+from dreamfactory.training.loop import train
 from dreamfactory.training.state import _recipe
 from dreamfactory.training.super_resolution.discriminator import Discriminator, SpectralConv
-from dreamfactory.training.super_resolution.losses import changes, gan, temporal, warp
+from dreamfactory.training.super_resolution.losses import gan, temporal
 from dreamfactory.training.super_resolution.measures import bicubic, lanczos, measure
 from dreamfactory.training.super_resolution.trainer import UpscalerTrainer
 

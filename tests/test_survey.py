@@ -15,14 +15,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dreamfactory.cli import main
+from dreamfactory.errors import TrainingError
 from dreamfactory.model_patches import load_unet
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.encoders import TextEncoder
 from dreamfactory.training.config import PRESETS, load_run
 from dreamfactory.training.data import statistics, survey_page
-from dreamfactory.training.errors import TrainingError
+from dreamfactory.training.loop import train
 from dreamfactory.training.plan import networks, show
-from dreamfactory.training.run import train
 from dreamfactory.training.super_resolution.trainer import UpscalerTrainer
 from dreamfactory.training.trainer import Trainer
 

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from dreamfactory.model_patches import UNetConfig, VideoUNet
-from dreamfactory.model_patches.attention import Factory, math_attention
-from dreamfactory.model_patches.layout import layout
-from dreamfactory.model_patches.path import Conditions
-from dreamfactory.model_patches.swap_attention import SwapAttention, window_attention
+from dreamfactory.model_patches.network.attention import Factory, math_attention
+from dreamfactory.model_patches.network.blocks import Conditions
+from dreamfactory.model_patches.network.layout import layout
+from dreamfactory.model_patches.network.swap_attention import SwapAttention, window_attention
 
 # (frames, height, width), window: multiples, ragged edges, odd windows, windows larger than the clip.
 SIZES = [

@@ -2,8 +2,8 @@
 
 import torch
 
-from dreamfactory.training.evaluation.held_out import held_out
-from dreamfactory.training.evaluation.text_quality import colours, scores, shapes, train_judge
+from dreamfactory.training.tiny_world.held_out import held_out
+from dreamfactory.training.tiny_world.text_quality import colours, scores, shapes, train_judge
 
 
 def test_true_clips_score_full_and_other_captions_chance(demo):

@@ -24,13 +24,13 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from dreamfactory.errors import InputError
 from dreamfactory.model_patches import CheckpointError, UNetConfig, VideoUNet, save_unet
 from dreamfactory.pipelines.encoders import TextEncoder
-from dreamfactory.pipelines.errors import InputError
 from dreamfactory.pipelines.stable_diffusion import StableDiffusion
 from dreamfactory.pipelines.text_to_image import AnyPipeline, check_text_to_image, open_text_to_image
 from dreamfactory.pipelines.turns import Turns
-from dreamfactory.training.tiny_encoders import motion_encoder
+from dreamfactory.training.tiny_world.encoders import motion_encoder
 
 from .random_weights import randomise
 
@@ -284,7 +284,7 @@ def single_file(pipeline):
 
 
 def _ldm_unet(network):
-    from dreamfactory.model_patches.converters import sd as converter
+    from dreamfactory.model_patches.checkpoints.converters import sd as converter
 
     return converter.convert_diffusers(network.state_dict())[1]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dreamfactory.training.data import tiny_measure, tiny_world
+from dreamfactory.training.tiny_world import measure as tiny_measure, world as tiny_world
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from dreamfactory.errors import TrainingError
 from dreamfactory.pipelines.bundle import DEMO, load_bundle
-from dreamfactory.pipelines.video_files import write_video
+from dreamfactory.pipelines.media.files import write_video
 from dreamfactory.training import checkpoint as disk
 from dreamfactory.training.config import load_run
-from dreamfactory.training.data.tiny_world import captions, render, sample_specs
-from dreamfactory.training.errors import TrainingError
-from dreamfactory.training.run import train
+from dreamfactory.training.loop import train
+from dreamfactory.training.tiny_world.world import captions, render, sample_specs
 from dreamfactory.training.trainer import Trainer
 
 pytest.importorskip("cv2", reason="flow needs OpenCV")
@@ -150,8 +150,7 @@ def test_a_cached_run_goes_on_without_its_encoders_and_ends_whole(videos, tmp_pa
     ],
 )
 def test_mistakes_are_told_in_a_sentence(videos, tmp_path, changes, sentence):
-    from dreamfactory.model_patches.errors import CheckpointError
-    from dreamfactory.pipelines.errors import InputError
+    from dreamfactory.errors import CheckpointError, InputError
 
     with pytest.raises((TrainingError, CheckpointError, InputError), match=sentence) as error:
         train(run(videos, tmp_path, *changes))
@@ -180,9 +179,9 @@ def test_an_empty_folder_is_told(tmp_path):
 
 def test_weights_of_another_network_are_told(videos, tmp_path):
     """A start that does not fit names the field, and nothing is written but the folder."""
+    from dreamfactory.errors import CheckpointError
     from dreamfactory.model_patches import UNetConfig, VideoUNet, preset
-    from dreamfactory.model_patches.checkpoint import save_unet
-    from dreamfactory.model_patches.errors import CheckpointError
+    from dreamfactory.model_patches.checkpoints.save import save_unet
 
     other = UNetConfig.from_dict({**preset("tiny").to_dict(), "model_channels": 24, "head_dim": 12})
     save_unet(VideoUNet(other), tmp_path / "other.safetensors")

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import get_scheduler
 
+from dreamfactory.errors import TrainingError
 from dreamfactory.model_patches import load_unet
 from dreamfactory.training import checkpoint as disk
 from dreamfactory.training.config import OptimConfig, load_run
-from dreamfactory.training.errors import TrainingError
 from dreamfactory.training.logs import METRICS, forget_after, read
+from dreamfactory.training.loop import train
 from dreamfactory.training.optimizer import learning_rate, make_optimizer, state_bytes
-from dreamfactory.training.run import train
 from dreamfactory.training.trainer import Trainer
 
 SMALL = [
@@ -218,7 +218,7 @@ def test_only_the_parts_that_are_asked_for_train(tmp_path):
     trainer.save()
     stored = disk.checkpoints(tmp_path / "run" / disk.FOLDER)[-1]
     assert {n.split(".")[1] for n in stored.tensors("weights")} == {"paca_attentions", "paca_pyramid"}
-    from dreamfactory.model_patches.compose import apply_patch
+    from dreamfactory.model_patches.checkpoints.compose import apply_patch
 
     whole = load_unet(stored.path / "unet.safetensors")
     patched = apply_patch(load_unet(base / "unet.safetensors"), stored.path / "patch.safetensors")
@@ -476,8 +476,8 @@ def test_fewer_steps_than_are_done_are_refused(tmp_path):
 
 
 def test_a_failed_look_is_no_failed_run(tmp_path, monkeypatch, capsys):
-    from dreamfactory.pipelines.errors import InputError
-    from dreamfactory.training.validation import Validation
+    from dreamfactory.errors import InputError
+    from dreamfactory.training.video.validation import Validation
 
     def fails(*args):
         raise InputError("sampling ended in numbers that are no picture")

@@ -7,7 +7,7 @@ from dreamfactory.model_patches import UNetConfig
 from dreamfactory.schedulers import ScheduleConfig, min_snr_weights, snr
 from dreamfactory.training.batch import Batch
 from dreamfactory.training.config import DropoutConfig, LossConfig
-from dreamfactory.training.step import Learner, draw, flow_loss
+from dreamfactory.training.video.objective import Learner, draw, flow_loss
 
 
 class Codec(torch.nn.Module):

@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dreamfactory.cli import main
+from dreamfactory.errors import blameless, is_bug, reason
 from dreamfactory.model_patches import load_unet
-from dreamfactory.model_patches.converters import convert_file_in_memory
-from dreamfactory.model_patches.errors import blameless, is_bug, reason
-from dreamfactory.model_patches.upscaling import Enlarger, Upscaler, load_upscaler
+from dreamfactory.model_patches.checkpoints.converters import convert_file_in_memory
+from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger, Upscaler, load_upscaler
 from dreamfactory.pipelines.bundle import DEMO, load_bundle, load_vae
 from dreamfactory.pipelines.encoders import TextEncoder
-from dreamfactory.pipelines.video_files import check_picture
+from dreamfactory.pipelines.media.files import check_picture
 from dreamfactory.training.data.cache import Cache
 
 DISK = OSError(5, "Input/output error")
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, **files: str) -> Path:
 
 
 def unet(tmp_path, patch, error):
-    patch.setattr("dreamfactory.model_patches.files.load_file", failing(error))
+    patch.setattr("dreamfactory.model_patches.checkpoints.files.load_file", failing(error))
     load_unet(DEMO / "unet.safetensors")
 
 

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from dreamfactory.cli import main
-from dreamfactory.model_patches.rcan import RCAN, RCANConfig, save_rcan
-from dreamfactory.model_patches.upscaling import Enlarger
+from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, save_rcan
+from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger
 from dreamfactory.pipelines.bundle import DEMO
-from dreamfactory.pipelines.video_files import read_image, write_video
-from dreamfactory.pipelines.video_frames import pixels, shown_size
+from dreamfactory.pipelines.media.files import read_image, write_video
+from dreamfactory.pipelines.media.frames import pixels, shown_size
 
 UNIT = Fraction(1, 12800)
 
@@ -389,7 +389,7 @@ def test_a_full_disk_is_one_sentence(capsys, models, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     source = make(tmp_path / "in.mp4")
-    monkeypatch.setattr("dreamfactory.pipelines.video_stream.Video.put", full)
+    monkeypatch.setattr("dreamfactory.pipelines.media.transcode.Video.put", full)
     code, _, err = run(capsys, source, tmp_path / "out.mp4", "--model", models / "x2.safetensors", "--quiet")
     assert code == 2
     assert "out.mp4 cannot be written (No space left on device)" in err

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from dreamfactory.model_patches.errors import CheckpointError, ConfigError
-from dreamfactory.model_patches.rcan import RCAN, RCANConfig, save_rcan
-from dreamfactory.model_patches.upscaling import (
+from dreamfactory.errors import CheckpointError, ConfigError
+from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, save_rcan
+from dreamfactory.model_patches.upscaling.upscaler.upscaler import (
     STRIP_ELSEWHERE,
     Enlarger,
     Upscaler,
@@ -362,7 +362,7 @@ if {broken}:
 else:
     sys.modules["torchvision"] = None
 from safetensors.torch import save_file
-from dreamfactory.model_patches.upscaling import Enlarger, load_upscaler
+from dreamfactory.model_patches.upscaling.upscaler import Enlarger, load_upscaler
 try:
     load_upscaler({folder!r} + "/other.safetensors")
 except Exception as error:

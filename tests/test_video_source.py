@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamfactory.pipelines.sheets import to_uint8
-from dreamfactory.pipelines.video_files import write_video
+from dreamfactory.errors import TrainingError
+from dreamfactory.metrics.flow import clip_flow, to_latent_units
+from dreamfactory.pipelines.media.files import write_video
+from dreamfactory.pipelines.media.sheets import to_uint8
 from dreamfactory.training.batch import Bucket
 from dreamfactory.training.config import DataConfig, SourceConfig
 from dreamfactory.training.data.cache import Cache
-from dreamfactory.training.data.flow import clip_flow, to_latent_units
 from dreamfactory.training.data.video_source import VideoSource, dataset_rms, encode_all
-from dreamfactory.training.errors import TrainingError
 
 CLIP = Bucket(4, 32, 32)
 DATA = {"frames": 4, "height": 32, "width": 32, "validation": 0, "workers": 2}

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from dreamfactory.errors import TrainingError
 from dreamfactory.pipelines.bundle import DEMO
-from dreamfactory.pipelines.sheets import comparison_sheet, spaced
-from dreamfactory.training import run as runs
+from dreamfactory.pipelines.media.sheets import comparison_sheet, spaced
+from dreamfactory.training import loop as runs
 from dreamfactory.training.config import load_run
-from dreamfactory.training.errors import TrainingError
-from dreamfactory.training.run import train
+from dreamfactory.training.loop import train
 from dreamfactory.training.trainer import Trainer
 
 PACE = ["device=cpu", "optim.steps=2", "optim.batch_size=2", "optim.lr=0.0", "output.loggers=()"]
@@ -85,7 +85,7 @@ def test_prompts_are_encoded_before_a_cache_lets_the_encoders_go(picture, tmp_pa
 
 def test_truth_and_sample_are_side_by_side(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("dreamfactory.training.validation.comparison_sheet", lambda *a, **k: seen.append((a, k)))
+    monkeypatch.setattr("dreamfactory.training.video.validation.comparison_sheet", lambda *a, **k: seen.append((a, k)))
     trainer = Trainer(load_run("tiny", [*PACE, "output.validation_clips=3", f"output.folder={tmp_path}"]), say=print)
     trainer.enter(None)
     trainer.validate()

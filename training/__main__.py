@@ -26,9 +26,9 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     from pathlib import Path
 
-    from ..model_patches.files import no_file
+    from ..errors import TrainingError
+    from ..model_patches.checkpoints.files import no_file
     from .config import load_run
-    from .errors import TrainingError
 
     def refuse_no_file(path: str, or_folder: bool = False) -> None:  # a pipe would be waited for
         if Path(path).exists() and (told := no_file(path, or_folder)) is not None:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         pages = survey(config)
         print("look at " + ", ".join(map(str, pages)))
         return
-    from .run import train
+    from .loop import train
 
     if not train(config, resume=not args.fresh).done:
         sys.exit(130)  # stopped by a signal

@@ -29,9 +29,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..model_patches.errors import CheckpointError
-from ..model_patches.files import read_json, sole
-from .errors import TrainingError
+from ..errors import CheckpointError, TrainingError
+from ..model_patches.checkpoints.files import read_json, sole
 
 FOLDER, MANIFEST, LOCK = "checkpoints", "manifest.json", "run.lock"
 NAME = re.compile(r"step-(\d{9})")

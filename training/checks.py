@@ -6,9 +6,9 @@ import re
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from ..model_patches.parts import PARTS
-from ..model_patches.presets import preset
-from .errors import TrainingError
+from ..errors import TrainingError
+from ..model_patches.network.parts import PARTS
+from ..model_patches.network.presets import preset
 from .super_resolution.config import DegradationConfig, check as check_degradation
 
 if TYPE_CHECKING:

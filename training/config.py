@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..model_patches.config import UNetConfig
-from ..model_patches.errors import reason, some
-from ..model_patches.presets import preset
+from ..errors import TrainingError, reason, some
+from ..model_patches.network.config import UNetConfig
+from ..model_patches.network.presets import preset
 from ..schedulers import SCHEDULES, ScheduleConfig
 from .checks import check
-from .errors import TrainingError
 from .settings import UserPath, build, check_plain, merged, override
 from .super_resolution.config import DegradationConfig, UpscalerConfig
 

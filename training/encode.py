@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..model_patches.files import fingerprint
+from ..errors import TrainingError
+from ..model_patches.checkpoints.files import fingerprint
 from ..pipelines.bundle import DEMO
 from .config import RunConfig
-from .errors import TrainingError
 
 
 class FrozenEncoders:

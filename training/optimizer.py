@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..model_patches.parts import part_of
+from ..errors import TrainingError
+from ..model_patches.network.parts import part_of
 from .config import OptimConfig
-from .errors import TrainingError
 
 
 def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:

@@ -12,9 +12,8 @@ import os
 import torch
 from torch import Tensor, nn
 
-from ..model_patches.errors import reason
+from ..errors import TrainingError, reason
 from .config import RunConfig
-from .errors import TrainingError
 
 # What FSDP shards by itself, where the launcher names nothing: the blocks that hold nearly all weights.
 SHARDED = ("SpatialTransformer", "TemporalTransformer", "ResBlock", "TemporalConv", "SwapAttention", "Resampler")

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..model_patches import UNetConfig, VideoUNet
-from . import lora, models
 from .config import RunConfig, StageConfig
 from .live import Live
 from .optimizer import state_bytes
 from .start import Start
 from .super_resolution import activations as upscaler
+from .video import lora, models
 
 GIB = 2**30
 DOWNSCALE = 8  # of every codec here

@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import CheckpointError, TrainingError
 from ..model_patches import VideoUNet
-from ..model_patches.checkpoint import save_patch, save_unet
-from ..model_patches.errors import CheckpointError
+from ..model_patches.checkpoints.save import save_patch, save_unet
 from ..pipelines.bundle import Bundle, Defaults, save_bundle
-from . import checkpoint as disk, lora, models
-from .errors import TrainingError
+from . import checkpoint as disk
 from .parallel import whole
-from .step import Learner
+from .video import lora, models
+from .video.objective import Learner
 
 if TYPE_CHECKING:
     from .trainer import Trainer

@@ -14,8 +14,7 @@ import types
 from dataclasses import fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ..model_patches.errors import shown
-from .errors import TrainingError
+from ..errors import TrainingError, shown
 
 try:
     import tomllib

@@ -10,14 +10,14 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..errors import TrainingError
 from ..model_patches import UNetConfig, VideoUNet, load_unet
-from ..model_patches.compose import apply_patch
-from ..model_patches.files import read_header
-from ..model_patches.load import read_network
-from ..model_patches.presets import OVERRIDES, preset
+from ..model_patches.checkpoints.compose import apply_patch
+from ..model_patches.checkpoints.files import read_header
+from ..model_patches.checkpoints.load import read_network
+from ..model_patches.network.presets import OVERRIDES, preset
 from . import checkpoint as disk
 from .config import RunConfig, StartConfig
-from .errors import TrainingError
 
 LEARNED = "weights", "averaged"  # of a checkpoint; the average counts where there is one
 UNET, UPSCALER = "unet.safetensors", "upscaler.safetensors"

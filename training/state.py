@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint as disk, models
+from ..errors import TrainingError
+from . import checkpoint as disk
 from .config import RunConfig
-from .errors import TrainingError
 from .parallel import spread_like, whole
+from .video import models
 
 if TYPE_CHECKING:
     from .trainer import Trainer

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ..errors import InputError
 from ..model_patches import UNetConfig, VideoUNet
 from ..pipelines.encoders import TextEncoder
-from ..pipelines.errors import InputError
-from . import lora, models, plan
+from . import plan
 from .checks import encoders_of
 from .config import RunConfig, StageConfig
 from .data.open import PAGE, open_sources
-from .run import check_places
+from .loop import check_places
 from .start import Start, settled
+from .video import lora, models
 
 
 def survey(config: RunConfig, say: Callable[[str], object] = print) -> list[Path]:

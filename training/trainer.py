@@ -17,25 +17,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError, TrainingError, some
 from ..model_patches import UNetConfig
-from ..model_patches.errors import some
-from ..model_patches.files import fingerprint
-from ..pipelines.errors import InputError
+from ..model_patches.checkpoints.files import fingerprint
 from ..schedulers import NoiseSchedule
-from . import checkpoint as disk, models, results, state
+from . import checkpoint as disk, results, state
 from .batch import Batch, Bucket
 from .checks import encoders_of
 from .config import RunConfig, StageConfig
 from .data.mix import Mix, Take
 from .data.open import open_sources
 from .encode import FrozenEncoders
-from .errors import TrainingError
 from .optimizer import Average, learning_rate, make_optimizer
 from .parallel import accelerator, of_every_process, prepare, whole
-from .prompts import read_prompts
 from .start import Start, settled
-from .step import Continued, Draws, Learner, draw, generator
-from .validation import Validation
+from .video import models
+from .video.objective import Continued, Draws, Learner, draw, generator
+from .video.prompts import read_prompts
+from .video.validation import Validation
 
 Load = list[tuple[Batch, Draws]]
 PATIENCE = 50  # steps in a row that fp16 may skip

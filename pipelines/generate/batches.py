@@ -15,11 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...errors import InputError, out_of_memory, reason
 from ...model_patches import CheckpointError, ConfigError
-from ...model_patches.errors import out_of_memory, reason
 from ...schedulers import ScheduleError
-from ..errors import InputError
-from ..video_stream import note
+from ..media.transcode import note
 from .folder import ClipFolder, is_drawn, is_made, save_picture
 from .plan import Job
 from .processes import Processes

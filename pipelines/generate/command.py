@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import sys
 
-    from ..errors import InputError
+    from ...errors import InputError
     from ..lora import parse_lora
     from ..placement import placement
     from .engine import Failed, generate

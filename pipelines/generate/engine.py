@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
+from ...errors import InputError
 from ...model_patches import ConfigError
-from ...model_patches.files import no_file
-from ...model_patches.upscaling import Upscaler, check_dtype
+from ...model_patches.checkpoints.files import no_file
+from ...model_patches.upscaling.upscaler import Upscaler, check_dtype
 from ..bundle import load_bundle
-from ..errors import InputError
 from ..lora import apply_lora, check_lora
+from ..media.files import check_output
+from ..media.transcode import note
 from ..text_to_image import check_text_to_image, open_text_to_image
 from ..turns import Turns
 from ..upscale import open_upscaler
-from ..video_files import check_output
-from ..video_stream import note
 from .batches import Failed, files_of_clip, make_list, name_of
 from .folder import ClipFolder, save_picture
 from .plan import Job, Networks, Planner, check_request

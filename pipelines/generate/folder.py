@@ -16,11 +16,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ...model_patches.errors import reason, some
-from ...model_patches.files import MAX_SETTINGS, TEMPORARY, no_file, parse, read_json, sole, whole
-from ..errors import InputError
-from ..sheets import save_image, to_uint8
-from ..video_files import is_whole, kept_settings, read_settings
+from ...errors import InputError, reason, some
+from ...model_patches.checkpoints.files import MAX_SETTINGS, TEMPORARY, no_file, parse, read_json, sole, whole
+from ..media.files import is_whole, kept_settings, read_settings
+from ..media.sheets import save_image, to_uint8
 
 INDEX, RUN, LOCK = "index.jsonl", "run.json", ".lock"
 NOTE = "dreamfactory"  # under which a picture keeps how it was made

@@ -7,18 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from ...model_patches.errors import reason
-from ...model_patches.files import fingerprint
-from ...model_patches.long_clip import animates_picture, is_far, pieces, stated_length
-from ...model_patches.upscaling import Upscaler, check_target
+from ...errors import InputError, reason
+from ...model_patches.checkpoints.files import fingerprint
+from ...model_patches.network.long_clip import animates_picture, is_far, pieces, stated_length
+from ...model_patches.upscaling.upscaler import Upscaler, check_target
 from ..bundle import DEMOS, Bundle, files_of
 from ..encoders import WORD, TextEncoder, one_caption
-from ..errors import InputError
 from ..image_to_video import check_settings, check_size, reads_picture, seen_at_once
 from ..lora import Lora
+from ..media.files import check_picture
 from ..text_to_image import TextToImage
 from ..upscale import LARGEST, parse_size
-from ..video_files import check_picture
 from .request import Request, is_text
 
 SHOWN = 20  # unknown words that a note names

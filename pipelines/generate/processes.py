@@ -73,7 +73,7 @@ def processes(device: str) -> Processes:
     import torch
     from accelerate import PartialState
 
-    from ..video_stream import note
+    from ..media.transcode import note
 
     if os.environ["RANK"] == "0":
         note(f"one of {os.environ['WORLD_SIZE']} processes; waiting for the others.")

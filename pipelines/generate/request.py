@@ -12,9 +12,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from ...model_patches.errors import reason, some
-from ...model_patches.files import MAX_SETTINGS, no_file
-from ..errors import InputError
+from ...errors import InputError, reason, some
+from ...model_patches.checkpoints.files import MAX_SETTINGS, no_file
 from ..image_to_video import Settings
 
 SHOWN_KEY = 100  # characters of a key that are compared with those there are

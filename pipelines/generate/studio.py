@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...model_patches.upscaling import Enlarger, fit
-from ..errors import InputError
+from ...errors import InputError
+from ...model_patches.upscaling.upscaler import Enlarger, fit
 from ..image_to_video import animate
-from ..sheets import clip_sheet
+from ..media.files import read_image, write_video
+from ..media.sheets import clip_sheet
+from ..media.transcode import note
 from ..turns import Turns
-from ..video_files import read_image, write_video
-from ..video_stream import note
 from .plan import Job, Planner
 
 ENLARGED_AT_ONCE = 4  # frames

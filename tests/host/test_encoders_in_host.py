@@ -116,7 +116,7 @@ def t5_reference(model, folder: Path, text: str, length: int):
 
 def t5_figures(folder: Path) -> dict:
     import torch
-    from a_pack.nodes.text_encoder import load_text_encoder
+    from a_pack.nodes.bridge.text_encoder import load_text_encoder
     from safetensors.torch import load_file, save_file
 
     kinds = {
@@ -198,7 +198,7 @@ def other_families(folder: Path) -> dict:
     """UMT5, whose every layer has its own positions, and a T5 whose folder has nothing but spiece.model."""
     import sentencepiece
     import torch
-    from a_pack.nodes.text_encoder import load_text_encoder
+    from a_pack.nodes.bridge.text_encoder import load_text_encoder
     from a_pack.pipelines.encoders import T5_LENGTH
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -259,8 +259,8 @@ def clip_reference(model, folder: Path, text: str, length: int, layer: str):
 
 def clip_figures(folder: Path) -> dict:
     import torch
-    from a_pack.nodes import text_encoder
-    from a_pack.nodes.text_encoder import load_text_encoder
+    from a_pack.nodes.bridge import text_encoder
+    from a_pack.nodes.bridge.text_encoder import load_text_encoder
     from safetensors.torch import load_file, save_file
 
     kinds = {
@@ -335,7 +335,7 @@ def clip_figures(folder: Path) -> dict:
 def demo_figures(folder: Path) -> dict:
     """The demo's own encoders, as headless generation sees them."""
     import torch
-    from a_pack.nodes.text_encoder import load_text_encoder
+    from a_pack.nodes.bridge.text_encoder import load_text_encoder
     from a_pack.pipelines.encoders import TextEncoder
 
     facts = {}
@@ -354,7 +354,7 @@ def usage_figures(folder: Path) -> dict:
     import comfy.utils
     import folder_paths
     import torch
-    from a_pack.nodes.text_encoder import load_text_encoder
+    from a_pack.nodes.bridge.text_encoder import load_text_encoder
     from safetensors.torch import save_file
 
     from nodes import CLIPSetLastLayer
@@ -401,8 +401,8 @@ def usage_figures(folder: Path) -> dict:
 
 def refusal(action) -> str:
     """The sentence; the kind of error is part of it."""
+    from a_pack.errors import NodeError
     from a_pack.model_patches import CheckpointError
-    from a_pack.nodes.errors import NodeError
 
     try:
         action()
@@ -413,8 +413,8 @@ def refusal(action) -> str:
 
 def refusals(folder: Path) -> dict:
     import torch
-    from a_pack.nodes.text_encoder import load_text_encoder
-    from a_pack.nodes.vision_encoder import load_vision_encoder
+    from a_pack.nodes.bridge.text_encoder import load_text_encoder
+    from a_pack.nodes.bridge.vision_encoder import load_vision_encoder
     from safetensors.torch import load_file, save_file
 
     make_t5(folder / "t5")
@@ -503,7 +503,7 @@ def whole_clip(folder: Path):
 
 def vision_figures(folder: Path) -> dict:
     import torch
-    from a_pack.nodes.vision_encoder import load_vision_encoder
+    from a_pack.nodes.bridge.vision_encoder import load_vision_encoder
     from a_pack.pipelines.encoders import ImageEncoder
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -540,8 +540,8 @@ def codec_figures(folder: Path) -> dict:
     import comfy.sd
     import numpy as np
     import torch
-    from a_pack.model_patches.patch_codec import load_codec
-    from a_pack.nodes.codec import codec_latent_format, load_codec_vae, rgb_factors
+    from a_pack.model_patches.codec import load_codec
+    from a_pack.nodes.bridge.codec import codec_latent_format, load_codec_vae, rgb_factors
     from latent_preview import Latent2RGBPreviewer
 
     import nodes

@@ -6,8 +6,8 @@ SCRIPT = """
 import torch, logging
 from pathlib import Path
 from a_pack.nodes.prompts import PromptPerFrame, read_prompts, spread
-from a_pack.nodes.text_encoder import load_text_encoder
-from a_pack.nodes.errors import NodeError
+from a_pack.nodes.bridge.text_encoder import load_text_encoder
+from a_pack.errors import NodeError
 
 clip = load_text_encoder(Path(sys.argv[1]), dtype=torch.float32)
 encode = lambda text: clip.encode_from_tokens(clip.tokenize(text), return_pooled=True)[0]

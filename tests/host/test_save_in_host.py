@@ -17,9 +17,9 @@ from pathlib import Path
 import comfy.model_management, comfy.model_patcher, comfy.sample, comfy.sd, folder_paths, torch
 from comfy_extras.nodes_model_merging import ModelMergeSimple, ModelSave
 from safetensors.torch import load_file
-from a_pack.nodes.errors import NodeError
+from a_pack.errors import NodeError
 from a_pack.nodes.bundles import LoadDemo
-from a_pack.nodes.model import load_video_model
+from a_pack.nodes.bridge.model import load_video_model
 from a_pack.nodes.save import SaveVideoUNet
 from a_pack.tests.host.inside.common import both, difference, randn
 

@@ -20,7 +20,7 @@ INSIDE = Path(__file__).parent / "inside"
 def test_every_addition_finds_its_weight(host, tmp_path, part):
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    from dreamfactory.training.lora import inject, is_lora, save_lora
+    from dreamfactory.training.video.lora import inject, is_lora, save_lora
 
     save_file(inputs_for(FULL, 8, (8, 6)), tmp_path / "base_inputs.safetensors")
     unet = load_unet(save_network(tmp_path, "base", FULL, SHIFTED))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from ...errors import TrainingError
 from ..batch import Bucket
 from ..config import DataConfig
-from ..errors import TrainingError
 from .decode import Probe
 from .picks import frames_at
 

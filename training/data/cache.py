@@ -24,9 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from ...model_patches.errors import CheckpointError, reason
-from ...model_patches.files import read_header, write
-from ..errors import TrainingError
+from ...errors import CheckpointError, TrainingError, reason
+from ...model_patches.checkpoints.files import read_header, write
 from .decode import Probe
 from .records import Record
 

@@ -2,7 +2,7 @@
 
 `probe` reads a video's packets, of which only the first is decoded; `read_frames` gives frames by number, exactly
 (picks.py says which numbers make a clip). Times are those the file states, so a variable frame rate is no trouble.
-Frames are as a player shows them (pipelines/viewer.py): upright, with square pixels, whole, as ordinary video.
+Frames are as a player shows them (pipelines/media/viewer.py): upright, with square pixels, whole, as ordinary video.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ...model_patches.errors import is_bug
-from ...model_patches.upscaling import fit
-from ...pipelines.errors import CannotShow
-from ...pipelines.video_frames import CONTAINERS
-from ...pipelines.viewer import Viewer
-from . import stills
+from ...errors import CannotShow, is_bug
+from ...model_patches.upscaling.upscaler import fit
+from ...pipelines.media import stills
+from ...pipelines.media.frames import CONTAINERS
+from ...pipelines.media.viewer import Viewer
 from .records import Record
 
 # What FFmpeg and PIL raise on damaged files.

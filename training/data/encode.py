@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ...errors import TrainingError
+from ...metrics.flow import METHOD, clip_flow, to_latent_units
 from ..batch import Bucket
-from ..errors import TrainingError
 from .cache import Cache, key_of
 from .decode import Unreadable, read_frames, resize_crop
-from .flow import METHOD, clip_flow, to_latent_units
 from .probing import Probed
 
 if TYPE_CHECKING:

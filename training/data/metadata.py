@@ -13,10 +13,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...model_patches.errors import reason
+from ...errors import TrainingError, reason
+from ...pipelines.media.kinds import media_in
 from ..config import SourceConfig
-from ..errors import TrainingError
-from .kinds import media_in
 from .records import METADATA, Found, LeftOut, Record, files_below, tidy
 
 LONGEST_CELL = 2**24  # characters of a CSV's cell; csv's own limit is shorter than some captions

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ...errors import TrainingError
 from ..batch import Bucket
-from ..errors import TrainingError
 from .source import Source
 
 

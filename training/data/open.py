@@ -7,17 +7,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from ...errors import TrainingError
 from ...model_patches import UNetConfig
 from ...pipelines.encoders import TextEncoder
 from ..checkpoint import disk_errors
 from ..config import RunConfig, SourceConfig, StageConfig
 from ..encode import FrozenEncoders
-from ..errors import TrainingError
+from ..tiny_world.source import TinySource
 from .captions import read_by, sentences
 from .source import Source
 from .statistics import SHOWN, samples
 from .survey_page import Surveyed, write_page
-from .tiny_source import TinySource
 
 PAGE = "survey.html"
 

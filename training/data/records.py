@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ...errors import TrainingError
+from ...pipelines.media.kinds import media_in, media_of
 from ..config import SourceConfig
-from ..errors import TrainingError
-from .kinds import media_in, media_of
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...model_patches.files import whole
+from ...model_patches.checkpoints.files import whole
 from .decode import Unreadable
 from .statistics import statistics
 

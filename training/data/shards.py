@@ -11,9 +11,8 @@ import re
 import tarfile
 from pathlib import Path
 
-from ...model_patches.errors import reason
-from ..errors import TrainingError
-from .kinds import media_of
+from ...errors import TrainingError, reason
+from ...pipelines.media.kinds import media_of
 from .records import CAPTIONS, Found, LeftOut, NoCaption, Record, files_below, sidecar_captions
 
 

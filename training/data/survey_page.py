@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...model_patches.files import whole
-from ...pipelines.sheets import to_uint8
+from ...model_patches.checkpoints.files import whole
+from ...pipelines.media.sheets import to_uint8
 from .statistics import Sample
 
 TILE = 168  # pixels, height of a frame on the page

@@ -16,16 +16,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...errors import TrainingError
+from ...metrics.flow import opencv
 from ...pipelines.encoders import one_caption
 from ..batch import Batch, Bucket
 from ..config import DataConfig, SourceConfig
-from ..errors import TrainingError
 from . import report
 from .buckets import DoesNotFit, assign, buckets_for
 from .cache import Cache, key_of
 from .decode import Unreadable
 from .encode import TRAINED, Encoders, Encodings, Item, encode_all
-from .flow import opencv
 from .picks import choose_frames
 from .probing import Probed, ends_of, probe_all
 from .records import LeftOut, nothing_usable, read_records

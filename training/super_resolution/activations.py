@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...model_patches.rcan import RCAN
+from ...model_patches.upscaling.rcan import RCAN
 from ..config import StageConfig
 from ..live import Live
 from .discriminator import Discriminator

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...model_patches.rcan import RCAN
+from ...model_patches.upscaling.rcan import RCAN
 from ..batch import Batch
 from ..config import LossConfig
-from ..step import generator
+from ..video.objective import generator
 from .config import DegradationConfig
 from .degradation import degrade
 from .discriminator import Discriminator

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ...pipelines.sheets import to_uint8
-from ..data.tiny_measure import psnr
-from .losses import changes
+from ...metrics.image import psnr
+from ...metrics.warp import changes
+from ...pipelines.media.sheets import to_uint8
 from .patches import with_flow
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...metrics.flow import clip_flow
 from ..batch import Batch
-from ..data.flow import clip_flow
-from ..step import generator
+from ..video.objective import generator
 
 
 def cut(clip: Tensor, side: int, *key: object) -> Tensor:

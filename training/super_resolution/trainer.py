@@ -9,21 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...model_patches.errors import CheckpointError
-from ...model_patches.files import read_header, read_weights
-from ...model_patches.rcan import RCAN, rcan_of, save_rcan, start_bilinear
+from ...errors import CheckpointError, TrainingError
+from ...metrics.flow import opencv
+from ...model_patches.checkpoints.files import read_header, read_weights
+from ...model_patches.upscaling.rcan import RCAN, rcan_of, save_rcan, start_bilinear
 from ...pipelines.bundle import DEMO, load_vae
-from .. import checkpoint as disk, models, state
+from .. import checkpoint as disk, state
 from ..batch import Batch, Bucket
 from ..config import RunConfig
 from ..data.buckets import buckets_for
-from ..data.flow import opencv
 from ..data.mix import Take
 from ..data.open import open_sources
-from ..errors import TrainingError
 from ..parallel import whole
 from ..start import Start
 from ..trainer import Trainer
+from ..video import models
 from .discriminator import Discriminator
 from .learner import SuperResolution
 from .patches import cut, with_flow

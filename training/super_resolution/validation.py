@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ...pipelines.sheets import INK, PAPER, font, save_image, to_uint8
+from ...pipelines.media.sheets import INK, PAPER, font, save_image, to_uint8
 from ..config import OutputConfig, StageConfig
 from ..data.source import Source
 from .learner import SuperResolution

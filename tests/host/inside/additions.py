@@ -12,11 +12,11 @@ import comfy.samplers
 import comfy.supported_models
 import folder_paths
 import torch
+from a_pack.nodes.bridge.model import PREFIX
+from a_pack.nodes.bridge.vision_encoder import load_vision_encoder
 from a_pack.nodes.bundles import DEMO
 from a_pack.nodes.conditioning import ImageToVideo
-from a_pack.nodes.model import PREFIX
 from a_pack.nodes.patches import ImageAdapter, MotionOnModel
-from a_pack.nodes.vision_encoder import load_vision_encoder
 from a_pack.tests.host.inside.common import image_model, listen
 from a_pack.tests.host.stand_ins import tiny_vae
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode

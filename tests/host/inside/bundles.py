@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import folder_paths
 import torch
-from a_pack.nodes import folders
+from a_pack.nodes.bridge import folders
 from a_pack.nodes.bundles import Absent, LoadBundle
 from safetensors.torch import load_file, save_file
 

@@ -4,7 +4,7 @@ import comfy.model_detection
 import comfy.model_patcher
 import comfy.patcher_extension
 import torch
-from a_pack.nodes.model import PREFIX
+from a_pack.nodes.bridge.model import PREFIX
 from safetensors.torch import load_file
 
 

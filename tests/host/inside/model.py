@@ -16,10 +16,10 @@ import comfy.sd
 import comfy.supported_models
 import folder_paths
 import torch
+from a_pack.errors import NodeError
 from a_pack.model_patches import load_unet
-from a_pack.model_patches.load import read_network
-from a_pack.nodes.errors import NodeError
-from a_pack.nodes.model import load_video_model, make_model
+from a_pack.model_patches.checkpoints.load import read_network
+from a_pack.nodes.bridge.model import load_video_model, make_model
 from a_pack.nodes.patches import MotionOnModel, with_motion, with_patch, with_strength
 from a_pack.schedulers import ScheduleConfig
 from a_pack.tests.host.inside.common import both, conditioning, difference, image_model, listen, randn

@@ -21,10 +21,10 @@ import comfy.sd  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
+from a_pack.nodes.bridge.model import weights_of  # noqa: E402
+from a_pack.nodes.bridge.vision_encoder import load_vision_encoder  # noqa: E402
 from a_pack.nodes.bundles import DEMO  # noqa: E402
 from a_pack.nodes.extension import NODES  # noqa: E402
-from a_pack.nodes.model import weights_of  # noqa: E402
-from a_pack.nodes.vision_encoder import load_vision_encoder  # noqa: E402
 from a_pack.tests.host.inside.common import both, randn  # noqa: E402
 from comfy_extras.nodes_hooks import CreateHookLora, SetClipHooks  # noqa: E402
 from comfy_extras.nodes_model_merging import ModelMergeSimple  # noqa: E402

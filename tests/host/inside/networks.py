@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from dreamfactory.model_patches import UNetConfig, VideoUNet, save_unet
-from dreamfactory.model_patches.config import ProjectorConfig
+from dreamfactory.model_patches.network.config import ProjectorConfig
 from dreamfactory.schedulers import SCHEDULES, ScheduleConfig
 
 IMAGE = UNetConfig(

@@ -15,14 +15,14 @@ import comfy.samplers
 import latent_preview
 import torch
 import torch._dynamo.utils
-from a_pack.model_patches.load import read_network
-from a_pack.nodes import windows as by_window
+from a_pack.model_patches.checkpoints.load import read_network
+from a_pack.nodes.bridge import windows as by_window
+from a_pack.nodes.bridge.codec import CodecLatents
+from a_pack.nodes.bridge.model import load_video_model, make_model
+from a_pack.nodes.bridge.sampling import VideoSampling
 from a_pack.nodes.bundles import DEMO, LoadDemo
-from a_pack.nodes.codec import CodecLatents
 from a_pack.nodes.long_clip import KSamplerLongClip
-from a_pack.nodes.model import load_video_model, make_model
 from a_pack.nodes.patches import SwapAttention, with_strength
-from a_pack.nodes.sampling import VideoSampling
 from a_pack.nodes.schedule import NoiseSchedule
 from a_pack.schedulers import SCHEDULES, ScheduleConfig
 from a_pack.tests.host.inside.common import both, difference, listen, randn

@@ -1,0 +1,1 @@
+"""Networks on disk: reading, writing, putting together, growing; public weights in `converters`."""

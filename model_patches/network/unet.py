@@ -1,0 +1,258 @@
+"""The spatio-temporal UNet of both papers. Read `forward` beside FD Fig. 2 and VF Fig. 3.
+
+    noisy latents [+ first frame]                        FD Fig. 2      first_frame_concat
+      -> encoder: ResBlock, temporal convolution,        ModelScope     temporal_convs
+                  spatial transformer,                   SD             input_blocks
+                  temporal transformer,                  ModelScope     temporal_attentions
+                    with motion text (T5),               FD 3.2         motion_attentions
+                  join of spatial and temporal           VF 4, Eq. 2-3  fusions, swap_attentions, temporal_skips
+      -> middle
+      -> decoder: the same, and in its transformers
+                    image adapter,                       FD Eq. 2       image_adapters
+                    pixel-aware cross-attention          FD Eq. 3       paca_attentions, paca_pyramid
+      -> prediction [, optical flow]                     FD Eq. 4       predict_net
+
+Latents are frames in the batch, (b*t, c, h, w). Spatial weights keep Stable Diffusion's key names; everything
+else lives in module dictionaries keyed by position (`layout.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from .attention import Attention, Factory, zero
+from .blocks import Conditions, Path, output_head, residual_layer, spatial_transformer
+from .config import UNetConfig
+from .hooks import Hooks, per_row
+from .image_adapter import image_projector, split_tokens
+from .layout import layout
+from .paca import LatentPyramid
+from .predict_net import PredictNet
+from .spatial import Downsample, ResBlock, embedding_mlp, timestep_embedding
+from .temporal import TemporalTransformer
+
+STRENGTHS = ("image_adapter", "paca", "swap_attention")
+
+
+class VideoUNet(Path):
+    """The network. `config` says its shape; operations, attention, dtype and device are the host's to choose."""
+
+    schedule: dict | None = None  # the noise schedule the weights were trained with, as plain data
+    report: object | None = None  # what a conversion in memory did (converters.Report)
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        operations=nn,
+        attention: Attention | str = "sdpa",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        plan = layout(config)
+        make = Factory(operations, attention, dtype, device)
+        super().__init__(config, make, (*plan.inputs, *plan.middle, *plan.outputs))
+        width, embedding, groups = config.model_channels, config.model_channels * 4, config.norm_groups
+
+        self.time_embed = embedding_mlp(make, width, embedding)
+        first = nn.ModuleList([make.conv(config.concat_channels, width)])
+        self.input_blocks = nn.ModuleList([first])
+        for position in plan.inputs:
+            self.input_blocks.append(
+                nn.ModuleList([Downsample(make, position.channels)])
+                if position.downsample
+                else residual_layer(config, make, position)
+            )
+        middle = plan.middle[0].channels
+        self.middle_block = nn.ModuleList(
+            [
+                ResBlock(make, middle, middle, embedding, groups),
+                spatial_transformer(config, make, middle),
+                ResBlock(make, middle, middle, embedding, groups),
+            ]
+        )
+        self.output_blocks = nn.ModuleList(residual_layer(config, make, p) for p in plan.outputs)
+        self.out = output_head(config, make, config.out_channels)
+
+        if config.init_temporal:
+            heads = config.init_temporal_heads
+            inner = heads * config.init_temporal_head_dim
+            self.init_temporal = TemporalTransformer(make, width, heads, groups, inner=inner)
+        if config.frame_rate_embedding != "off":
+            self.frame_rate_embedding = embedding_mlp(make, width, embedding)
+            zero(self.frame_rate_embedding[-1])
+        if config.paca:
+            widths = [width * m for m in config.channel_mult]
+            used = max(p.level for p in plan.outputs if p.spatial_attention) + 1
+            self.paca_pyramid = LatentPyramid(make, config.in_channels, widths[:used], groups)
+        if config.image_projector is not None:
+            self.image_projector = image_projector(make, config.image_projector)
+        if config.predict_net:
+            self.predict_net = PredictNet(config, make)
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        *,
+        num_frames: int,
+        motion_text: Tensor | None = None,
+        first_frame: Tensor | None = None,
+        last_frame: Tensor | None = None,
+        image_tokens: Tensor | None = None,
+        frame_rate: Tensor | float | None = None,
+        frame_index: Tensor | None = None,
+        still: bool | None = None,
+        strengths: Mapping[str, float] | None = None,
+        swap_windows: str = "trained",
+        transformer_options: dict | None = None,
+        control: dict[str, list] | None = None,
+        return_flow: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Predict what the schedule asks for (noise, v or x0) from noisy latents.
+
+        x: (b*t, in_channels, h, w) noisy latents, frames in the batch, any h and w.
+        timesteps: (b,) or (b*t,) in [0, 1000). context: text tokens (b, n, context_dim), or one row a frame.
+        num_frames: t. motion_text: (b, m, motion_dim). first_frame, last_frame: clean latents (b, in_channels, h, w).
+        image_tokens: (b, n, image_token_dim), see `project_image`. frame_rate: one number, or (b,); None takes the
+        config's default. frame_index: positions of the frames in a longer clip, (t,) or (b, t) of each. still: leave
+        the temporal half out; None does so for single frames (VF C.3). strengths: `image_adapter`, `paca`,
+        `swap_attention`, each 1 by default, 0 switches the branch off. swap_windows: "trained", or "global" (VF
+        Table 2).
+        transformer_options, control: what a host attaches, see `hooks.py`; both are used up, so pass copies.
+
+        Returns (b*t, out_channels, h, w); with return_flow also PredictNet's (b*t, flow_channels, h, w).
+        """
+        self._check(x, num_frames, strengths, return_flow)
+        batch = x.shape[0] // num_frames
+        first_frame = _rows("first_frame", first_frame, batch)
+        last_frame = _rows("last_frame", last_frame, batch)
+        hooks = Hooks(transformer_options, control)
+        hooks.begin(x)
+        cond = self._conditions(
+            x, batch, timesteps, context, num_frames, motion_text, first_frame, image_tokens, frame_rate,
+            frame_index, still, strengths, swap_windows, hooks,
+        )  # fmt: skip
+        latents = x
+        if self.config.first_frame_concat != "off":
+            x = torch.cat([x, self._concat_frames(x, num_frames, first_frame, last_frame)], dim=1)
+
+        plan, carry = layout(self.config), None
+        hooks.note(block=("input", 0))
+        x = self.input_blocks[0][0](x)
+        if self.config.init_temporal and not cond.still:
+            x = x + self.init_temporal(x, cond.frames, cond.frame_index, options=cond.options)
+        x, skip = hooks.after_input(x)
+        skips = [skip]
+        for position, modules in zip(plan.inputs, self.input_blocks[1:], strict=True):
+            hooks.note(block=("input", position.index))
+            if position.downsample:
+                x = modules[0](x)
+            else:
+                x, carry = self.run(self.layer, position, modules, x, carry, cond=cond)
+            x, skip = hooks.after_input(x)
+            skips.append(skip)
+        hooks.note(block=("middle", 0))
+        x, carry = self.run(self._middle, x, carry, cond=cond)
+        x = hooks.after_middle(x, latents, cond.embedding, cond.text, timesteps.flatten())
+
+        flow = None
+        if return_flow:
+            flow = self.predict_net(x, list(skips), carry, replace(cond, hooks=hooks.without_patches()))
+        output = self.out(self.decode(x, skips, carry, cond))
+        return (output, flow) if return_flow else output
+
+    def project_image(self, features: Tensor) -> Tensor:
+        """Image features of the vision encoder -> image tokens (b, n, image_token_dim); once per clip."""
+        return self.image_projector(features)
+
+    def start_predict_net(self) -> None:
+        """Copy the decoder into PredictNet, as FD initialises it; its head stays as it is (zero)."""
+        decoder = {k: v for k, v in self.state_dict().items() if k.split(".")[0] not in ("out", "predict_net")}
+        own = self.predict_net.state_dict()
+        self.predict_net.load_state_dict({k: decoder.get(k, v) for k, v in own.items()})
+
+    # -- parts of forward -------------------------------------------------------------------------------------
+
+    def _middle(self, x: Tensor, carry: Tensor | None, cond: Conditions):
+        first, centre, last = layout(self.config).middle
+        x = self.middle_block[0](x, cond.embedding)
+        x, carry = self.convolve_in_time(first, x, carry, cond)
+        x = self.attend_in_space(centre, self.middle_block[1], x, cond)
+        x, carry = self.attend_in_time(centre, x, carry, cond)
+        x = self.middle_block[2](x, cond.embedding)
+        return self.convolve_in_time(last, x, carry, cond)
+
+    def _conditions(
+        self, x, batch, timesteps, context, frames, motion, first_frame, image_tokens, frame_rate,
+        frame_index, still, strengths, swap_windows, hooks,
+    ) -> Conditions:  # fmt: skip
+        config, dtype = self.config, x.dtype
+        context = _rows("context", context, batch, frames)
+        motion = _rows("motion_text", motion, batch)
+        image_tokens = _rows("image_tokens", image_tokens, batch)
+
+        embedding = self.time_embed(timestep_embedding(timesteps.flatten(), config.model_channels).to(dtype))
+        embedding = per_row(embedding.expand(max(batch, embedding.shape[0]), -1), x)
+        embedding = hooks.after_embedding(embedding, config.model_channels)
+        if config.frame_rate_embedding != "off":
+            rate = config.frame_rate_default if frame_rate is None else frame_rate
+            # A number is filled in on the device: a copy from the CPU would stop it, and no CUDA graph holds one.
+            rate = rate.to(x.device) if isinstance(rate, Tensor) else torch.full((1,), float(rate), device=x.device)
+            rate = rate.flatten()
+            rate = self.frame_rate_embedding(timestep_embedding(rate, config.model_channels).to(dtype))
+            embedding = embedding + per_row(rate.expand(max(batch, rate.shape[0]), -1), x)
+        if image_tokens is not None:
+            image_tokens = split_tokens(image_tokens.to(dtype), frames, config.image_tokens_per_frame)
+        sees_pixels = config.paca and first_frame is not None and (strengths or {}).get("paca", 1.0) != 0
+        return Conditions(
+            embedding=embedding,
+            text=context.to(dtype),
+            frames=frames,
+            still=frames == 1 if still is None else still,
+            frame_index=torch.arange(frames, device=x.device) if frame_index is None else frame_index,
+            motion=None if motion is None else motion.to(dtype),
+            image_tokens=image_tokens,
+            pyramid=self.paca_pyramid(first_frame.to(dtype)) if sees_pixels else None,
+            strengths=strengths or {},
+            swap_windows=swap_windows,
+            hooks=hooks,
+        )
+
+    def _concat_frames(self, x: Tensor, frames: int, first: Tensor | None, last: Tensor | None) -> Tensor:
+        """The extra input channels: the first frame repeated, or the two ends with zeros between."""
+        if first is None:
+            return torch.zeros_like(x)
+        first = first.to(x)
+        if self.config.first_frame_concat == "repeat":
+            return repeat(first, "b c h w -> (b t) c h w", t=frames)
+        clip = torch.zeros_like(x).unflatten(0, (-1, frames))
+        clip[:, -1] = first if last is None else last.to(x)
+        clip[:, 0] = first
+        return rearrange(clip, "b t c h w -> (b t) c h w")
+
+    def _check(self, x: Tensor, frames: int, strengths: Mapping[str, float] | None, return_flow: bool) -> None:
+        if frames < 1 or x.shape[0] % frames:
+            raise ValueError(f"{x.shape[0]} latents do not divide into clips of {frames} frames.")
+        if x.shape[1] != self.config.in_channels:
+            raise ValueError(f"latents have {x.shape[1]} channels; this network takes {self.config.in_channels}.")
+        unknown = set(strengths or ()) - set(STRENGTHS)
+        if unknown:
+            raise ValueError(f"unknown strength {sorted(unknown)[0]!r}; choose from {', '.join(STRENGTHS)}.")
+        if return_flow and not self.config.predict_net:
+            raise ValueError("this network has no PredictNet; set predict_net in its config to train one.")
+
+
+def _rows(name: str, tensor: Tensor | None, batch: int, frames: int = 1) -> Tensor | None:
+    """One row a clip (a single one serves all clips), or one a frame where that is allowed (frames > 1)."""
+    if tensor is None or tensor.shape[0] in (batch, batch * frames):
+        return tensor
+    if tensor.shape[0] == 1:
+        return tensor.expand(batch, *tensor.shape[1:])
+    raise ValueError(f"{name} has {tensor.shape[0]} rows for {batch} clips of {frames} frames.")

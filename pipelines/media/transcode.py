@@ -1,0 +1,307 @@
+"""Videos from file to file, some frames at a time, so that memory does not depend on their length.
+
+`rewrite` decodes, changes and encodes frames (as viewer.py shows them); their times, the sound and the metadata stay.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...errors import CannotShow, InputError
+from ...model_patches.checkpoints.files import whole
+from .frames import CONTAINERS, as_bt709, to_yuv
+from .viewer import Viewer
+
+IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # sound that players expect in an mp4
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+AAC_LAYOUTS = {1: "mono", 6: "5.1", 8: "7.1"}  # by channels
+OF_THE_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")  # not of what it shows
+TOLD = {
+    "hdr": "HDR; it becomes ordinary video, in BT.709",
+    "fields": "interlaced; the two fields of each frame become one picture",
+}  # of Viewer.ways
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A video or picture as it is shown."""
+
+    width: int
+    height: int
+    frames: int | None  # None: the file does not say
+
+
+def survey(path: Path) -> Shown:
+    """What a video shows; its first frame is decoded. Raises InputError where that cannot be."""
+    with _opened(path) as (container, viewer):
+        for packet in _packets(path, container, [viewer.stream]):
+            for frame in _decoded(packet, viewer.decode) or ():
+                size = viewer.size(frame)
+                ways = viewer.ways(frame)
+                for way, what in TOLD.items():
+                    if way in ways:
+                        note(f"{path.name} is {what}.")
+                try:
+                    viewer.pixels(frame)
+                except (av.FFmpegError, ValueError) as error:
+                    raise InputError(
+                        f"{path} has frames that cannot be converted ({frame.format.name}); save it as H.264."
+                    ) from error
+                return Shown(*size, viewer.stream.frames or None)
+    raise InputError(f"{path} has no frame that can be decoded; give a whole video.")
+
+
+def rewrite(
+    source: Path,
+    target: Path,
+    shown: Shown,
+    size: tuple[int, int],
+    change: Callable[[Tensor], Tensor],
+    *,
+    chunk: int,
+    crf: int,
+) -> None:
+    """An mp4 of the source's frames, changed: (k, 3, h, w) in [0, 1] -> (k, 3, height, width), k up to chunk.
+
+    size: (width, height), even. The target is there whole, or not at all and what was there stays. Raises InputError.
+    """
+    with _opened(source) as (container, viewer), _written(target) as out:
+        stream = viewer.stream
+        out.metadata.update({k.lower(): v for k, v in container.metadata.items() if k.lower() not in OF_THE_FILE})
+        clock = Clock(container, viewer)
+        video = Video(out, stream, size, crf)
+        tracks = {track.index: _sound(out, track, clock.start) for track in container.streams.audio}
+        tracks = {index: track for index, track in tracks.items() if track is not None}
+        if container.streams.subtitles:
+            note(f"the subtitles of {source.name} are not kept.")
+
+        def shown_frames() -> Iterator[av.VideoFrame]:
+            for packet in _packets(source, container, [stream, *(container.streams[i] for i in tracks)]):
+                if packet.stream.index in tracks:  # its `stream_index` is 0 where it is the one that empties a decoder
+                    tracks[packet.stream.index].take(packet)
+                else:
+                    yield from clock.frames(packet)
+
+        waiting: list[tuple[int, np.ndarray]] = []  # when, what
+        for frame in viewer.whole(shown_frames()):
+            waiting.append((frame.pts, viewer.pixels(frame, (shown.width, shown.height))))
+            if len(waiting) == chunk:
+                _pass_on(waiting, change, video)
+        if waiting:
+            _pass_on(waiting, change, video)
+        if clock.damaged:
+            note(f"{source.name} is damaged: {clock.damaged} of its frames could not be decoded.")
+        video.finish(clock.length)
+        for track in tracks.values():
+            track.finish()
+
+
+def _pass_on(waiting: list[tuple[int, np.ndarray]], change: Callable[[Tensor], Tensor], video: Video) -> None:
+    """Frames that wait are changed, go to the encoder, and wait no longer."""
+    frames = torch.from_numpy(np.stack([shown for _, shown in waiting])).permute(0, 3, 1, 2).float() / 255
+    for (time, _), frame in zip(waiting, change(frames), strict=True):
+        video.put(frame, time)
+    waiting.clear()
+
+
+def note(text: str) -> None:
+    """One line on standard error, above a progress bar."""
+    tqdm.write(f"note: {text}", file=sys.stderr)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Viewer]]:
+    try:
+        # An absolute path: FFmpeg would take "12:30.mp4" for the address of a protocol "12".
+        options = {"format_whitelist": CONTAINERS}
+        container = av.open(os.path.abspath(path), metadata_errors="ignore", options=options)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be opened as a video ({_reason(error)}); give an mp4, mov, mkv, webm, avi or gif file."
+        ) from error
+    with container:
+        stream = container.streams.best("video")
+        if stream is None or stream.codec_context is None:
+            raise InputError(f"{path} has no video in it that can be decoded; give a file with a video stream.")
+        stream.thread_type = "AUTO"
+        try:
+            yield container, Viewer(stream)
+        except CannotShow as error:
+            raise InputError(f"{path} cannot be shown; {error}.") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def _packets(path: Path, container: av.container.InputContainer, streams: Sequence[av.Stream]) -> Iterator[av.Packet]:
+    try:
+        yield from container.demux(streams)
+    except av.FFmpegError as error:
+        raise InputError(f"{path} cannot be read to its end ({_reason(error)}); copy or save it again.") from error
+
+
+def _decoded(
+    packet: av.Packet, decode: Callable[[av.Packet], list] = av.Packet.decode
+) -> list[av.VideoFrame] | list[av.AudioFrame] | None:
+    """Frames of a packet; None: it is damaged, of a stretch without its keyframe, or cut through by the file's end."""
+    try:
+        return None if packet.is_corrupt else decode(packet)
+    except av.FFmpegError:
+        return None
+
+
+class Clock:
+    """When frames are shown, in the file's units from its start on: each later than the one before."""
+
+    def __init__(self, container: av.container.InputContainer, viewer: Viewer) -> None:
+        self.decode, stream = viewer.decode, viewer.stream
+        self.start = Fraction(container.start_time or 0, av.time_base)  # seconds
+        self.late = round(self.start / stream.time_base)
+        self.step = max(1, round(1 / (_rate(stream) * stream.time_base)))
+        # AVI numbers packets in the order they are stored in: the frame shown next has the number next in store.
+        self.store: deque[int] | None = deque() if "avi" in container.format.name else None
+        self.last: int | None = None
+        self.newest, self.length = -1, 0  # the packet shown last, and how long
+        self.damaged = 0  # packets
+
+    def frames(self, packet: av.Packet) -> Iterator[av.VideoFrame]:
+        """Of a packet, each with its time as its `pts`."""
+        if packet.pts is not None and packet.pts > self.newest:
+            self.newest, self.length = packet.pts, packet.duration or 0
+        if self.store is not None and packet.dts is not None:
+            self.store.append(packet.dts)
+        frames = _decoded(packet, self.decode)
+        self.damaged += frames is None
+        for frame in frames or ():
+            if self.store is None:
+                stamp = frame.pts
+            else:
+                stamp = self.store.popleft() if self.store else None
+            if self.last is None:
+                self.last = 0 if stamp is None else stamp - self.late
+            elif stamp is None:
+                self.last += self.step
+            else:
+                self.last = max(stamp - self.late, self.last + 1)
+            frame.pts = self.last
+            yield frame
+
+
+def _rate(stream: av.VideoStream) -> Fraction:
+    return stream.average_rate or stream.guessed_rate or Fraction(25)
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _written(target: Path) -> Iterator[av.container.OutputContainer]:
+    options = {"movflags": "use_metadata_tags+faststart"}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole(target) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as out:
+            yield out
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{target} cannot be written ({_reason(error)}); choose another place.") from error
+
+
+class Video:
+    """H.264 in BT.709, in the source's units of time."""
+
+    def __init__(
+        self, out: av.container.OutputContainer, source: av.VideoStream, size: tuple[int, int], crf: int
+    ) -> None:
+        self.out, self.unit, self.last = out, source.time_base, 0
+        self.stream = out.add_stream("libx264", rate=_rate(source))
+        self.stream.width, self.stream.height = size
+        self.stream.pix_fmt, self.stream.options = "yuv420p", {"crf": str(crf)}
+        context = self.stream.codec_context
+        context.time_base = self.unit
+        as_bt709(context)
+
+    def put(self, image: Tensor, time: int) -> None:
+        """(3, h, w) in [0, 1]."""
+        frame = to_yuv(image)
+        frame.pts, frame.time_base, self.last = time, self.unit, time
+        self.out.mux(self.stream.encode(frame))
+
+    def finish(self, length: int) -> None:
+        """length: how long the last frame is shown; 0: not known."""
+        for packet in self.stream.encode():
+            if packet.pts == self.last and length:
+                packet.duration = length
+            self.out.mux(packet)
+
+
+class Copied:
+    """A sound track, its packets as they are. start: of the file, seconds."""
+
+    def __init__(self, out: av.container.OutputContainer, source: av.AudioStream, start: Fraction) -> None:
+        self.out, self.start = out, start
+        self.stream = out.add_stream_from_template(source)
+        self.last: int | None = None
+
+    def take(self, packet: av.Packet) -> None:
+        if packet.dts is None:
+            return  # what a decoder would be emptied with
+        late = round(self.start / packet.time_base)
+        time = packet.dts - late
+        if self.last is not None and time <= self.last:
+            return  # a damaged file's; no mp4 takes it
+        packet.pts = time if packet.pts is None else packet.pts - late
+        packet.dts = self.last = time
+        packet.stream = self.stream
+        self.out.mux(packet)
+
+    def finish(self) -> None:
+        pass
+
+
+class Encoded:
+    """A sound track as AAC. start: of the file, seconds."""
+
+    def __init__(self, out: av.container.OutputContainer, source: av.AudioStream, start: Fraction) -> None:
+        self.out, self.start = out, start
+        rate, channels = source.codec_context.sample_rate, source.codec_context.layout.nb_channels
+        self.stream = out.add_stream("aac", rate=rate if rate in AAC_RATES else 48000)
+        self.stream.codec_context.layout = AAC_LAYOUTS.get(channels, "stereo")
+
+    def take(self, packet: av.Packet) -> None:
+        for frame in _decoded(packet) or ():
+            if frame.pts is not None:
+                frame.pts -= round(self.start / frame.time_base)
+            self.out.mux(self.stream.encode(frame))
+
+    def finish(self) -> None:
+        self.out.mux(self.stream.encode())
+
+
+def _sound(out: av.container.OutputContainer, source: av.AudioStream, start: Fraction) -> Copied | Encoded | None:
+    """None, and a note, where it cannot be kept."""
+    if source.codec_context is None:
+        note("a sound track that cannot be decoded is left out.")
+        return None
+    kind = source.codec_context.codec.canonical_name
+    if kind not in IN_MP4:
+        note(f"{kind} sound has no place in an mp4; it becomes AAC.")
+    track = (Copied if kind in IN_MP4 else Encoded)(out, source, start)
+    if "language" in source.metadata:
+        track.stream.metadata["language"] = source.metadata["language"]
+    return track

@@ -1,5 +1,0 @@
-"""A run that cannot start, told in one sentence."""
-
-
-class TrainingError(ValueError):
-    """A training run's config, data or folder that cannot be used."""

@@ -1,0 +1,1 @@
+"""The tiny world: endless captioned clips with known motion, and how well a network plays them."""

@@ -1,0 +1,1 @@
+"""What a video network's training is: objective, networks and encoders, validation."""
