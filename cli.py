@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import json
 import math
 import os
@@ -15,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
+from .errors import nearest
 from .pipelines.generate.processes import is_launched, leave
 
 EXIT_CODES = """\
@@ -104,7 +104,7 @@ def upscale(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    from .training.__main__ import run
+    from .training.command import run
 
     run(args)
 
@@ -136,8 +136,8 @@ class Parser(argparse.ArgumentParser):
         """Arguments that nothing takes."""
         first = arguments[0].split("=")[0]
         options = [option for action in self._actions for option in action.option_strings]
-        near = difflib.get_close_matches(first, options, 1) if first.startswith("-") else []
-        self.error(f"there is no place for {first!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        near = nearest(first, options) if first.startswith("-") else None
+        self.error(f"there is no place for {first!r}" + (f"; did you mean {near}?" if near else ""))
 
 
 # argparse's messages, as a person would say them.
@@ -154,7 +154,7 @@ MISTAKES = {
 
 def parser() -> Parser:
     from .pipelines.generate import command as generation
-    from .training.__main__ import add_arguments
+    from .training.command import add_arguments
 
     top = Parser(
         prog="dreamfactory",

@@ -6,8 +6,10 @@ that is missing, or a bug (`blameless`); what the system says of a file keeps th
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
+from collections.abc import Iterable
 
 
 class DreamFactoryError(ValueError):
@@ -82,6 +84,11 @@ def shown(value: object) -> str:
     except (RecursionError, ValueError):  # too deep; more digits than are ever written out
         return f"a {type(value).__name__}"
     return told if len(told) <= SHOWN else f"{told[: SHOWN - 1]}…"
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant; None: none is near."""
+    return next(iter(difflib.get_close_matches(str(name)[:SHOWN], known, 1)), None)
 
 
 def reason(error: BaseException) -> str:

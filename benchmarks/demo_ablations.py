@@ -20,8 +20,8 @@ import torch
 
 from dreamfactory.pipelines.bundle import load_bundle
 from dreamfactory.pipelines.image_to_video import Settings
-from dreamfactory.training.config import load_run
 from dreamfactory.training.loop import train
+from dreamfactory.training.run_file import load_run
 from dreamfactory.training.tiny_world.held_out import held_out
 from dreamfactory.training.tiny_world.measure import measure
 from dreamfactory.training.tiny_world.quality import animate_all

@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 from dreamfactory.training import checkpoint as disk
-from dreamfactory.training.config import RunConfig, load_run
+from dreamfactory.training.config import RunConfig
 from dreamfactory.training.loop import train
+from dreamfactory.training.run_file import load_run
 from dreamfactory.training.trainer import Trainer
 
 # The stage that brings a part, what it is without it, and how that is said.

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from dreamfactory.model_patches.checkpoints.converters import convert_file
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.training.batch import Batch
-from dreamfactory.training.config import RunConfig
+from dreamfactory.training.run_file import from_dict
 from dreamfactory.training.trainer import Trainer
 from dreamfactory.training.video.objective import Draws
 
@@ -70,7 +70,7 @@ def ours(source: UNet3DConditionModel, clips: int, frames: int, side: int, folde
         "optim": {"batch_size": clips, "lr": RATE, "warmup": 0, "betas": [0.9, 0.999], "ema": DECAY, "clip": CLIP},
         "output": {"folder": str(folder / "run"), "validation_clips": 0},
     }
-    trainer = Trainer(RunConfig.from_dict(values), say=lambda text: None)
+    trainer = Trainer(from_dict(values), say=lambda text: None)
     trainer.resume()
     return trainer
 

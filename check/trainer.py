@@ -20,8 +20,8 @@ from .report import NotHere, Wrong
 def resume(here: Here, precision: str) -> dict:
     """precision: fp32, bf16 or fp16, of the computation; what trains is float32."""
     from ..errors import TrainingError
-    from ..training.config import load_run
     from ..training.loop import train
+    from ..training.run_file import load_run
 
     steps = 30 if not here.small else 4
     folder = here.folder / f"train-{precision}"

@@ -5,13 +5,12 @@ The order is the paper's (FD 3.3): Stable Diffusion's ᾱ, shifted by the clip's
 zero terminal SNR (Eq. 6). The signal scale of VideoCrafter and DynamiCrafter comes on top.
 """
 
-import difflib
 from dataclasses import asdict, dataclass, fields
 
 import torch
 from torch import Tensor
 
-from ..errors import ScheduleError
+from ..errors import ScheduleError, nearest
 from .noise import (
     BETAS,
     RESCALES,
@@ -94,8 +93,9 @@ class ScheduleConfig:
         for key in data:
             if key not in known:
                 key = str(key)[:60]
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-                raise ScheduleError(f"{key!r} is not a field of the noise schedule: did you mean {near!r}?")
+                near = nearest(key, known)
+                hint = f"did you mean {near!r}?" if near else f"known: {', '.join(known)}."
+                raise ScheduleError(f"{key!r} is not a field of the noise schedule: {hint}")
         try:
             return cls(**data)
         except TypeError as error:  # a list where a name or number should be

@@ -14,8 +14,9 @@ from dreamfactory.pipelines.image_to_video import Settings, animate, seen_at_onc
 from dreamfactory.pipelines.sampling import Prompt, sample
 from dreamfactory.schedulers import ScheduleConfig
 from dreamfactory.training.batch import Batch
-from dreamfactory.training.config import DropoutConfig, load_run
+from dreamfactory.training.config import DropoutConfig
 from dreamfactory.training.loop import train
+from dreamfactory.training.run_file import load_run
 from dreamfactory.training.trainer import Trainer
 from dreamfactory.training.video.objective import Continued, draw
 

@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamfactory.training.config import SourceConfig, load_run
-from dreamfactory.training.data.records import read_records
+from dreamfactory.training.config import SourceConfig
+from dreamfactory.training.data.read import read_records
 from dreamfactory.training.loop import train
+from dreamfactory.training.run_file import load_run
 
 from .test_data_records import SAMPLES, put, reasons, shard
 from .test_video_source import CLIP, clip, source

@@ -9,7 +9,7 @@ import pytest
 
 from dreamfactory.errors import TrainingError
 from dreamfactory.training.config import SourceConfig
-from dreamfactory.training.data.records import read_records
+from dreamfactory.training.data.read import read_records
 from dreamfactory.training.data.shards import expand
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from dreamfactory.training import checkpoint as disk
-from dreamfactory.training.config import load_run
 from dreamfactory.training.loop import train
+from dreamfactory.training.run_file import load_run
 
 from .processes import distance, final, launch
 

@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from dreamfactory.errors import TrainingError
 from dreamfactory.model_patches import load_unet
 from dreamfactory.training import checkpoint as disk
-from dreamfactory.training.config import load_run
 from dreamfactory.training.loop import train
+from dreamfactory.training.run_file import load_run
 from dreamfactory.training.trainer import Trainer
 
 pytest.importorskip("peft", reason="LoRA training needs peft")

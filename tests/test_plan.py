@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dreamfactory.training.config import load_run
 from dreamfactory.training.live import Live
 from dreamfactory.training.plan import GIB, activations, plan, plan_upscaler, show
+from dreamfactory.training.run_file import load_run
 
 TINY = ["model.config.model_channels=24", "model.config.head_dim=24", "data.frames=8"]
 

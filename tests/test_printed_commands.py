@@ -18,7 +18,7 @@ from dreamfactory.cli import main, parser
 from dreamfactory.model_patches import ProjectorConfig, UNetConfig, VideoUNet, save_unet
 from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.schedulers import SCHEDULES
-from dreamfactory.training.config import load_run
+from dreamfactory.training.run_file import load_run
 from dreamfactory.training.tiny_world.encoders import image_encoder, motion_encoder
 
 from .random_weights import randomise

@@ -9,7 +9,7 @@ import pytest
 from dreamfactory.cli import main
 from dreamfactory.errors import TrainingError
 from dreamfactory.schedulers import ScheduleError
-from dreamfactory.training.config import PRESETS, RunConfig, load_run
+from dreamfactory.training.run_file import PRESETS, from_dict, load_run
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_missing_run_file_names_the_presets():
 @pytest.mark.parametrize("name", sorted(p.stem for p in PRESETS.glob("*.toml")))
 def test_presets_are_valid_and_survive_json(name):
     config = load_run(name)
-    assert RunConfig.from_dict(config.to_dict()) == config
+    assert from_dict(config.to_dict()) == config
 
 
 def test_a_stage_is_the_run_with_some_settings_changed(tmp_path):
@@ -217,7 +217,7 @@ def test_a_stage_of_no_steps_is_passed_over(tmp_path):
     )
     config = load_run(file, ["stage.one.optim.steps=0"])
     assert [(s.name, s.optim.steps) for s in config.stages] == [("two", 7)]
-    assert RunConfig.from_dict(config.to_dict()) == config
+    assert from_dict(config.to_dict()) == config
     with pytest.raises(TrainingError, match=r"optim\.steps is 0; expected at least 1"):
         load_run(file, ["optim.steps=0", "stage.two.optim.steps=0"])
 

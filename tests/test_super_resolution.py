@@ -15,8 +15,8 @@ from dreamfactory.metrics.warp import changes, warp
 from dreamfactory.model_patches.checkpoints.files import read_header, read_weights
 from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, rcan_of, save_rcan, start_bilinear
 from dreamfactory.pipelines.media.files import write_video
-from dreamfactory.training.config import load_run
 from dreamfactory.training.loop import train
+from dreamfactory.training.run_file import load_run
 from dreamfactory.training.state import _recipe
 from dreamfactory.training.super_resolution.discriminator import Discriminator, SpectralConv
 from dreamfactory.training.super_resolution.losses import gan, temporal

@@ -19,10 +19,10 @@ from dreamfactory.errors import TrainingError
 from dreamfactory.model_patches import load_unet
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.encoders import TextEncoder
-from dreamfactory.training.config import PRESETS, load_run
 from dreamfactory.training.data import statistics, survey_page
 from dreamfactory.training.loop import train
 from dreamfactory.training.plan import networks, show
+from dreamfactory.training.run_file import PRESETS, load_run
 from dreamfactory.training.super_resolution.trainer import UpscalerTrainer
 from dreamfactory.training.trainer import Trainer
 

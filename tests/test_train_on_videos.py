@@ -12,8 +12,8 @@ from dreamfactory.errors import TrainingError
 from dreamfactory.pipelines.bundle import DEMO, load_bundle
 from dreamfactory.pipelines.media.files import write_video
 from dreamfactory.training import checkpoint as disk
-from dreamfactory.training.config import load_run
 from dreamfactory.training.loop import train
+from dreamfactory.training.run_file import load_run
 from dreamfactory.training.tiny_world.world import captions, render, sample_specs
 from dreamfactory.training.trainer import Trainer
 

@@ -14,10 +14,11 @@ from transformers import get_scheduler
 from dreamfactory.errors import TrainingError
 from dreamfactory.model_patches import load_unet
 from dreamfactory.training import checkpoint as disk
-from dreamfactory.training.config import OptimConfig, load_run
+from dreamfactory.training.config import OptimConfig
 from dreamfactory.training.logs import METRICS, forget_after, read
 from dreamfactory.training.loop import train
 from dreamfactory.training.optimizer import learning_rate, make_optimizer, state_bytes
+from dreamfactory.training.run_file import load_run
 from dreamfactory.training.trainer import Trainer
 
 SMALL = [

@@ -19,7 +19,9 @@ from dreamfactory.pipelines.media.sheets import to_uint8
 from dreamfactory.training.batch import Bucket
 from dreamfactory.training.config import DataConfig, SourceConfig
 from dreamfactory.training.data.cache import Cache
-from dreamfactory.training.data.video_source import VideoSource, dataset_rms, encode_all
+from dreamfactory.training.data.precompute import encode_all
+from dreamfactory.training.data.report import dataset_rms
+from dreamfactory.training.data.video_source import VideoSource
 
 CLIP = Bucket(4, 32, 32)
 DATA = {"frames": 4, "height": 32, "width": 32, "validation": 0, "workers": 2}

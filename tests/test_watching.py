@@ -9,8 +9,8 @@ from dreamfactory.errors import TrainingError
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.media.sheets import comparison_sheet, spaced
 from dreamfactory.training import loop as runs
-from dreamfactory.training.config import load_run
 from dreamfactory.training.loop import train
+from dreamfactory.training.run_file import load_run
 from dreamfactory.training.trainer import Trainer
 
 PACE = ["device=cpu", "optim.steps=2", "optim.batch_size=2", "optim.lr=0.0", "output.loggers=()"]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
 
 from ..errors import TrainingError
+from ..model_patches import UNetConfig
 from ..model_patches.network.parts import PARTS
 from ..model_patches.network.presets import preset
+from .config import OptimConfig, RunConfig, StageConfig
 from .super_resolution.config import DegradationConfig, check as check_degradation
-
-if TYPE_CHECKING:
-    from ..model_patches import UNetConfig
-    from .config import OptimConfig, RunConfig, StageConfig
 
 CHOICES = {
     "precision": ("fp32", "bf16", "fp16"),

@@ -6,15 +6,15 @@ What a run file may say is the dataclasses of config.py; this module knows none 
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import os
 import re
 import types
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ..errors import TrainingError, shown
+from ..errors import TrainingError, nearest, shown
 
 try:
     import tomllib
@@ -83,15 +83,18 @@ def _is_text(value: str) -> bool:
 
 def build(cls, values: dict, where: str = ""):
     """A dataclass from plain data; `where` is the path of the table, for messages ("stage.1.optim.")."""
-    hints, known = get_type_hints(cls), [f.name for f in fields(cls)]
-    out = {}
-    for name, value in values.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
-            raise TrainingError(f"unknown setting {where}{name}.{hint}")
-        out[name] = _typed(hints[name], value, where + name)
-    return cls(**out)
+    hints = get_type_hints(cls)
+    known(values, [f.name for f in fields(cls)], where)
+    return cls(**{name: _typed(hints[name], value, where + name) for name, value in values.items()})
+
+
+def known(values: Iterable[str], names: list[str], where: str) -> None:
+    """Refuse settings by other names than these, with the nearest one."""
+    for name in values:
+        if name not in names:
+            near = nearest(name, names)
+            hint = f"Did you mean {near!r}?" if near else f"Known: {', '.join(names)}."
+            raise TrainingError(f"unknown setting {where}{name}. {hint}")
 
 
 def _typed(hint, value, name: str):

@@ -18,6 +18,7 @@ from ..errors import TrainingError
 from . import checkpoint as disk
 from .config import RunConfig
 from .parallel import spread_like, whole
+from .run_file import from_dict
 from .video import models
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def same_recipe(
             f"{found.path.parent.parent} was begun with start.release {releases[0]}, here it is {releases[1]}; restore "
             "it, or choose another output.folder."
         )
-    begun = RunConfig.from_dict(found.config).to_dict()  # an older one lacks settings that came later
+    begun = from_dict(found.config).to_dict()  # an older one lacks settings that came later
     saved, now = _recipe(begun, found.stage), _recipe(config.to_dict(), found.stage)
     for name, mark in found.facts.get("encoders", {}).items():
         key = f"encoders.{name}"

@@ -7,10 +7,9 @@ itself the choice is a field here, with the reading beside it. FD = Factorized-D
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass, fields
 
-from ...errors import SHOWN, ConfigError, shown
+from ...errors import ConfigError, nearest, shown
 
 # Far beyond any network's, so that a header cannot ask for one that no machine builds.
 LEVELS = 8
@@ -303,8 +302,8 @@ def _build(cls, values: dict):
     known = [f.name for f in fields(cls)]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name)[:SHOWN], known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            near = nearest(name, known)
+            hint = f" Did you mean {near!r}?" if near else ""
             raise ConfigError(f"{cls.__name__} has no field {shown(name)}.{hint}")
     try:
         return cls(**values)

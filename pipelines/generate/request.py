@@ -5,14 +5,13 @@ A field of `Request` is an option of `dreamfactory generate` (with dashes) and a
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from ...errors import InputError, reason, some
+from ...errors import InputError, nearest, reason, some
 from ...model_patches.checkpoints.files import MAX_SETTINGS, no_file
 from ..image_to_video import Settings
 
@@ -151,8 +150,8 @@ def from_line(line: str, base: Request, folder: Path) -> Request:
 
 def _check(key: str, value: Any) -> None:
     if key not in KEYS:
-        near = difflib.get_close_matches(key[:SHOWN_KEY], KEYS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else "`dreamfactory generate --help` names them all."
+        near = nearest(key, KEYS)
+        hint = f"did you mean {near!r}?" if near else "`dreamfactory generate --help` names them all."
         raise InputError(f"there is no setting {some([key])!r} of a clip; {hint}")
     kinds = get_args(TYPES[key]) or (TYPES[key],)
     if value is None and type(None) in kinds:

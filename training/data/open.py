@@ -63,7 +63,8 @@ def open_sources(
             )
             continue
         from .cache import Cache  # not needed for the tiny world
-        from .video_source import VideoSource, encode_all
+        from .precompute import encode_all
+        from .video_source import VideoSource
 
         def read(name: str = name, given: SourceConfig = given) -> VideoSource:
             return VideoSource(
@@ -107,7 +108,7 @@ def _tell(
         if isinstance(source, TinySource):
             page.append(Surveyed(name, source.samples(SHOWN)))
             continue
-        from .video_source import dataset_rms
+        from .report import dataset_rms
 
         shown = samples(source)
         more: dict[str, object] = {"flow_rms": dataset_rms(source)} if source.with_flow else {}

@@ -9,14 +9,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...model_patches.checkpoints.files import whole
 from .decode import Unreadable
+from .source import FileSource
 from .statistics import statistics
-
-if TYPE_CHECKING:
-    from .video_source import VideoSource
 
 RMS_CLIPS = 200
 
@@ -34,7 +31,7 @@ class Told:
     said: int = 0
 
 
-def report(source: VideoSource) -> dict:
+def report(source: FileSource) -> dict:
     """Counts of files: those that are found are used, words of others, or left out."""
     left = {left.file for left in source.left_out}
 
@@ -63,7 +60,7 @@ def report(source: VideoSource) -> dict:
     }
 
 
-def write(source: VideoSource, told: Told) -> dict:
+def write(source: FileSource, told: Told) -> dict:
     """Returns what data_<name>.json holds."""
     told.folder.mkdir(parents=True, exist_ok=True)
     facts = {**report(source), **told.more}
@@ -81,7 +78,7 @@ def write(source: VideoSource, told: Told) -> dict:
     return facts
 
 
-def add(source: VideoSource, told: Told) -> None:
+def add(source: FileSource, told: Told) -> None:
     """The last file that was left out, to a report that is written; a disk that is full costs the report alone."""
     left = source.left_out[-1]
     name = left.file.encode(errors="backslashreplace").decode()  # of bytes that are no text
@@ -97,7 +94,7 @@ def add(source: VideoSource, told: Told) -> None:
                 csv.writer(file).writerow((name, left.reason))
 
 
-def dataset_rms(source: VideoSource, clips: int = RMS_CLIPS) -> float:
+def dataset_rms(source: FileSource, clips: int = RMS_CLIPS) -> float:
     """Root mean square of the flow's two components, in latent pixels per frame, over so many clips at most.
 
     It is what loss.flow_scale should be for the flow to count as much as noise of unit variance.

@@ -1,4 +1,4 @@
-"""What the trainer asks of data, whatever it is: numbered clips by bucket, and batches of them."""
+"""What the trainer asks of data, whatever it is: numbered clips by bucket, and batches of them; what a report asks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch import Tensor
+
 from ..batch import Batch, Bucket
+from ..config import SourceConfig
+from .encode import Item
+from .records import LeftOut
 
 
 @dataclass(frozen=True)
@@ -49,4 +54,28 @@ class Source(Protocol):
 
     def finish_report(self, failures: Iterable = ()) -> None:
         """Bring what is written of the source up to date, at the end of a run. failures: of every process."""
+        ...
+
+
+class FileSource(Source, Protocol):
+    """A source of a user's files, as its report and statistics see it."""
+
+    source: SourceConfig
+    train: dict[Bucket, list[Item]]
+    validation: list[Item]
+    left_out: list[LeftOut]
+    captions: int  # files that hold the words of others
+    joins: bool  # both captions are one
+    truth: bool  # clips are what super-resolution is to come to
+
+    def items(self) -> list[Item]:
+        """Every clip, of training and validation."""
+        ...
+
+    def flow_of(self, item: Item) -> dict[str, Tensor]:
+        """A clip's "flow" and "weight", in latent pixels. Raises Unreadable."""
+        ...
+
+    def leave_out(self, item: Item, error: Exception) -> None:
+        """A clip that cannot be read after all."""
         ...

@@ -6,16 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from .decode import Unreadable
-
-if TYPE_CHECKING:
-    from .encode import Item
-    from .video_source import VideoSource
+from .encode import Item
+from .source import FileSource
 
 SHOWN = 12  # clips on a survey's page
 MOST = 30  # rows of a table of sizes or rates; the rest is counted together
@@ -36,7 +33,7 @@ class Sample:
     frames: Tensor
 
 
-def statistics(source: VideoSource) -> dict:
+def statistics(source: FileSource) -> dict:
     """Of the files that are used and the clips taken from them. Plain data.
 
     Durations in seconds, rates in frames a second, lengths of captions in words; sizes are width x height as shown.
@@ -108,7 +105,7 @@ def _counted(labels: Iterable[str]) -> dict[str, int]:
     return {**dict(counts[:MOST]), **({REST: rest} if rest else {})}
 
 
-def samples(source: VideoSource, count: int = SHOWN) -> list[Sample]:
+def samples(source: FileSource, count: int = SHOWN) -> list[Sample]:
     """Clips of different files, of every size in turn.
 
     Those that cannot be read are passed over, no more: what a page shows must not change what trains.
@@ -127,7 +124,7 @@ def samples(source: VideoSource, count: int = SHOWN) -> list[Sample]:
     return found
 
 
-def _in_turn(source: VideoSource) -> Iterator[Item]:
+def _in_turn(source: FileSource) -> Iterator[Item]:
     """Training clips in their mixed order, one of each bucket after the other."""
     rows = [items for _, items in sorted(source.train.items())]
     for k in range(max(map(len, rows), default=0)):

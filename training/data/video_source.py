@@ -25,14 +25,12 @@ from . import report
 from .buckets import DoesNotFit, assign, buckets_for
 from .cache import Cache, key_of
 from .decode import Unreadable
-from .encode import TRAINED, Encoders, Encodings, Item, encode_all
+from .encode import TRAINED, Encoders, Encodings, Item
 from .picks import choose_frames
 from .probing import Probed, ends_of, probe_all
-from .records import LeftOut, nothing_usable, read_records
-from .report import dataset_rms
+from .read import nothing_usable, read_records
+from .records import LeftOut
 from .source import Example
-
-__all__ = ["VideoSource", "dataset_rms", "encode_all"]
 
 
 class VideoSource:

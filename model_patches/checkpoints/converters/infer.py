@@ -6,7 +6,6 @@ source's own rule, from buffers in the file, or from `overrides`, and the report
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -14,7 +13,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from ....errors import CheckpointError, ConfigError, shown
+from ....errors import CheckpointError, ConfigError, nearest, shown
 from ...network.config import ProjectorConfig, UNetConfig
 from .report import Report
 
@@ -44,8 +43,8 @@ def check_overrides(overrides: Mapping | None) -> dict:
     """Overrides name fields of the network's config or of the noise schedule; anything else is an error."""
     for name in overrides or ():
         if name not in CONFIG_FIELDS and name not in SCHEDULE:
-            near = difflib.get_close_matches(name, [*CONFIG_FIELDS, *SCHEDULE], 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = nearest(name, [*CONFIG_FIELDS, *SCHEDULE])
+            hint = f"; did you mean {near!r}?" if near else ""
             raise CheckpointError(f"there is no field {name!r} to override{hint}.")
     return dict(overrides or {})
 
