@@ -178,7 +178,7 @@ HEADER = {
 
 def publish(source: str, target: str) -> None:
     from dreamfactory.model_patches.checkpoints.files import read_weights
-    from dreamfactory.model_patches.upscaling.upscaler.rcan import rcan_of, save_rcan
+    from dreamfactory.model_patches.upscaling.rcan import rcan_of, save_rcan
 
     save_rcan(rcan_of(read_weights(source), source), target, torch.float16, HEADER)
 

@@ -49,7 +49,7 @@ def measure(config: RunConfig, found: disk.Checkpoint, clips: int) -> dict[str, 
     stages = config.stages[: found.stage + 1]
     output = replace(config.output, validation_clips=clips, loggers=())
     trainer = Trainer(replace(config, stages=stages, output=output), say=lambda text: None)
-    trainer.enter(found)
+    trainer.setup_stage(found)
     learner, device = trainer.result(), trainer.accelerator.device
     losses = trainer.validation.loss(learner, device)
     scores, _ = trainer.validation.sample(learner, device, found.step, trainer.folder / "measured")

@@ -105,12 +105,12 @@ def measure(width: int, clips: int, frames: int, side: int, pairs: int) -> dict:
     load = [(Batch(text, latents=latents), Draws(t, noise, keep, keep, keep))]
 
     def our_step() -> float:
-        return float(trainer.advance(load)["diffusion"])
+        return float(trainer.train_step(load)["diffusion"])
 
-    for network in (theirs, trainer.learner.unet):  # without dropout, whose draws differ, to compare the losses
+    for network in (theirs, trainer.objective.unet):  # without dropout, whose draws differ, to compare the losses
         network.eval()
     first = our_step(), their_step()
-    for network in (theirs, trainer.learner.unet):
+    for network in (theirs, trainer.objective.unet):
         network.train()
     times: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs + 2):

@@ -38,7 +38,7 @@ NETWORKS = ("RCAN 10x8", "RCAN 10x8, spandrel", "RCAN 1x8", "RCAN 1x8, spandrel"
 
 def network(name: str):
     """A function of frames (n, 3, h, w), and the number of its weights; random weights."""
-    from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig
+    from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig
     from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger, Upscaler
 
     torch.manual_seed(0)
@@ -251,7 +251,7 @@ def means_of_means(table: dict, counts: dict[str, int]) -> dict:
 
 def memory(sizes: list[int]) -> dict:
     """RCAN 10x8, 344x192 to 1376x768, 4 frames: in so many MiB beside its weights, told what is free or finding out."""
-    from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig
+    from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig
     from dreamfactory.model_patches.upscaling.upscaler.upscaler import STRIP_ELSEWHERE, Enlarger, Upscaler
     from dreamfactory.training.live import Live
 

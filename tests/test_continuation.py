@@ -135,10 +135,10 @@ def test_a_run_is_resumed_to_the_bit(tmp_path):
     first = Trainer(load_run("demo", [*SMALL, f"output.folder={tmp_path / 'cut'}"]))
     first.resume()
     for _ in range(2):
-        first.advance()
+        first.train_step()
     first.save()
     second = train(load_run("demo", [*SMALL, f"output.folder={tmp_path / 'cut'}"]))
-    for (name, a), (_, b) in zip(whole.learner.named_parameters(), second.learner.named_parameters(), strict=True):
+    for (name, a), (_, b) in zip(whole.objective.named_parameters(), second.objective.named_parameters(), strict=True):
         assert torch.equal(a, b), name
     made = load_bundle(tmp_path / "whole" / "bundle").unet.config
     assert (made.known_frames, made.first_frame_reach) == (2, 4)

@@ -81,7 +81,7 @@ def test_lora_resumes_to_the_bit(base, tmp_path):
     trainer = Trainer(lora_run(base, tmp_path / "cut", lora), say=lambda text: None)
     trainer.folder.mkdir()
     trainer.resume()
-    trainer.advance()
+    trainer.train_step()
     trainer.save()
     train(lora_run(base, tmp_path / "cut", lora))
     whole, cut = (load_file(tmp_path / n / "lora.safetensors") for n in ("whole", "cut"))

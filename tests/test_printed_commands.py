@@ -16,7 +16,7 @@ from PIL import Image
 
 from dreamfactory.cli import main, parser
 from dreamfactory.model_patches import ProjectorConfig, UNetConfig, VideoUNet, save_unet
-from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, save_rcan
+from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.schedulers import SCHEDULES
 from dreamfactory.training.run_file import load_run
 from dreamfactory.training.tiny_world.encoders import image_encoder, motion_encoder

@@ -13,7 +13,7 @@ from PIL import Image
 from dreamfactory.errors import TrainingError
 from dreamfactory.metrics.warp import changes, warp
 from dreamfactory.model_patches.checkpoints.files import read_header, read_weights
-from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, rcan_of, save_rcan, start_bilinear
+from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, rcan_of, save_rcan, start_bilinear
 from dreamfactory.pipelines.media.files import write_video
 from dreamfactory.training.loop import train
 from dreamfactory.training.run_file import load_run
@@ -76,7 +76,7 @@ def recipe(tmp_path):
 
 
 def state(trainer):
-    named = {**dict(trainer.learner.named_parameters()), **dict(trainer.learner.named_buffers())}
+    named = {**dict(trainer.objective.named_parameters()), **dict(trainer.objective.named_buffers())}
     named |= {f"average.{n}": w for n, w in trainer.average.weights.items()}
     return {n: w.detach().clone() for n, w in named.items()}
 
@@ -199,7 +199,7 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bits(recipe):
         pieces.resume()
         if pieces.done:
             break
-        pieces.advance()
+        pieces.train_step()
         pieces.save()
     assert pieces.step == whole.step == config.steps
     expected, got = state(whole), state(pieces)
@@ -276,7 +276,7 @@ def test_a_run_starts_from_an_rcan_file(recipe, tmp_path):
     trainer = UpscalerTrainer(recipe("run", f"start.network={tmp_path / 'start.safetensors'}"), say=lambda text: None)
     trainer.folder.mkdir()
     trainer.resume()
-    for name, weight in trainer.learner.network.named_parameters():
+    for name, weight in trainer.objective.network.named_parameters():
         assert torch.equal(weight, network.state_dict()[name])
     save_rcan(RCAN(RCANConfig(1, 2, 8, 4)), tmp_path / "other.safetensors")
     other = UpscalerTrainer(recipe("no", f"start.network={tmp_path / 'other.safetensors'}"), say=lambda text: None)

@@ -215,7 +215,7 @@ FROM = ["model.preset=start", "seed=5"]
 def begun(*more):
     config = load_run("tiny", [s for s in (*QUICK, *FROM) if "model.config" not in s] + list(more))
     trainer = Trainer(config, say=lambda text: None)
-    trainer.enter(None)
+    trainer.setup_stage(None)
     return trainer
 
 
@@ -223,12 +223,12 @@ def begun(*more):
 def test_a_run_starts_from_all_that_another_has_learned(other, tmp_path, part):
     trainer = begun(f"start.network={other / part}", f"output.folder={tmp_path / 'new'}")
     averaged = load_file(other / "checkpoints/step-000000006/averaged.safetensors")
-    now = dict(trainer.learner.named_parameters())
+    now = dict(trainer.objective.named_parameters())
     assert len(averaged) > 100
     assert any(name.startswith("trained.text") for name in averaged)
     for name, weight in averaged.items():
         assert torch.equal(now[name], weight), name  # float32, not the file's half precision
-    trainer.advance()
+    trainer.train_step()
 
 
 def test_a_run_that_starts_from_another_resumes(other, tmp_path):
@@ -237,7 +237,7 @@ def test_a_run_that_starts_from_another_resumes(other, tmp_path):
     whole = train(load_run("tiny", [*given, f"output.folder={tmp_path / 'whole'}"]))
     again = train(load_run("tiny", [*given, f"output.folder={tmp_path / 'cut'}", "optim.steps=2"]))
     again = train(load_run("tiny", [*given, f"output.folder={tmp_path / 'cut'}"]))
-    for a, b in zip(whole.learner.parameters(), again.learner.parameters(), strict=True):
+    for a, b in zip(whole.objective.parameters(), again.objective.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
@@ -262,9 +262,9 @@ def test_where_a_run_starts_does_not_move_with_the_run_it_starts_from(other, tmp
     given = [s for s in (*QUICK, *FROM) if "model.config" not in s]
     given += [f"start.network={source}", f"output.folder={tmp_path / 'mine'}"]
     trainer = Trainer(load_run("tiny", given), say=lambda text: None)
-    trainer.enter(None)
+    trainer.setup_stage(None)
     train(load_run("tiny", [*QUICK, f"output.folder={source}", "optim.ema=0.9", "optim.steps=8", "output.keep=5"]))
-    trainer.advance()
+    trainer.train_step()
     trainer.save()
     begun = json.loads((tmp_path / "mine/checkpoints/step-000000001/run.json").read_text())["start"]["network"]
     assert begun == str(source / "checkpoints/step-000000006")
@@ -276,7 +276,7 @@ def test_once_begun_a_run_needs_its_start_no_more_until_it_resumes(other, tmp_pa
     source = shutil.copytree(other, tmp_path / "source")
     trainer = begun(f"start.network={source}", f"output.folder={tmp_path / 'mine'}", "output.validation_clips=1")
     shutil.rmtree(source)
-    trainer.advance()
+    trainer.train_step()
     assert trainer.save().exists()
     assert trainer.validate()[-1] is None
 
@@ -301,8 +301,8 @@ def test_a_bundle_is_a_start_too_and_another_runs_captions_may_be_longer(other, 
     off = tmp_path / "off"
     train(load_run("tiny", [*QUICK, f"output.folder={off}", "model.config.motion_text=off", "optim.steps=1"]))
     both = begun(f"start.network={off}", f"output.folder={tmp_path / 'on'}", "model.config={'motion_text': 'added'}")
-    both.advance()
-    assert both.learner.encoder("text").length == 32  # as the other run's was made
+    both.train_step()
+    assert both.objective.encoder("text").length == 32  # as the other run's was made
 
 
 def test_super_resolution_starts_from_averages_too(tmp_path):
@@ -314,9 +314,9 @@ def test_super_resolution_starts_from_averages_too(tmp_path):
         "demo-upscaler", [*size, f"start.network={tmp_path / 'one'}", f"output.folder={tmp_path / 'two'}"]
     )
     trainer = UpscalerTrainer(config, say=lambda text: None)
-    trainer.enter(None)
+    trainer.setup_stage(None)
     averaged = load_file(tmp_path / "one/checkpoints/step-000000002/averaged.safetensors")
-    now = dict(trainer.learner.named_parameters())
+    now = dict(trainer.objective.named_parameters())
     assert averaged
     assert all(torch.equal(now[name], weight) for name, weight in averaged.items())
     with pytest.raises(TrainingError, match="is a run of super-resolution; name a video run"):

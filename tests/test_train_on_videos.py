@@ -114,7 +114,7 @@ def test_the_cache_changes_nothing_but_the_rounding(videos, tmp_path, flow):
             run(videos, tmp_path / str(bool(cache)), *changes, *([f"data.cache={cache}"] if cache else []))
         )
         trainer.resume()
-        made.append([trainer.advance() for _ in range(3)])
+        made.append([trainer.train_step() for _ in range(3)])
     for online, cached in zip(*made, strict=True):
         for name in ("diffusion", *(["flow"] if flow else [])):
             assert float(cached[name]) == pytest.approx(float(online[name]), rel=3e-3)
@@ -124,11 +124,11 @@ def test_a_cached_run_goes_on_without_its_encoders_and_ends_whole(videos, tmp_pa
     config = run(videos, tmp_path, f"data.cache={tmp_path / 'cache'}")
     trainer = Trainer(config, say=lambda text: None)
     trainer.resume()
-    trainer.advance()
+    trainer.train_step()
     trainer.save()
     whole = train(run(videos, tmp_path / "whole", f"data.cache={tmp_path / 'cache'}"))
     cut = train(config)
-    assert cut.learner.encoder("text") is None
+    assert cut.objective.encoder("text") is None
     a, b = (disk.newest(t.folder / disk.FOLDER).tensors("weights") for t in (whole, cut))
     assert all(torch.equal(a[n], b[n]) for n in a)
     load_bundle(tmp_path / "bundle")

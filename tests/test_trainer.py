@@ -89,7 +89,7 @@ def begun(config):
 
 def weights(trainer):
     """What trains and its average, copied."""
-    now = {f"weights.{n}": p for n, p in trainer.learner.named_parameters()}
+    now = {f"weights.{n}": p for n, p in trainer.objective.named_parameters()}
     return {n: w.detach().clone() for n, w in {**now, **trainer.average.weights}.items()}
 
 
@@ -112,17 +112,17 @@ def test_a_resumed_run_makes_the_same_weights_to_the_bit(tmp_path, optimizer):
     change = f"optim.optimizer={optimizer}", f"optim.lr={1.0 if optimizer == 'prodigy' else 2e-3}"
     whole = begun(run(tmp_path / "whole", *change))
     for _ in range(4):
-        whole.advance()
+        whole.train_step()
 
     first = begun(run(tmp_path / "cut", *change))
     for _ in range(2):
-        first.advance()
+        first.train_step()
     first.save()
     torch.rand(100)  # the global generator is somewhere else after a restart
     second = begun(run(tmp_path / "cut", *change))
     assert second.step == 2
     for _ in range(2):
-        second.advance()
+        second.train_step()
 
     assert same(weights(whole), weights(second))
     assert not same(weights(whole), weights(first))
@@ -140,7 +140,7 @@ def test_stages_stopped_anywhere_make_the_same_weights_to_the_bit(tmp_path):
     for step in range(1, config.steps + 1):
         trainer = begun(config)
         assert trainer.step == step - 1
-        trainer.advance()
+        trainer.train_step()
         trainer.save()
     assert same(final(tmp_path / "whole"), final(tmp_path / "cut"))
     kept = [c.step for c in disk.checkpoints(tmp_path / "whole" / disk.FOLDER)]
@@ -153,10 +153,10 @@ def test_a_new_stage_starts_equal_to_the_last_one(tmp_path):
     trainer = begun(load_run(file, [f"output.folder={tmp_path}"]))
     for stage in range(2):
         for _ in range(2):
-            trainer.advance()
+            trainer.train_step()
         before = weights(trainer)
         trainer.save()
-        trainer.enter(disk.newest(tmp_path / disk.FOLDER))
+        trainer.setup_stage(disk.newest(tmp_path / disk.FOLDER))
         assert trainer.stage_index == stage + 1
         after = weights(trainer)
         assert all(torch.equal(after[n], w) for n, w in before.items())
@@ -193,7 +193,7 @@ def test_every_weight_is_trained(tmp_path):
     )
     before = weights(trainer)
     for _ in range(4):
-        trainer.advance()
+        trainer.train_step()
     # Left out: what no input reaches by design, e.g. tokens that did not occur, an encoder's unused pooling.
     free = ("token_embedding", "position_embedding", "shared", "relative_attention_bias", "post_layernorm")
     after = weights(trainer)
@@ -211,7 +211,7 @@ def test_only_the_parts_that_are_asked_for_train(tmp_path):
     trainer = begun(config)
     before = weights(trainer)
     for _ in range(4):
-        trainer.advance()
+        trainer.train_step()
     after = weights(trainer)
     changed = {n for n in after if n.startswith("weights.") and not torch.equal(after[n], before[n])}
     assert changed
@@ -232,7 +232,7 @@ def test_accumulated_rounds_make_the_gradient_of_the_whole_batch(tmp_path):
     made = []
     for rounds in (1, 2, 4):
         trainer = begun(run(tmp_path / str(rounds), *plain, f"optim.accumulate={rounds}"))
-        made.append(trainer.advance())
+        made.append(trainer.train_step())
     for other in made[1:]:
         assert other["grad_norm"] == pytest.approx(made[0]["grad_norm"], rel=1e-4)
         assert float(other["diffusion"]) == pytest.approx(float(made[0]["diffusion"]), rel=1e-5)
@@ -300,10 +300,10 @@ def test_what_an_optimizer_keeps_is_counted():
 def test_a_gradient_without_numbers_spoils_nothing(tmp_path):
     trainer = begun(run(tmp_path))
     before = weights(trainer)
-    head = trainer.learner.unet.out[2]
+    head = trainer.objective.unet.out[2]
     head.register_full_backward_hook(lambda module, inward, outward: (inward[0] * float("inf"),))
     with pytest.raises(TrainingError, match=r"lower optim\.lr"):
-        trainer.advance()
+        trainer.train_step()
     assert same(weights(trainer), before)
 
 
@@ -500,7 +500,7 @@ def test_stopping_at_the_end_of_a_stage_keeps_it(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, load)
 
-    monkeypatch.setattr(Trainer, "advance", stops)
+    monkeypatch.setattr(Trainer, "train_step", stops)
     assert not train(config).done
     monkeypatch.undo()
     ends = disk.checkpoints(tmp_path / disk.FOLDER)[0]
@@ -535,7 +535,7 @@ def test_what_is_logged_is_the_mean_since_the_last_line(tmp_path, monkeypatch):
         seen.append((f"{take.source.name} {take.bucket}", float(numbers[self.headline]), float(numbers["grad_norm"])))
         return numbers
 
-    monkeypatch.setattr(Trainer, "advance", noted)
+    monkeypatch.setattr(Trainer, "train_step", noted)
     changes = ["output.log_every=3", "optim.steps=7", "output.validation_clips=0", f"output.folder={tmp_path / 'run'}"]
     changes += ["sources.stills.kind=tiny_stills", "data.mix.tiny=0.5", "data.mix.stills=0.5", "output.loggers=()"]
     headline = train(load_run("tiny", ["device=cpu", "optim.batch_size=2", *changes])).headline
@@ -560,11 +560,11 @@ def test_a_gradient_that_is_no_number_names_clip_or_rate(tmp_path, field):
     trainer.resume()
     load = trainer.load(0)
     if field is None:
-        next(iter(trainer.learner.unet.parameters())).data.fill_(float("nan"))
+        next(iter(trainer.objective.unet.parameters())).data.fill_(float("nan"))
     else:
         getattr(load[0][0], field)[1].fill_(float("nan"))
     with pytest.raises(TrainingError) as told:
-        trainer.advance(load)
+        trainer.train_step(load)
     name = trainer.mix.at(0).source.clip_name(trainer.mix.at(0).bucket, trainer.mix.at(0).indices[1])
     if field is None:
         assert "its clips are sound" in str(told.value)

@@ -7,7 +7,7 @@ from dreamfactory.model_patches import UNetConfig
 from dreamfactory.schedulers import ScheduleConfig, min_snr_weights, snr
 from dreamfactory.training.batch import Batch
 from dreamfactory.training.config import DropoutConfig, LossConfig
-from dreamfactory.training.video.objective import Learner, draw, flow_loss
+from dreamfactory.training.video.objective import DiffusionObjective, draw, flow_loss
 
 
 class Codec(torch.nn.Module):
@@ -43,7 +43,9 @@ class Words(torch.nn.Module):
 
 
 def learner(network, loss=None, dropout=None, grey=None):
-    return Learner(network, Codec(), {"text": Words()}, loss or LossConfig(), dropout or DropoutConfig(), grey)
+    return DiffusionObjective(
+        network, Codec(), {"text": Words()}, loss or LossConfig(), dropout or DropoutConfig(), grey
+    )
 
 
 def clips(count, frames=2, size=16):

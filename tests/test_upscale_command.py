@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from dreamfactory.cli import main
-from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, save_rcan
+from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.media.files import read_image, write_video

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dreamfactory.errors import CheckpointError, ConfigError
-from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, save_rcan
+from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.model_patches.upscaling.upscaler.upscaler import (
     STRIP_ELSEWHERE,
     Enlarger,

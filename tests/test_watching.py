@@ -75,8 +75,8 @@ def test_prompts_are_encoded_before_a_cache_lets_the_encoders_go(picture, tmp_pa
         given = [f"sources={{'mine': {{'path': {str(clips)!r}}}}}", f"data.cache={cache}", "output.validation_clips=1"]
         given += [f"output.folder={tmp_path / name}", asking(picture, "the red circle moves up")]
         trainer = Trainer(load_run("tiny", [*PACE, *OF_DEMO, *given]), say=lambda text: None)
-        trainer.enter(None)
-        assert (trainer.learner.encoder("text") is None) == (name == "cached")
+        trainer.setup_stage(None)
+        assert (trainer.objective.encoder("text") is None) == (name == "cached")
         _, _, sheet, problem = trainer.validate()
         assert problem is None
         shots.append(torch.tensor(frames(sheet.with_name(f"{sheet.stem}-prompts.mp4"))[-1]).float())
@@ -87,7 +87,7 @@ def test_truth_and_sample_are_side_by_side(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("dreamfactory.training.video.validation.comparison_sheet", lambda *a, **k: seen.append((a, k)))
     trainer = Trainer(load_run("tiny", [*PACE, "output.validation_clips=3", f"output.folder={tmp_path}"]), say=print)
-    trainer.enter(None)
+    trainer.setup_stage(None)
     trainer.validate()
     ((_, rows, captions), how), source = seen[0], trainer.validation.source
     assert list(how["heads"]) == ["first frame", "truth", "sample"]
@@ -113,7 +113,7 @@ def test_a_resumed_run_does_not_begin_with_a_sheet(tmp_path, monkeypatch):
 def test_prompts_that_a_network_cannot_be_asked_are_one_sentence(picture, tmp_path):
     def begun(preset, *more):
         trainer = Trainer(load_run(preset, ["device=cpu", f"output.folder={tmp_path}", *more]), say=lambda text: None)
-        trainer.enter(None)
+        trainer.setup_stage(None)
 
     with pytest.raises(TrainingError, match=r"output.prompts\[1\] has no picture, and this network animates one"):
         begun("tiny", "output.prompts=[{'text': 'a'}]")

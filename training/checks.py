@@ -9,8 +9,8 @@ from ..errors import TrainingError
 from ..model_patches import UNetConfig
 from ..model_patches.network.parts import PARTS
 from ..model_patches.network.presets import preset
-from .config import OptimConfig, RunConfig, StageConfig
-from .super_resolution.config import DegradationConfig, check as check_degradation
+from .config import OptimConfig, RunConfig, StageConfig, UpscalerStageConfig, VideoStageConfig
+from .super_resolution.config import check as check_degradation
 
 CHOICES = {
     "precision": ("fp32", "bf16", "fp16"),
@@ -49,9 +49,10 @@ def check(config: RunConfig) -> None:
         for name in named:
             if not NAME.fullmatch(name):
                 raise TrainingError(f"{kind} {name!r}: names are letters, digits, dots, dashes and underlines.")
-    if len({stage.upscaler and replace(stage.upscaler, patch=0) for stage in config.stages}) > 1:
+    upscalers = [getattr(stage, "upscaler", None) for stage in config.stages]
+    if len({sizes and replace(sizes, patch=0) for sizes in upscalers}) > 1:
         raise TrainingError("upscaler differs between stages; all must train the same network, or none an upscaler.")
-    if len({stage.model.lora for stage in config.stages}) > 1:
+    if len({stage.model.lora for stage in config.stages if isinstance(stage, VideoStageConfig)}) > 1:
         raise TrainingError("model.lora differs between stages; it must be the same in all of them.")
     _ranges(
         "output.",
@@ -69,7 +70,8 @@ def check(config: RunConfig) -> None:
 
 
 def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
-    data, optim, loss, model = stage.data, stage.optim, stage.loss, stage.model
+    """What both kinds of stages have."""
+    data, optim = stage.data, stage.optim
     least = {"frames": 1, "height": 8, "width": 8, "stride": 1, "windows": 1, "images_per_clip": 1, "validation": 0}
     _ranges(where + "data.", data, {**least, "workers": 0, "fps": 0.001})
     _ranges(
@@ -77,41 +79,23 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
         optim,
         {"steps": 1, "batch_size": 1, "accumulate": 1, "lr": 0, "warmup": 0, "clip": 0, "weight_decay": 0, "cycles": 1},
     )
-    _ranges(where + "loss.", loss, {"flow_weight": 0, "flow_scale": 1e-6, "min_snr_gamma": 0})
-    _ranges(where + "loss.", loss, {"gan_weight": 0, "temporal_weight": 0})
-    if stage.upscaler is not None:
-        if config.output.prompts:
-            raise TrainingError("output.prompts are asked of video networks; leave them out of super-resolution.")
-        _check_upscaler(stage, where)
-    elif loss.gan_weight or loss.temporal_weight or stage.degradation != DegradationConfig():
-        raise TrainingError(
-            f"{where}degradation, loss.gan_weight and loss.temporal_weight are of super-resolution; add [upscaler]."
-        )
-    dropout = [f.name for f in fields(stage.dropout) if f.name != "image_means"]
-    shares = {f"dropout.{name}": getattr(stage.dropout, name) for name in dropout}
     for name, factor in optim.lr_scale.items():
         if not factor >= 0:
             raise TrainingError(f"{where}optim.lr_scale.{name} is {factor}; expected at least 0.")
-    shares["continuation.share"] = stage.continuation.share
-    shares |= {
-        "optim.betas[0]": optim.betas[0],
-        "optim.betas[1]": optim.betas[1],
-        "optim.ema": optim.ema,
-        "optim.cosine_from": optim.cosine_from,
+    shares = {
+        "betas[0]": optim.betas[0],
+        "betas[1]": optim.betas[1],
+        "ema": optim.ema,
+        "cosine_from": optim.cosine_from,
     }
     for name, value in shares.items():
-        if not 0 <= value <= 1 or (name.startswith(("optim.betas", "optim.ema")) and value == 1):
-            raise TrainingError(f"{where}{name} is {value}; expected 0 to 1.")
-    if data.cache and stage.upscaler is None:
-        reads = ["text"] if model.preset == "start" else encoders_of(model.network())
-        fresh = next((name for name in reads if getattr(config.encoders, name) == "fresh"), None)
-        if fresh is not None:
-            raise TrainingError(
-                f"{where}data.cache keeps what frozen encoders make, and encoders.{fresh} trains ('fresh'); name its "
-                "folder, or leave data.cache out."
-            )
-    if model.lora is None and model.train == ("predict_net",) and not loss.flow_weight:
-        raise TrainingError(f"{where}model.train is predict_net alone, which learns from loss.flow_weight above 0.")
+        _share(f"{where}optim.{name}", value)
+        if value == 1 and name != "cosine_from":
+            raise TrainingError(f"{where}optim.{name} is {value}; expected 0 to 1.")
+    if isinstance(stage, UpscalerStageConfig):
+        _check_upscaler(stage, config, where)
+    else:
+        _check_video(stage, config, where)
     if data.height % 8 or data.width % 8:
         raise TrainingError(f"{where}data is {data.width}x{data.height}; both sides must be multiples of 8.")
     if optim.batch_size % optim.accumulate:
@@ -125,15 +109,42 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
             raise TrainingError(f"{where}data.mix.{name} is {data.mix[name]}; expected a share above 0.")
     if not config.sources:
         raise TrainingError("there is nothing to train on; name a source, as [sources.mine] with its path.")
+    rates = PARTS if isinstance(stage, VideoStageConfig) else ("network", "discriminator")
+    for name in optim.lr_scale:
+        if name not in rates:
+            raise TrainingError(f"{where}optim.lr_scale: there is no part {name!r}; choose from {', '.join(rates)}.")
+    for name, allowed in CHOICES.items():
+        *tables, leaf = name.split(".")
+        owner = config if not tables else getattr(stage, tables[0], None) or getattr(config, tables[0], None)
+        value = getattr(owner, leaf) if owner is not None else allowed[0]
+        if value not in allowed:
+            choices = ", ".join(str(a) for a in allowed if a is not None)
+            raise TrainingError(f"{name} is {value!r}; expected one of {choices}.")
+    _check_pace(optim, where)
+
+
+def _check_video(stage: VideoStageConfig, config: RunConfig, where: str) -> None:
+    loss, model = stage.loss, stage.model
+    _ranges(where + "loss.", loss, {"flow_weight": 0, "flow_scale": 1e-6, "min_snr_gamma": 0})
+    for field in fields(stage.dropout):
+        if field.name != "image_means":
+            _share(f"{where}dropout.{field.name}", getattr(stage.dropout, field.name))
+    _share(f"{where}continuation.share", stage.continuation.share)
+    if stage.data.cache:
+        reads = ["text"] if model.preset == "start" else encoders_of(model.network())
+        fresh = next((name for name in reads if getattr(config.encoders, name) == "fresh"), None)
+        if fresh is not None:
+            raise TrainingError(
+                f"{where}data.cache keeps what frozen encoders make, and encoders.{fresh} trains ('fresh'); name its "
+                "folder, or leave data.cache out."
+            )
+    if model.lora is None and model.train == ("predict_net",) and not loss.flow_weight:
+        raise TrainingError(f"{where}model.train is predict_net alone, which learns from loss.flow_weight above 0.")
     follows = model.preset == "start" and config.start.network is not None  # known when the file is read
     if loss.flow_weight > 0 and not (follows or model.network().predict_net):
         raise TrainingError(
             f"{where}loss.flow_weight needs the network's predict_net; set {where}model.config.predict_net = true."
         )
-    rates = ("network", "discriminator") if stage.upscaler is not None else PARTS
-    for name in optim.lr_scale:
-        if name not in rates:
-            raise TrainingError(f"{where}optim.lr_scale: there is no part {name!r}; choose from {', '.join(rates)}.")
     for name in (*model.train, *(model.lora.parts if model.lora else ())):
         if name not in PARTS and not (name == "all" and name in model.train):
             raise TrainingError(f"{where}model: there is no part {name!r}; choose from all, {', '.join(PARTS)}.")
@@ -142,14 +153,6 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
     if model.lora and not 1 <= model.lora.rank <= 1024:
         raise TrainingError(f"{where}model.lora.rank is {model.lora.rank}; expected 1 to 1024.")
     stage.noise  # noqa: B018 (raises ScheduleError with a sentence)
-    for name, allowed in CHOICES.items():
-        *tables, leaf = name.split(".")
-        owner = config if not tables else getattr(stage if hasattr(stage, tables[0]) else config, tables[0])
-        value = getattr(owner, leaf)
-        if value not in allowed:
-            choices = ", ".join(str(a) for a in allowed if a is not None)
-            raise TrainingError(f"{name} is {value!r}; expected one of {choices}.")
-    _check_pace(optim, where)
 
 
 def _check_pace(optim: OptimConfig, where: str) -> None:
@@ -178,7 +181,7 @@ def encoders_of(network: UNetConfig) -> list[str]:
     return used
 
 
-def check_continuation(stage: StageConfig, network: UNetConfig) -> None:
+def check_continuation(stage: VideoStageConfig, network: UNetConfig) -> None:
     """Whether a stage's network can be given the first frames of its clips."""
     if not stage.continuation.share:
         return
@@ -195,10 +198,11 @@ def check_continuation(stage: StageConfig, network: UNetConfig) -> None:
         )
 
 
-def _check_upscaler(stage: StageConfig, where: str) -> None:
+def _check_upscaler(stage: UpscalerStageConfig, config: RunConfig, where: str) -> None:
     sizes, data, loss = stage.upscaler, stage.data, stage.loss
-    if stage.continuation.share:
-        raise TrainingError(f"{where}continuation is of video networks; take it out of super-resolution.")
+    _ranges(where + "loss.", loss, {"gan_weight": 0, "temporal_weight": 0})
+    if config.output.prompts:
+        raise TrainingError("output.prompts are asked of video networks; leave them out of super-resolution.")
     least = {"groups": 1, "blocks": 1, "features": 3, "reduction": 1, "patch": 32, "discriminator": 1}
     _ranges(where + "upscaler.", sizes, least)
     if sizes.features < sizes.reduction:
@@ -214,11 +218,12 @@ def _check_upscaler(stage: StageConfig, where: str) -> None:
         raise TrainingError(f"{where}loss.temporal_weight compares frames, and data.frames is 1; set it to 2 or more.")
     if data.cache:
         raise TrainingError(f"{where}data.cache keeps what a video network reads; leave it out for super-resolution.")
-    if loss.flow_weight:
-        raise TrainingError(f"{where}loss.flow_weight is of video networks; super-resolution has loss.temporal_weight.")
-    if stage.model.lora or stage.model.train != ("all",):
-        raise TrainingError(f"{where}model.train and model.lora are of video networks; leave them out.")
     check_degradation(stage.degradation, where + "degradation.")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise TrainingError(f"{name} is {value}; expected 0 to 1.")
 
 
 def _ranges(where: str, table, least: dict[str, float]) -> None:

@@ -1,9 +1,9 @@
 """A run as data: what a run file may say, every field typed and explained.
 
-A run has one stage or several; a stage is the run with some settings changed. `[model]`, `[schedule]`, `[data]`,
-`[optim]`, `[loss]` and `[dropout]`, for super-resolution `[upscaler]` and `[degradation]`, hold for every stage; a
-`[[stage]]` says what is different in it. Stage changes are checkpoints. The resolved config is saved in every
-checkpoint, so a checkpoint says how it was made.
+A run has one stage or several; a stage is the run with some settings changed. `[data]`, `[optim]` and `[loss]` hold for
+every stage; of a video network `[model]`, `[schedule]`, `[dropout]` and `[continuation]` too, of super-resolution
+`[upscaler]` and `[degradation]`. A `[[stage]]` says what is different in it. Stage changes are checkpoints. The config
+is saved with every setting in every checkpoint, so a checkpoint says how it was made.
 """
 
 from __future__ import annotations
@@ -129,10 +129,17 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
+    """Of a video network, beside the squared error of what it predicts (FD Eq. 7)."""
+
     flow_weight: float = 0.0  # gamma of FD Eq. 4; needs predict_net
     flow_scale: float = 1.0  # latent pixels per frame that count as 1: the typical motion of the data
     min_snr_gamma: float | None = None
-    # Of super-resolution, beside the absolute error, which weighs 1:
+
+
+@dataclass(frozen=True)
+class UpscalerLossConfig:
+    """Of super-resolution, beside the absolute error, which weighs 1."""
+
     gan_weight: float = 0.0  # vanilla GAN (VF 4); 0: no discriminator
     temporal_weight: float = 0.0  # the error's change along the motion
 
@@ -185,18 +192,40 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """A stage with every setting resolved. With `upscaler`, model, schedule and dropout do not count."""
+    """A stage with every setting resolved: of a video network, or of super-resolution."""
 
     name: str = "train"
-    model: ModelConfig = field(default_factory=ModelConfig)
-    upscaler: UpscalerConfig | None = None
-    degradation: DegradationConfig = field(default_factory=DegradationConfig)
-    schedule: dict[str, Any] = field(default_factory=dict)  # fields of ScheduleConfig, on those of `preset` if given
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    @property
+    def with_flow(self) -> bool:
+        """Whether batches come with their optical flow in latent pixels."""
+        return False
+
+
+@dataclass(frozen=True)
+class UpscalerStageConfig(StageConfig):
+    """A stage of super-resolution: one that has `[upscaler]`."""
+
+    upscaler: UpscalerConfig = field(default_factory=UpscalerConfig)
+    degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    loss: UpscalerLossConfig = field(default_factory=UpscalerLossConfig)
+
+
+@dataclass(frozen=True)
+class VideoStageConfig(StageConfig):
+    """A stage of a video network."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    schedule: dict[str, Any] = field(default_factory=dict)  # fields of ScheduleConfig, on those of `preset` if given
     loss: LossConfig = field(default_factory=LossConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     continuation: ContinuationConfig = field(default_factory=ContinuationConfig)
+
+    @property
+    def with_flow(self) -> bool:
+        return self.loss.flow_weight > 0
 
     @property
     def noise(self) -> ScheduleConfig:
@@ -220,26 +249,14 @@ class RunConfig:
     start: StartConfig = field(default_factory=StartConfig)
     encoders: EncoderConfig = field(default_factory=EncoderConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
-    stages: tuple[StageConfig, ...] = (StageConfig(),)
+    stages: tuple[StageConfig, ...] = (VideoStageConfig(),)
 
     @property
     def steps(self) -> int:
         return sum(stage.optim.steps for stage in self.stages)
 
-    def stage_at(self, step: int) -> int:
-        """Index of the stage that does this step (counted from 0 over the run); the last one at the end."""
-        for i, stage in enumerate(self.stages):
-            if step < stage.optim.steps:
-                return i
-            step -= stage.optim.steps
-        return len(self.stages) - 1
-
     def first_step(self, stage: int) -> int:
         return sum(s.optim.steps for s in self.stages[:stage])
 
     def to_dict(self) -> dict:
-        values = json.loads(json.dumps(asdict(self)))
-        for stage in values["stages"]:
-            if stage["upscaler"] is None:  # of no account, and its defaults may change
-                stage.pop("degradation")
-        return values
+        return json.loads(json.dumps(asdict(self)))

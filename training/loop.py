@@ -20,7 +20,6 @@ from .logs import METRICS, Log
 from .means import Means
 from .parallel import any_process, mean_over_processes, of_every_process
 from .summary import write_summary
-from .super_resolution.trainer import UpscalerTrainer
 from .trainer import Trainer
 
 # What a run leaves in its folder.
@@ -35,8 +34,7 @@ def train(config: RunConfig, *, resume: bool = True) -> Trainer:
     resume: go on from the newest whole checkpoint of `output.folder`; False moves what is there aside.
     Raises TrainingError with one sentence.
     """
-    kind = UpscalerTrainer if config.stages[0].upscaler else Trainer
-    trainer = kind(config, resume=resume)
+    trainer = Trainer(config, resume=resume)
     folder = trainer.folder
     check_places(config, resume)
     try:
@@ -65,7 +63,7 @@ def train(config: RunConfig, *, resume: bool = True) -> Trainer:
             saved = _run_stage(trainer, stop, log, bar, saved)
             if trainer.stage_done and not trainer.done and not stop.asked:
                 with stop.suspended():  # nothing is lost while files are read and encoded
-                    trainer.enter(disk.checkpoints(folder / disk.FOLDER)[-1])  # written and hashed just now
+                    trainer.setup_stage(disk.checkpoints(folder / disk.FOLDER)[-1])  # written and hashed just now
         if trainer.done:
             finish(trainer)
         else:
@@ -84,7 +82,7 @@ def _run_stage(trainer: Trainer, stop: Stop, log: Log | None, bar: tqdm, saved: 
     for load in trainer.loads():
         means.loaded()
         take = trainer.mix.at(trainer.stage_step)
-        means.add(trainer.advance(load), trainer.headline, f"{take.source.name} {take.bucket}")
+        means.add(trainer.train_step(load), trainer.task.headline, f"{take.source.name} {take.bucket}")
         bar.update()
         step, ends = trainer.step, trainer.stage_done
         stop.asked = any_process(trainer.accelerator, stop.asked)
@@ -95,7 +93,7 @@ def _run_stage(trainer: Trainer, stop: Stop, log: Log | None, bar: tqdm, saved: 
             marks = [*marks[-(PACE // output.log_every + 1) :], (time.perf_counter(), step)]
             pace = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
             clips = pace * stage.optim.batch_size
-            bar.set_postfix(loss=f"{numbers[trainer.headline]:.4f}", clips_per_s=f"{clips:.3g}")
+            bar.set_postfix(loss=f"{numbers[trainer.task.headline]:.4f}", clips_per_s=f"{clips:.3g}")
             if log is not None:
                 memory = _memory(trainer.accelerator.device)
                 pace_of = {"clips_per_s": round(clips, 3), **seconds, **memory}
@@ -143,7 +141,7 @@ def finish(trainer: Trainer) -> None:
     failed = {name: of_every_process(trainer.accelerator, s.failures()) for name, s in trainer.sources.items()}
     if trainer.main:
         trainer.export(made, trainer.folder)
-        out = trainer.deliver(made)
+        out = trainer.task.save_bundle(made, trainer.folder)
         with disk.disk_errors(trainer.folder, "summary"):
             for name, source in trainer.sources.items():
                 try:

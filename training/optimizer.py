@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..model_patches.network.parts import part_of
 from .config import OptimConfig
+from .parallel import spread_like
 
 
 def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
@@ -88,6 +89,19 @@ class Average:
         self.decay = decay
         self.weights = {name: weight.detach().clone() for name, weight in named.items()}
         self.born = dict.fromkeys(self.weights, step)
+
+    def facts(self) -> dict[str, dict[str, int]]:
+        """When each average began, where that was later than the run."""
+        return {"born": {name: step for name, step in self.born.items() if step}}
+
+    def load_state_dict(
+        self, weights: Mapping[str, Tensor], born: Mapping[str, int], like: Mapping[str, Tensor]
+    ) -> None:
+        """Averages by name, of those there are here; spread over the processes as the weights they are of."""
+        for name, weight in weights.items():
+            if name in like:
+                self.weights[name] = spread_like(weight, like[name])
+                self.born[name] = born.get(name, 0)
 
     @torch.no_grad()
     def update(self, named: Mapping[str, Tensor], step: int) -> None:

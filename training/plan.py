@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..model_patches import UNetConfig, VideoUNet
-from .config import RunConfig, StageConfig
+from .config import RunConfig, StageConfig, UpscalerStageConfig, VideoStageConfig
 from .live import Live
 from .optimizer import state_bytes
 from .start import Start
 from .super_resolution import activations as upscaler
+from .task import DTYPES
 from .video import lora, models
 
 GIB = 2**30
@@ -127,7 +128,7 @@ def plan(
     frozen = sum(p.numel() for p in unet.parameters()) - trained
     kept = sum(p.numel() for n, p in unet.named_parameters() if n in changed and n not in learns)
     clips = _clips(stage, processes)
-    active = activations(network, stage, models.DTYPES[config.precision], clips)
+    active = activations(network, stage, DTYPES[config.precision], clips)
     return _table(config, stage, trained, frozen, kept, clips, active, state)
 
 
@@ -136,7 +137,7 @@ def plan_upscaler(config: RunConfig, stage: StageConfig, processes: int = 1) -> 
     clips = _clips(stage, processes)
     learns = upscaler.trained(stage)
     count, averaged = (sum(p.numel() for p in m.parameters()) for m in (learns, learns["network"]))
-    active = upscaler.activations(stage, models.DTYPES[config.precision], clips)
+    active = upscaler.activations(stage, DTYPES[config.precision], clips)
     state = state_bytes(stage.optim.optimizer, list(learns.parameters()))
     return _table(config, stage, count, 0, 0, clips, active, state, averaged)
 
@@ -157,7 +158,7 @@ def _table(
     averaged: int | None = None,
 ) -> dict[str, float]:
     averaged = trained if averaged is None else averaged
-    dtype = models.DTYPES[config.precision]
+    dtype = DTYPES[config.precision]
     half = dtype.itemsize if config.precision != "fp32" else 0
     sizes = {
         "frozen weights": (frozen - kept) * dtype.itemsize + kept * 4,
@@ -178,13 +179,13 @@ def networks(config: RunConfig) -> tuple[list[UNetConfig | None], str]:
     Raises TrainingError where it follows a file that is not there, and start.release does not say what that is.
     """
     start, source, found = Start(config.start), None, []
-    follows = any(stage.upscaler is None and stage.model.preset == "start" for stage in config.stages)
+    follows = any(isinstance(stage, VideoStageConfig) and stage.model.preset == "start" for stage in config.stages)
     if follows and config.start.network is not None:
         source = start.config()
     for stage in config.stages:
-        if stage.upscaler is None:
+        if isinstance(stage, VideoStageConfig):
             source = stage.model.network(source)
-        found.append(None if stage.upscaler is not None else source)
+        found.append(source if isinstance(stage, VideoStageConfig) else None)
     told = f"{config.start.network} is not there; this goes by the preset {config.start.release}, its start.release."
     return found, told if follows and start.missing else ""
 
@@ -208,7 +209,7 @@ def show(config: RunConfig, processes: int = 1) -> str:
         for name, value in rows.items():
             unit = "M weights" if name.endswith(", M") else "GiB"
             lines.append(f"    {name.removesuffix(', M'):<34}{value:10.2f} {unit}")
-    if config.stages[0].upscaler is not None:
+    if isinstance(config.stages[0], UpscalerStageConfig):
         lines.append("The VAE is not in it, which passes one frame after the other.")
     else:
         lines.append("Frozen encoders and the VAE are not in it: with data.cache they leave before training.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import TrainingError, reason, some
 from .checks import check
-from .config import RunConfig, StageConfig
+from .config import LossConfig, RunConfig, StageConfig, UpscalerLossConfig, UpscalerStageConfig, VideoStageConfig
 from .settings import build, check_plain, known, merged, override
 
 try:
@@ -17,6 +17,8 @@ except ImportError:  # Python 3.10
     import tomli as tomllib
 
 PRESETS = Path(__file__).parent / "presets"
+LOSSES = {VideoStageConfig: LossConfig, UpscalerStageConfig: UpscalerLossConfig}
+OF = {VideoStageConfig: "video networks", UpscalerStageConfig: "super-resolution"}
 
 
 def load_run(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
@@ -45,8 +47,9 @@ def load_run(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
 
 def from_dict(values: dict) -> RunConfig:
     """From a run file's plain data, or from `RunConfig.to_dict`'s. Raises TrainingError with one sentence."""
-    values, own = dict(values), [f.name for f in fields(StageConfig)]
+    values = dict(values)
     resolved = values.pop("stages", None)
+    own = list(dict.fromkeys(f.name for kind in (VideoStageConfig, UpscalerStageConfig) for f in fields(kind)))
     shared = {name: values.pop(name) for name in own if name in values}
     stages = values.pop("stage", [{}]) if resolved is None else resolved
     if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
@@ -56,9 +59,32 @@ def from_dict(values: dict) -> RunConfig:
     for i, stage in enumerate(stages, start=1):
         where = f"stage.{i}." if len(stages) > 1 else ""
         known(stage, own, where)
-        name = {"name": f"stage{i}" if len(stages) > 1 else "train"}
-        built.append(build(StageConfig, {**name, **merged(shared, stage)}, where))
+        stage = {"name": f"stage{i}" if len(stages) > 1 else "train", **merged(shared, stage)}
+        built.append(_stage(stage, where, resolved is not None))
     # A stage of no steps is passed over; a run of none is refused by the check.
     config = replace(build(RunConfig, values), stages=tuple(s for s in built if s.optim.steps) or tuple(built))
     check(config)
     return config
+
+
+def _stage(values: dict, where: str, resolved: bool) -> StageConfig:
+    """Of one of the two kinds. resolved: written by a run, maybe when a stage had the tables of both."""
+    upscaler = values.get("upscaler") is not None
+    kind, other = (UpscalerStageConfig, VideoStageConfig) if upscaler else (VideoStageConfig, UpscalerStageConfig)
+    mine = _names(kind)
+    foreign = [name for name in values if name not in mine]
+    loss = values.get("loss")
+    loss_names = _names(LOSSES[kind])
+    foreign += [f"loss.{name}" for name in (loss if isinstance(loss, dict) else ()) if name in _names(LOSSES[other])]
+    if foreign and not resolved:
+        remedy = "leave it out of super-resolution" if upscaler else "add [upscaler]"
+        raise TrainingError(f"{where}{foreign[0]} is of {OF[other]}; {remedy}.")
+    if resolved:
+        values = {name: value for name, value in values.items() if name in mine}
+        if isinstance(loss, dict):
+            values["loss"] = {name: value for name, value in loss.items() if name in loss_names}
+    return build(kind, values, where)
+
+
+def _names(kind: type) -> list[str]:
+    return [f.name for f in fields(kind)]

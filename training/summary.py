@@ -14,7 +14,7 @@ def write_summary(trainer) -> Path:
     lines = read(folder / METRICS)
     pictures = sorted((folder / "validation").glob("step-*.png"))
     ends = [trainer.config.first_step(i) for i in range(1, len(trainer.config.stages))]
-    curves = _curves(lines, ends, trainer.headline, folder / "curves.png")
+    curves = _curves(lines, ends, trainer.task.headline, folder / "curves.png")
     page = [
         f"# {folder.name}",
         "",
@@ -24,10 +24,10 @@ def write_summary(trainer) -> Path:
     config, last = trainer.config, 0
     for i, stage in enumerate(config.stages):
         last = config.first_step(i) + stage.optim.steps
-        training = [x for x in lines if trainer.headline in x and x["step"] <= last]
+        training = [x for x in lines if trainer.task.headline in x and x["step"] <= last]
         checked = [x for x in lines if "validation_loss" in x and x["step"] <= last]
         data = stage.data
-        loss = f"{training[-1][trainer.headline]:.4f}" if training else ""
+        loss = f"{training[-1][trainer.task.headline]:.4f}" if training else ""
         held = f"{checked[-1]['validation_loss']['loss']:.4f}" if checked and checked[-1]["validation_loss"] else ""
         scores = ", ".join(f"{k} {v:.3f}" for k, v in checked[-1]["validation"].items()) if checked else ""
         size = f"{data.frames}x{data.height}x{data.width}"

@@ -61,7 +61,8 @@ def _takes_stills(config: RunConfig, stage: StageConfig, network: UNetConfig) ->
 def _data(stage: StageConfig, network: UNetConfig | None) -> tuple:
     """What decides on the clips of a stage, and what is told of them."""
     reads = None if network is None else (network.motion_text, network.frame_rate_embedding, network.first_frame_reach)
-    return repr(stage.data), stage.loss.flow_weight > 0, reads, stage.continuation.share > 0
+    goes_on = network is not None and stage.continuation.share > 0
+    return repr(stage.data), stage.with_flow, reads, goes_on
 
 
 def _readers(config: RunConfig, network: UNetConfig, say: Callable[[str], object]) -> dict[str, TextEncoder]:

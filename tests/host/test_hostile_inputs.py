@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dreamfactory.model_patches import UNetConfig, VideoUNet, save_patch, save_unet
-from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, save_rcan
+from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.schedulers import ScheduleConfig
 
 from .server import ROOT, queue_workflow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamfactory.model_patches.upscaling.upscaler.rcan import RCAN, RCANConfig, save_rcan
+from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, save_rcan
 
 from .server import queue_workflow, run_inside
 

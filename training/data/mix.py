@@ -19,7 +19,7 @@ from .source import Source
 
 
 @dataclass(frozen=True)
-class Take:
+class BatchPlan:
     """What one step reads."""
 
     source: Source
@@ -68,7 +68,7 @@ class Mix:
             chosen = self.choice == entry
             self.before[chosen] = np.arange(chosen.sum())
 
-    def at(self, step: int) -> Take:
+    def at(self, step: int) -> BatchPlan:
         """step: counted from 0 within the stage."""
         entry = int(self.choice[step])
         source, bucket, count = self.entries[entry]
@@ -76,9 +76,9 @@ class Mix:
         first = int(self.before[step]) * size
         if count is None:
             # Numbers of different entries of an endless source must not meet, nor those of another seed.
-            return Take(source, bucket, [_number(self.seed, entry, first + i) for i in range(size)])
+            return BatchPlan(source, bucket, [_number(self.seed, entry, first + i) for i in range(size)])
         places = range(first, first + size)
-        return Take(source, bucket, [int(self._round(entry, count, p // count)[p % count]) for p in places])
+        return BatchPlan(source, bucket, [int(self._round(entry, count, p // count)[p % count]) for p in places])
 
     def _round(self, entry: int, count: int, number: int) -> np.ndarray:
         return _permutation(self.seed, entry, count, number)

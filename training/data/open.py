@@ -43,7 +43,6 @@ def open_sources(
     folder: of reports, a folder in it a stage; None: "data" in the output folder.
     readers: the text encoders, "text" and "motion": what they cannot read is told.
     """
-    with_flow = stage.loss.flow_weight > 0
     rate = None if network is None or network.frame_rate_embedding == "off" else network.frame_rate_embedding
     joins = network is not None and network.motion_text == "off"
     place = (folder or Path(config.output.folder) / "data") / stage.name
@@ -57,7 +56,7 @@ def open_sources(
                 name,
                 stage.data,
                 stills=given.kind == "tiny_stills",
-                with_flow=with_flow,
+                with_flow=stage.with_flow,
                 downscale=downscale,
                 joins=joins,
             )
@@ -73,7 +72,7 @@ def open_sources(
                 stage.data,
                 seed=config.seed,
                 validation=stage.data.validation,
-                with_flow=with_flow,
+                with_flow=stage.with_flow,
                 downscale=downscale,
                 cache=Cache(Path(stage.data.cache)) if stage.data.cache else None,
                 encoders=encoders,

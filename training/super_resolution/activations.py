@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from ...model_patches.upscaling.rcan import RCAN
-from ..config import StageConfig
+from ..config import UpscalerStageConfig
 from ..live import Live
 from .discriminator import Discriminator
 from .losses import gan
 
 
-def trained(stage: StageConfig, dtype: torch.dtype = torch.float32) -> nn.ModuleDict:
+def trained(stage: UpscalerStageConfig, dtype: torch.dtype = torch.float32) -> nn.ModuleDict:
     """What learns in a stage, without memory."""
     sizes = stage.upscaler
     with torch.device("meta"):
@@ -21,7 +21,7 @@ def trained(stage: StageConfig, dtype: torch.dtype = torch.float32) -> nn.Module
         return nn.ModuleDict({"network": network, **judge}).to(dtype)
 
 
-def activations(stage: StageConfig, dtype: torch.dtype, clips: int) -> int:
+def activations(stage: UpscalerStageConfig, dtype: torch.dtype, clips: int) -> int:
     """Peak bytes of one round's forward and backward pass, beside weights and their gradients."""
     learns = trained(stage, dtype)
     side, images = stage.upscaler.patch, clips * stage.data.frames

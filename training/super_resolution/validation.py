@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ...pipelines.media.sheets import INK, PAPER, font, save_image, to_uint8
-from ..config import OutputConfig, StageConfig
+from ..config import OutputConfig, UpscalerStageConfig
 from ..data.source import Source
-from .learner import SuperResolution
 from .measures import bicubic, measure
+from .objective import SuperResolution
 
 SIDE = 384  # of the squares looked at, pixels of the large picture
 SHOWN = 8
@@ -23,7 +23,7 @@ SHOWN = 8
 class Validation:
     """Validation clips of a stage: the middle square of each."""
 
-    def __init__(self, sources: dict[str, Source], stage: StageConfig, output: OutputConfig, seed: int) -> None:
+    def __init__(self, sources: dict[str, Source], stage: UpscalerStageConfig, output: OutputConfig, seed: int) -> None:
         self.stage, self.seed = stage, seed
         self.source, self.examples = None, []
         for source in sources.values():
@@ -37,21 +37,21 @@ class Validation:
         return bool(self.examples)
 
     @torch.no_grad()
-    def loss(self, learner: SuperResolution, device: torch.device) -> dict[str, float]:
+    def loss(self, objective: SuperResolution, device: torch.device) -> dict[str, float]:
         """The mean absolute error of ours and of bicubic."""
-        self.kept = [self._upscaled(learner, device, i) for i in range(len(self.examples))]
+        self.kept = [self._upscaled(objective, device, i) for i in range(len(self.examples))]
         ours = sum((made - truth).abs().mean().item() for _, made, truth in self.kept)
         plain = sum(
-            (bicubic(small, learner.network.scale) - truth).abs().mean().item() for small, _, truth in self.kept
+            (bicubic(small, objective.network.scale) - truth).abs().mean().item() for small, _, truth in self.kept
         )
         return {"loss": ours / len(self.kept), "loss of bicubic": plain / len(self.kept)}
 
     @torch.no_grad()
     def sample(
-        self, learner: SuperResolution, device: torch.device, step: int, folder: Path
+        self, objective: SuperResolution, device: torch.device, step: int, folder: Path
     ) -> tuple[dict[str, float], Path]:
         """Measures of `loss`'s clips, and the sheet: input, bicubic, ours, truth."""
-        scale, scores = learner.network.scale, defaultdict(list)
+        scale, scores = objective.network.scale, defaultdict(list)
         for small, made, truth in self.kept:
             for name, measured in measure({"": made, "bicubic_": bicubic(small, scale)}, truth).items():
                 for key, value in measured.items():
@@ -61,12 +61,12 @@ class Validation:
         self.kept = []
         return {name: sum(values) / len(values) for name, values in scores.items()}, sheet
 
-    def _upscaled(self, learner: SuperResolution, device: torch.device, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _upscaled(self, objective: SuperResolution, device: torch.device, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """One clip's damaged, upscaled and true frames, (t, 3, h, w) on the CPU."""
         example = self.examples[number]
         truth = middle(self.source.example_batch(example.bucket, [example.index]).frames[0], SIDE)
-        small = learner.damaged(truth[None].to(device), [(self.seed, "validation", number)])
-        return small.cpu(), learner.network(small).float().clamp(0, 1).cpu(), truth
+        small = objective.damaged(truth[None].to(device), [(self.seed, "validation", number)])
+        return small.cpu(), objective.network(small).float().clamp(0, 1).cpu(), truth
 
 
 def middle(clip: Tensor, side: int) -> Tensor:

@@ -18,13 +18,13 @@ from ...model_patches.network.parts import part_of
 from ...pipelines.bundle import DEMO, load_vae
 from ...pipelines.encoders import ImageEncoder, TextEncoder
 from ..checks import check_continuation, encoders_of
-from ..config import RunConfig, StageConfig
+from ..config import RunConfig, VideoStageConfig
 from ..start import Start
+from ..task import DTYPES
 from ..tiny_world.encoders import BOTH_LENGTH, image_encoder, motion_encoder, text_encoder
 from . import lora
 
 READ = (".json", ".txt", ".model")  # of an encoder, beside its weights
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -85,14 +85,14 @@ def advance(network: Network, config: RunConfig, stage: int) -> Network:
     return Network(unet, untouched & set(dict(unet.named_parameters())))
 
 
-def _with_lora(network: Network, stage: StageConfig, seed: int) -> Network:
+def _with_lora(network: Network, stage: VideoStageConfig, seed: int) -> Network:
     if stage.model.lora is not None:
         lora.inject(network.unet, stage.model.lora, seed)
         network.untouched = {n for n in dict(network.unet.named_parameters()) if not lora.is_lora(n)}
     return network
 
 
-def trainable(unet: nn.Module, stage: StageConfig) -> set[str]:
+def trainable(unet: nn.Module, stage: VideoStageConfig) -> set[str]:
     """Names of the network's weights that learn in a stage."""
     names = [name for name, _ in unet.named_parameters()]
     if stage.model.lora is not None:
@@ -122,7 +122,7 @@ def learns_from_stills(names: set[str]) -> bool:
     return any(part_of(name) not in MOVING for name in names)
 
 
-def set_trainable(unet: VideoUNet, stage: StageConfig, precision: str, untouched: set[str]) -> None:
+def set_trainable(unet: VideoUNet, stage: VideoStageConfig, precision: str, untouched: set[str]) -> None:
     """Let a stage's weights learn, in float32. The others are frozen.
 
     Frozen weights that are still as the starting file has them are kept in float16 where the run computes in half
@@ -199,7 +199,7 @@ def _mark(path: Path) -> str:
     return ",".join(f"{p.name}:{fingerprint(p)}" for p in files)
 
 
-def elsewhere(config: RunConfig, network: UNetConfig) -> dict[str, str | dict]:
+def external_parts(config: RunConfig, network: UNetConfig) -> dict[str, str | dict]:
     """Entries of a bundle for the parts a run did not make: they stay where they are, by path."""
     given, entries = config.encoders, {}
     if given.codec != "demo":

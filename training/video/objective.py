@@ -8,7 +8,6 @@ same however many processes and rounds share it, and a resumed run draws what th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ...schedulers import NoiseSchedule, min_snr_weights, snr
 from ..batch import Batch
 from ..config import DropoutConfig, LossConfig
+from ..random import generator
 
 
 @dataclass
@@ -41,12 +41,6 @@ class Continued:
     share: float
     frames: int
     reach: int
-
-
-def generator(*key: object) -> torch.Generator:
-    """A generator seeded by anything that prints."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def draw(
@@ -79,7 +73,7 @@ def draw(
     return Draws(torch.stack(t), torch.stack(noise), *torch.tensor(drops).unbind(1), *more)
 
 
-class Learner(nn.Module):
+class DiffusionObjective(nn.Module):
     """The network, the encoders that train with it, and the frozen ones, as one module with the loss as its output.
 
     encoders: "text", "motion", "image" as the network reads them; those without trainable weights are kept out of the

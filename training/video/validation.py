@@ -20,10 +20,11 @@ from ...pipelines.media.files import write_video
 from ...pipelines.media.sheets import comparison_sheet, spaced
 from ...pipelines.sampling import Prompt, sample
 from ..batch import Batch, Bucket
-from ..config import OutputConfig, StageConfig
+from ..config import OutputConfig, VideoStageConfig
 from ..data.source import Source
+from ..random import generator
 from ..tiny_world.demo import wall
-from .objective import Draws, Learner, generator
+from .objective import DiffusionObjective, Draws
 from .prompts import Asked
 
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -41,7 +42,7 @@ class Validation:
     def __init__(
         self,
         sources: dict[str, Source],
-        stage: StageConfig,
+        stage: VideoStageConfig,
         output: OutputConfig,
         empty: dict[str, Tensor],
         seed: int,
@@ -71,7 +72,7 @@ class Validation:
         return bool(self.examples or self.prompts)
 
     @torch.no_grad()
-    def loss(self, learner: Learner, device: torch.device) -> dict[str, float]:
+    def loss(self, objective: DiffusionObjective, device: torch.device) -> dict[str, float]:
         """The mean loss at each quantile of the timesteps, nothing dropped; keys "loss", "loss@0.1" …"""
         if not self.examples:
             return {}
@@ -80,12 +81,12 @@ class Validation:
         sums: dict[str, float] = {}
         for rows in self._rows():
             batch = self._batch(rows)
-            latents = _latent_shape(batch, learner)
+            latents = _latent_shape(batch, objective)
             for quantile in QUANTILES:
                 t = torch.full((len(rows),), int(quantile * len(schedule.alphas_cumprod)))
                 noise = [torch.randn(latents, generator=generator(self.seed, "validation", r, quantile)) for r in rows]
                 keep = torch.zeros(len(rows), dtype=torch.bool)
-                _, parts = learner(batch.to(device), Draws(t, torch.stack(noise), keep, keep, keep), schedule)
+                _, parts = objective(batch.to(device), Draws(t, torch.stack(noise), keep, keep, keep), schedule)
                 for name, value in parts.items():
                     name = "loss" if name == "diffusion" else name
                     share = value.item() * len(rows) / len(self.examples)
@@ -94,20 +95,22 @@ class Validation:
         return sums
 
     @torch.no_grad()
-    def sample(self, learner: Learner, device: torch.device, step: int, folder: Path) -> tuple[dict[str, float], Path]:
+    def sample(
+        self, objective: DiffusionObjective, device: torch.device, step: int, folder: Path
+    ) -> tuple[dict[str, float], Path]:
         """Clips of fixed noise; measures, and the sheet: first frame, truth, sample. mp4s lie beside it.
 
         The mp4 of validation clips shows truth and sample side by side.
         """
         sheet, rows, captions, scores = folder / f"step-{step:09d}.png", [], [], {}
         if self.examples:
-            clips, true = self._examples(learner, device)
+            clips, true = self._examples(objective, device)
             scores = self._measured(clips, true)
             captions = [e.motion for e in self.examples[:SHOWN]]
             rows = [[t[:1], spaced(t, ACROSS), spaced(c, ACROSS)] for c, t in zip(clips[:SHOWN], true, strict=False)]
             pairs = torch.cat([true, clips], -1)[:SHOWN]
             write_video(sheet.with_suffix(".mp4"), wall(pairs), 8, settings={"step": step, "captions": captions})
-        asked = [self._asked(learner, device, number) for number in range(len(self.prompts))]
+        asked = [self._asked(objective, device, number) for number in range(len(self.prompts))]
         if asked:
             own = [prompt.caption for prompt in self.prompts]
             rows += [
@@ -119,18 +122,20 @@ class Validation:
             captions = [*captions, *(f"your prompt: {caption}" for caption in own)]
         heads = ["first frame", "truth", "sample"]
         used = [k for k in range(3) if any(row[k] is not None for row in rows)]
-        if not reads_picture(learner.unet.config) and 0 in used:
+        if not reads_picture(objective.unet.config) and 0 in used:
             used.remove(0)
         rows = [[row[k] for k in used] for row in rows]
         title = f"step {step}: clips kept out of training" if self.examples else f"step {step}"
         comparison_sheet(sheet, rows, captions, heads=[heads[k] for k in used], title=title)
         return scores, sheet
 
-    def _examples(self, learner: Learner, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _examples(self, objective: DiffusionObjective, device: torch.device) -> tuple[Tensor, Tensor]:
         """(b, t, 3, h, w) of all validation clips: made, and true."""
         made, truth = [], []
         for rows in self._rows():
-            clips, true = self._clips(learner, self._batch(rows).to(device), self.bucket, [("sample", r) for r in rows])
+            clips, true = self._clips(
+                objective, self._batch(rows).to(device), self.bucket, [("sample", r) for r in rows]
+            )
             made.append(clips)
             truth.append(true)
         return torch.cat(made), torch.cat(truth)
@@ -144,32 +149,32 @@ class Validation:
             scores |= self.source.measure(clips, [e.index for e in self.examples])
         return scores
 
-    def _asked(self, learner: Learner, device: torch.device, number: int) -> Tensor:
+    def _asked(self, objective: DiffusionObjective, device: torch.device, number: int) -> Tensor:
         """(t, 3, h, w) of one of one's own prompts."""
         prompt = self.prompts[number]
-        made, _ = self._clips(learner, prompt.batch.to(device), prompt.bucket, [("prompt", number)])
+        made, _ = self._clips(objective, prompt.batch.to(device), prompt.bucket, [("prompt", number)])
         return made[0]
 
     def _clips(
-        self, learner: Learner, batch: Batch, bucket: Bucket, noise_of: Sequence[tuple]
+        self, objective: DiffusionObjective, batch: Batch, bucket: Bucket, noise_of: Sequence[tuple]
     ) -> tuple[Tensor, Tensor]:
         """(b, t, 3, h, w) in [0, 1] made, and the true ones, as the codec shows them. noise_of: each clip's seed."""
-        unet, codec = learner.unet, learner.frozen["codec"]
-        latents, frames = learner.latents(batch)
+        unet, codec = objective.unet, objective.frozen["codec"]
+        latents, frames = objective.latents(batch)
         shape = latents.shape[1:]
         keep = torch.zeros(len(batch), dtype=torch.bool, device=latents.device)
-        tokens = learner.image_tokens(batch, keep)
+        tokens = objective.image_tokens(batch, keep)
         blank = None
-        if tokens is not None and learner.dropout.image_means == "grey":
-            blank = learner.image_tokens(batch, ~keep)
+        if tokens is not None and objective.dropout.image_means == "grey":
+            blank = objective.image_tokens(batch, ~keep)
         empty = [""] * len(batch)
         config = unet.config
         prompt = Prompt(
-            text=learner.tokens("text", batch.text),
-            uncond_text=self._empty("text", learner, empty),
-            motion=None if config.motion_text == "off" else learner.tokens("motion", batch.motion),
-            uncond_motion=None if config.motion_text == "off" else self._empty("motion", learner, empty),
-            first_frame=learner.first_frame(batch, latents, frames, keep),
+            text=objective.tokens("text", batch.text),
+            uncond_text=self._empty("text", objective, empty),
+            motion=None if config.motion_text == "off" else objective.tokens("motion", batch.motion),
+            uncond_motion=None if config.motion_text == "off" else self._empty("motion", objective, empty),
+            first_frame=objective.first_frame(batch, latents, frames, keep),
             image_tokens=tokens,
             uncond_image_tokens=blank,
             frame_rate=None if batch.frame_rate is None else float(batch.frame_rate[0]),
@@ -197,21 +202,21 @@ class Validation:
 
         return pixels(made), batch.frames.cpu() if batch.frames is not None else pixels(latents)
 
-    def _empty(self, name: str, learner: Learner, captions: list[str]) -> Tensor:
+    def _empty(self, name: str, objective: DiffusionObjective, captions: list[str]) -> Tensor:
         if name in self.empty:
-            device = next(learner.unet.parameters()).device
+            device = next(objective.unet.parameters()).device
             return self.empty[name].to(device).expand(len(captions), -1, -1)
-        return learner.encoder(name)(captions)
+        return objective.encoder(name)(captions)
 
     def _rows(self) -> list[list[int]]:
         rows = list(range(len(self.examples)))
         return [rows[i : i + AT_ONCE] for i in range(0, len(rows), AT_ONCE)]
 
 
-def _latent_shape(batch: Batch, learner: Learner) -> tuple[int, ...]:
+def _latent_shape(batch: Batch, objective: DiffusionObjective) -> tuple[int, ...]:
     """(t, c, h, w) of one clip."""
     if batch.latents is not None:
         return tuple(batch.latents.shape[1:])
-    codec = learner.frozen["codec"]
+    codec = objective.frozen["codec"]
     _, t, _, h, w = batch.frames.shape
     return t, codec.latent_channels, h // codec.downscale, w // codec.downscale

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ...model_patches.upscaling.rcan import RCAN
 from ..batch import Batch
-from ..config import LossConfig
-from ..video.objective import generator
+from ..config import UpscalerLossConfig
+from ..random import generator
 from .config import DegradationConfig
 from .degradation import degrade
 from .discriminator import Discriminator
@@ -32,7 +32,7 @@ class SuperResolution(nn.Module):
         discriminator: Discriminator | None,
         codec: nn.Module,
         degradation: DegradationConfig,
-        loss: LossConfig,
+        loss: UpscalerLossConfig,
     ) -> None:
         super().__init__()
         self.network, self.discriminator = network, discriminator

@@ -1,9 +1,9 @@
-"""A run of super-resolution: the same stages, steps, checkpoints and resuming as a video network's, another learner."""
+"""What a run of super-resolution trains: RCAN, by the same steps, checkpoints and resuming as a video network."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -14,32 +14,31 @@ from ...metrics.flow import opencv
 from ...model_patches.checkpoints.files import read_header, read_weights
 from ...model_patches.upscaling.rcan import RCAN, rcan_of, save_rcan, start_bilinear
 from ...pipelines.bundle import DEMO, load_vae
-from .. import checkpoint as disk, state
 from ..batch import Batch, Bucket
+from ..checkpoint import Checkpoint
 from ..config import RunConfig
 from ..data.buckets import buckets_for
-from ..data.mix import Take
+from ..data.mix import BatchPlan
 from ..data.open import open_sources
-from ..parallel import whole
 from ..start import Start
-from ..trainer import Trainer
-from ..video import models
+from ..state import load_weights
+from ..task import DTYPES, Loss, Run, Stage, Task
 from .discriminator import Discriminator
-from .learner import SuperResolution
+from .objective import SuperResolution
 from .patches import cut, with_flow
 from .validation import Validation
 
 Seeds = list[tuple]
 
 
-class UpscalerTrainer(Trainer):
-    """A run of `[upscaler]` stages in memory."""
+class UpscalerTask(Task):
+    """The absolute error, with a GAN and the change along the motion beside it (VF 4)."""
 
     headline = "l1"
 
-    def __init__(self, config: RunConfig, say: Callable[[str], object] = print, resume: bool = True) -> None:
-        super().__init__(config, say, resume)
-        for stage in config.stages:
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        for stage in self.config.stages:
             least = min(min(bucket.height, bucket.width) for bucket in buckets_for(stage.data))
             if stage.upscaler.patch > least:
                 raise TrainingError(
@@ -47,41 +46,33 @@ class UpscalerTrainer(Trainer):
                     f"clips of {least} pixels on their shorter side; choose a smaller patch, or aspect 'fixed'."
                 )
 
-    def enter(self, found: disk.Checkpoint | None) -> None:
-        config = self.config
-        if getattr(self.accelerator.state, "fsdp_plugin", None) is not None:
+    def build(self, index: int, found: Checkpoint | None) -> Stage:
+        config, run = self.config, self.run
+        if getattr(run.accelerator.state, "fsdp_plugin", None) is not None:
             raise TrainingError("super-resolution networks are small: launch without FSDP, each GPU holds all of it.")
-        self._let_go()
-        self.stage_index, self.stage_step = (found.stage, found.facts["stage_step"]) if found else (0, 0)
-        if found is not None and self.stage_done and not self.done:
-            self.stage_index, self.stage_step = self.stage_index + 1, 0
-        stage = self.stage
+        self.stage = stage = config.stages[index]
         where = config.encoders.codec
         self.codec = load_vae(DEMO / "codec.safetensors" if where == "demo" else Path(where)).eval()
-        self.codec.requires_grad_(False).to(self.accelerator.device)
+        self.codec.requires_grad_(False).to(run.device)
         self._check_libraries()
-        learner = self._learner(start_network(config, self.say if found is None else lambda text: None))
-        own = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
-        self.saved = set(own)
-        learned = Start(config.start).learned if found is None else found.tensors("weights")
-        state.put(learned, own)
-        self.sources = open_sources(
+        objective = self._objective(start_network(config, run.say if found is None else lambda text: None))
+        own = {**dict(objective.named_parameters()), **dict(objective.named_buffers())}
+        load_weights(Start(config.start).learned if found is None else found.tensors("weights"), own)
+        sources = open_sources(
             config,
             stage,
             None,
             self.codec.downscale,
             None,
-            rank=self.rank,
-            world=self.world,
-            first=self.accelerator.main_process_first,
-            say=self.say,
+            rank=run.rank,
+            world=run.world,
+            first=run.accelerator.main_process_first,
+            say=run.say,
         )
-        self.data_marks = {n: getattr(s, "marks", {}) for n, s in self.sources.items()} if self.main else {}
-        self.accelerator.wait_for_everyone()
-        self._begin(learner.train(), found, stills=True)
-        self.validation = Validation(self.sources, stage, config.output, config.seed)
-        if config.output.validation_clips and not self.validation:
-            self.say(f"{stage.name}: there is no clip to validate on; pictures and measures are left out")
+        validation = Validation(sources, stage, config.output, config.seed)
+        if config.output.validation_clips and not validation:
+            run.say(f"{stage.name}: there is no clip to validate on; pictures and measures are left out")
+        return Stage(objective.train(), set(own), sources, validation, stills=True)
 
     def _check_libraries(self) -> None:
         """Told before the first step, not at the first validation."""
@@ -93,51 +84,47 @@ class UpscalerTrainer(Trainer):
                 "output.validation_clips to 0."
             )
 
-    def _learner(self, network: RCAN) -> SuperResolution:
+    def _objective(self, network: RCAN) -> SuperResolution:
         stage, judge = self.stage, None
         if stage.loss.gan_weight:
             torch.manual_seed(self.config.seed + 1)
             judge = Discriminator(stage.upscaler.discriminator)
         return SuperResolution(network, judge, self.codec, stage.degradation, stage.loss)
 
-    def averaged(self) -> dict[str, nn.Parameter]:
+    def averaged(self, learning: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         """The network; a discriminator is used as it is."""
-        return {n: p for n, p in self.learning().items() if n.startswith("network.")}
+        return {n: p for n, p in learning.items() if n.startswith("network.")}
 
-    def share(self, take: Take, rows: range, step: int) -> tuple[Batch, Seeds]:
+    def batch(self, plan: BatchPlan, rows: range, step: int) -> tuple[Batch, Seeds]:
         """Squares cut from these rows' clips, one place a clip; with their flow, where it counts."""
         clips = []
         for row in rows:  # one by one: whole clips of this size are large
-            clip = take.source.batch(take.bucket, [take.indices[row]], [False], [False]).frames[0]
+            clip = plan.source.batch(plan.bucket, [plan.indices[row]], [False], [False]).frames[0]
             clips.append(cut(clip, self.stage.upscaler.patch, self.config.seed, step, row))
         patches = with_flow(torch.stack(clips), self.stage.loss.temporal_weight > 0)
         return patches, [(self.config.seed, step, row, "damage") for row in rows]
 
-    def compute(self, batch: Batch, draws: Seeds, bucket: Bucket) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.wrapped(batch, draws, self.step)
+    def loss(self, module: nn.Module, batch: Batch, draws: Seeds, bucket: Bucket, step: int) -> Loss:
+        return module(batch, draws, step)
 
-    def result(self) -> SuperResolution | None:
-        averages = self.average.weights if self.average else {}
-        if not self.main:
-            return None
-        weights = {n: whole(averages.get(n, p)) for n, p in self.learner.named_parameters() if n.startswith("network.")}
-        network = rcan_of({n.removeprefix("network."): w.clone() for n, w in weights.items()})
-        made = SuperResolution(network, None, self.codec, self.stage.degradation, self.stage.loss)
+    def result(self, objective: SuperResolution, weights: Mapping[str, Tensor]) -> SuperResolution:
+        own = {n.removeprefix("network."): w.clone() for n, w in weights.items() if n.startswith("network.")}
+        made = SuperResolution(rcan_of(own), None, self.codec, self.stage.degradation, self.stage.loss)
         return made.requires_grad_(False).eval()
 
-    def export(self, made: SuperResolution, folder: Path) -> None:
-        dtype = models.DTYPES[self.config.output.dtype]
-        title = f"{self.folder.name}, step {self.step}, x{made.network.scale}"
+    def export(self, result: SuperResolution, folder: Path, title: str) -> None:
+        dtype = DTYPES[self.config.output.dtype]
+        title = f"{title}, x{result.network.scale}"
         try:
-            save_rcan(made.network, folder / "upscaler.safetensors", dtype, {"modelspec.title": title})
+            save_rcan(result.network, folder / "upscaler.safetensors", dtype, {"modelspec.title": title})
         except CheckpointError as error:
             raise TrainingError(str(error)) from error
 
-    def deliver(self, made: SuperResolution) -> str:
-        return f"the upscaler for `dreamfactory upscale` and ComfyUI is {self.folder / 'upscaler.safetensors'}"
+    def save_bundle(self, result: SuperResolution, folder: Path) -> str:
+        return f"the upscaler for `dreamfactory upscale` and ComfyUI is {folder / 'upscaler.safetensors'}"
 
 
-def start_network(config, say) -> RCAN:
+def start_network(config: RunConfig, say: Callable[[str], object]) -> RCAN:
     """Fresh, beginning as bilinear interpolation; or the file the run names."""
     sizes, given = config.stages[0].upscaler, config.start
     if given.patches:
