@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/training.py --out benchmarks/training.json
 
 The peer is diffusers' UNet3DConditionModel with DDPMScheduler, EMAModel and torch's AdamW, as its training examples
-put them together: noise, forward, backward, clipping, step, average. Ours is Trainer.advance with the same weights
+put them together: noise, forward, backward, clipping, step, average. Ours is Trainer.train_step with the same weights
 converted. Steps alternate in pairs, so that a busy machine slows both; the ratio is the median over pairs. The first
 losses are compared, to show that both compute the same.
 """

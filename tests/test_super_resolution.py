@@ -16,12 +16,11 @@ from dreamfactory.model_patches.checkpoints.files import read_header, read_weigh
 from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, rcan_of, save_rcan, start_bilinear
 from dreamfactory.pipelines.media.files import write_video
 from dreamfactory.training.loop import train
-from dreamfactory.training.run_file import load_run
-from dreamfactory.training.state import _recipe
+from dreamfactory.training.run_file import from_dict, load_run
 from dreamfactory.training.super_resolution.discriminator import Discriminator, SpectralConv
 from dreamfactory.training.super_resolution.losses import gan, temporal
 from dreamfactory.training.super_resolution.measures import bicubic, lanczos, measure
-from dreamfactory.training.super_resolution.trainer import UpscalerTrainer
+from dreamfactory.training.trainer import Trainer
 
 from .processes import distance, final, launch
 
@@ -194,7 +193,7 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bits(recipe):
     whole = train(recipe("whole"))
     config, pieces = recipe("pieces"), None
     for _ in range(config.steps + 1):
-        pieces = UpscalerTrainer(config, say=lambda text: None)
+        pieces = Trainer(config, say=lambda text: None)
         pieces.folder.mkdir(parents=True, exist_ok=True)
         pieces.resume()
         if pieces.done:
@@ -273,13 +272,13 @@ def test_clips_without_captions_are_taken_by_super_resolution_alone(recipe, tmp_
 def test_a_run_starts_from_an_rcan_file(recipe, tmp_path):
     network = RCAN(RCANConfig(1, 1, 8, 4))
     save_rcan(network, tmp_path / "start.safetensors", dtype=None)
-    trainer = UpscalerTrainer(recipe("run", f"start.network={tmp_path / 'start.safetensors'}"), say=lambda text: None)
+    trainer = Trainer(recipe("run", f"start.network={tmp_path / 'start.safetensors'}"), say=lambda text: None)
     trainer.folder.mkdir()
     trainer.resume()
     for name, weight in trainer.objective.network.named_parameters():
         assert torch.equal(weight, network.state_dict()[name])
     save_rcan(RCAN(RCANConfig(1, 2, 8, 4)), tmp_path / "other.safetensors")
-    other = UpscalerTrainer(recipe("no", f"start.network={tmp_path / 'other.safetensors'}"), say=lambda text: None)
+    other = Trainer(recipe("no", f"start.network={tmp_path / 'other.safetensors'}"), say=lambda text: None)
     with pytest.raises(TrainingError, match=r"set \[upscaler\] to these"):
         other.resume()
 
@@ -296,8 +295,8 @@ def test_a_run_starts_from_an_rcan_file(recipe, tmp_path):
         ("upscaler.groups=0", "upscaler.groups is 0; expected at least 1"),
         ("stage.2.upscaler.blocks=2", "upscaler differs between stages"),
         ("data.cache=somewhere", "leave it out for super-resolution"),
-        ("loss.flow_weight=1.0", "super-resolution has loss.temporal_weight"),
-        ("model.train=('paca',)", "model.train and model.lora are of video networks"),
+        ("loss.flow_weight=1.0", "loss.flow_weight is of video networks"),
+        ("model.train=('paca',)", "model is of video networks"),
         ("degradation.first.jpeg_range=(0, 9)", "jpeg_range"),
         ("optim.lr_scale.paca=2.0", "choose from network, discriminator"),
         ("start.patches=('a.safetensors',)", "start.patches are of video networks"),
@@ -305,7 +304,7 @@ def test_a_run_starts_from_an_rcan_file(recipe, tmp_path):
 )
 def test_wrong_settings_are_one_sentence(recipe, change, says):
     with pytest.raises(TrainingError) as error:
-        UpscalerTrainer(recipe("run", change), say=lambda text: None).resume()
+        Trainer(recipe("run", change), say=lambda text: None).resume()
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -319,7 +318,7 @@ def test_settings_of_super_resolution_are_refused_elsewhere(change):
 def test_a_patch_must_fit_every_bucket(recipe):
     changes = ("data.aspect=buckets", "upscaler.patch=64")
     with pytest.raises(TrainingError, match="choose a smaller patch, or aspect 'fixed'"):
-        UpscalerTrainer(recipe("run", *changes), say=lambda text: None)
+        Trainer(recipe("run", *changes), say=lambda text: None)
 
 
 def test_what_would_have_to_be_enlarged_is_no_truth(recipe, tmp_path):
@@ -354,17 +353,18 @@ def test_a_start_that_does_not_fit_says_what_it_is(recipe, tmp_path):
         ("mean", RCANConfig(1, 1, 8, 4, mean_shift=True), "shifts its images' mean"),
     ):
         save_rcan(RCAN(config), tmp_path / f"{name}.safetensors")
-        trainer = UpscalerTrainer(recipe("run", f"start.network={tmp_path / name}.safetensors"), say=lambda text: None)
+        trainer = Trainer(recipe("run", f"start.network={tmp_path / name}.safetensors"), say=lambda text: None)
         with pytest.raises(TrainingError, match=says):
             trainer.resume()
 
 
-def test_settings_that_do_not_count_do_not_stand_in_the_way(recipe):
-    """A video run that is resumed under other defaults of degradation, an upscaler's under others of the schedule."""
+def test_a_stage_has_the_tables_of_its_kind_alone(recipe):
+    """What a run wrote when every stage had the tables of both is read all the same."""
     video, upscaler = load_run("demo").to_dict(), recipe("run").to_dict()
-    assert "degradation" not in video["stages"][0]
-    assert _recipe(upscaler, 0) == _recipe(
-        {**upscaler, "stages": [{**s, "schedule": {}} for s in upscaler["stages"]]}, 0
-    )
-    assert not any("schedule" in name or "dropout" in name for name in _recipe(upscaler, 1))
-    assert not any("degradation" in name for name in _recipe(video, 0))
+    assert not {"degradation", "upscaler"} & video["stages"][0].keys()
+    assert not {"model", "schedule", "dropout", "continuation"} & upscaler["stages"][0].keys()
+    before = [{**s, "schedule": {}, "dropout": {"text": 0.5}, "model": {"preset": "x"}} for s in upscaler["stages"]]
+    before = [{**s, "loss": {**s["loss"], "flow_weight": 0.0}} for s in before]
+    assert from_dict({**upscaler, "stages": before}) == from_dict(upscaler)
+    before = [{**s, "upscaler": None, "loss": {**s["loss"], "gan_weight": 0.0}} for s in video["stages"]]
+    assert from_dict({**video, "stages": before}) == load_run("demo")

@@ -23,7 +23,6 @@ from dreamfactory.training.data import statistics, survey_page
 from dreamfactory.training.loop import train
 from dreamfactory.training.plan import networks, show
 from dreamfactory.training.run_file import PRESETS, load_run
-from dreamfactory.training.super_resolution.trainer import UpscalerTrainer
 from dreamfactory.training.trainer import Trainer
 
 QUICK = [
@@ -313,7 +312,7 @@ def test_super_resolution_starts_from_averages_too(tmp_path):
     config = load_run(
         "demo-upscaler", [*size, f"start.network={tmp_path / 'one'}", f"output.folder={tmp_path / 'two'}"]
     )
-    trainer = UpscalerTrainer(config, say=lambda text: None)
+    trainer = Trainer(config, say=lambda text: None)
     trainer.setup_stage(None)
     averaged = load_file(tmp_path / "one/checkpoints/step-000000002/averaged.safetensors")
     now = dict(trainer.objective.named_parameters())

@@ -493,7 +493,7 @@ def test_stopping_at_the_end_of_a_stage_keeps_it(tmp_path, monkeypatch):
     file = tmp_path / "run.toml"
     file.write_text(FREEZING)
     config = load_run(file, [f"output.folder={tmp_path}"])
-    real = Trainer.advance
+    real = Trainer.train_step
 
     def stops(self, load=None):
         if self.step == 2:
@@ -527,7 +527,7 @@ def test_a_metrics_file_with_rubbish_in_it_is_read(tmp_path):
 def test_what_is_logged_is_the_mean_since_the_last_line(tmp_path, monkeypatch):
     """Of every step, in all and by source and bucket; not of the last step alone."""
     seen = []
-    advance = Trainer.advance
+    advance = Trainer.train_step
 
     def noted(self, load=None):
         take = self.mix.at(self.stage_step)
