@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ..model_patches.upscaling.enlarge import Enlarger
 from ..model_patches.upscaling.rcan import RCAN, RCANConfig
-from ..model_patches.upscaling.upscaler import Enlarger, Upscaler
+from ..model_patches.upscaling.upscaler import Upscaler
 from .device import GIB, Here, left
 from .report import Wrong
 

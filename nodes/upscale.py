@@ -22,16 +22,9 @@ from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..errors import NodeError, out_of_memory, reason
-from ..model_patches.upscaling.upscaler import (
-    MIN_TILE,
-    Enlarger,
-    Upscaler,
-    check_dtype,
-    check_target,
-    fit,
-    one_by_one,
-    upscaler_of,
-)
+from ..model_patches.upscaling.enlarge import MIN_TILE, Enlarger, one_by_one
+from ..model_patches.upscaling.sizes import check_target, fit
+from ..model_patches.upscaling.upscaler import Upscaler, check_dtype, upscaler_of
 from .bridge.folders import blame
 from .checked import CheckedNode
 from .conditioning import rgb

@@ -13,15 +13,9 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..model_patches.checkpoints.files import no_file, refuse_onto
-from ..model_patches.upscaling.upscaler import (
-    Enlarger,
-    Upscaler,
-    check_dtype,
-    check_target,
-    check_tile,
-    fit,
-    load_upscaler,
-)
+from ..model_patches.upscaling.enlarge import Enlarger, check_tile
+from ..model_patches.upscaling.sizes import check_target, fit
+from ..model_patches.upscaling.upscaler import Upscaler, check_dtype, load_upscaler
 from .bundle import DEMO
 from .media.files import check_output, check_picture, read_image
 from .media.sheets import save_image, to_uint8

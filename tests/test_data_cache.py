@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from dreamfactory.errors import TrainingError
+from dreamfactory.pipelines.media.decode import Probe
 from dreamfactory.training.data import probing
 from dreamfactory.training.data.cache import Cache, key_of
-from dreamfactory.training.data.decode import Probe
 from dreamfactory.training.data.probing import content_of, probe_all
 from dreamfactory.training.data.records import LeftOut, Record
 

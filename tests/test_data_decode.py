@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from dreamfactory.errors import TrainingError
+from dreamfactory.pipelines.media.decode import Probe, Unreadable, probe, read_frames, resize_crop
 from dreamfactory.pipelines.media.files import write_video
 from dreamfactory.training.config import DataConfig
 from dreamfactory.training.data.buckets import DoesNotFit, assign, buckets_for
-from dreamfactory.training.data.decode import Probe, Unreadable, probe, read_frames, resize_crop
 from dreamfactory.training.data.picks import choose_frames, frames_at
 from dreamfactory.training.data.records import Record
 

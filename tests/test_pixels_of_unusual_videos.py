@@ -19,12 +19,12 @@ from PIL import Image
 
 from dreamfactory.errors import CannotShow
 from dreamfactory.pipelines.media import hdr
+from dreamfactory.pipelines.media.decode import Unreadable, probe, read_frames
 from dreamfactory.pipelines.media.fields import Deinterlacer
 from dreamfactory.pipelines.media.files import read_image, read_video
 from dreamfactory.pipelines.media.frames import SCALER
 from dreamfactory.pipelines.media.viewer import Viewer
 from dreamfactory.training.data.cache import Cache, key_of
-from dreamfactory.training.data.decode import Unreadable, probe, read_frames
 from dreamfactory.training.data.encode import RESIZE, Encodings
 
 from .test_data_decode import record

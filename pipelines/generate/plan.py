@@ -10,7 +10,8 @@ from pathlib import Path
 from ...errors import InputError, reason
 from ...model_patches.checkpoints.files import fingerprint
 from ...model_patches.network.long_clip import animates_picture, is_far, pieces, stated_length
-from ...model_patches.upscaling.upscaler import Upscaler, check_target
+from ...model_patches.upscaling.sizes import check_target
+from ...model_patches.upscaling.upscaler import Upscaler
 from ..bundle import DEMOS, Bundle, files_of
 from ..encoders import WORD, TextEncoder, one_caption
 from ..image_to_video import check_settings, check_size, reads_picture, seen_at_once

@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...errors import InputError
-from ...model_patches.upscaling.upscaler import Enlarger, fit
+from ...model_patches.upscaling.enlarge import Enlarger
+from ...model_patches.upscaling.sizes import fit
 from ..image_to_video import animate
 from ..media.files import read_image, write_video
 from ..media.sheets import clip_sheet

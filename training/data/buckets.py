@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from ...errors import TrainingError
+from ...pipelines.media.decode import Probe
 from ..batch import Bucket
 from ..config import DataConfig
-from .decode import Probe
 from .picks import frames_at
 
 WIDEST = 2.0  # width / height, or height / width

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError, TrainingError, reason
 from ...model_patches.checkpoints.files import read_header, write
-from .decode import Probe
+from ...pipelines.media.decode import Probe
 from .records import Record
 
 INDEX = "index.jsonl"

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ...errors import TrainingError
 from ...metrics.flow import METHOD, clip_flow, to_latent_units
+from ...pipelines.media.decode import Unreadable, read_frames, resize_crop
 from ..batch import Bucket
 from .cache import Cache, key_of
-from .decode import Unreadable, read_frames, resize_crop
 from .probing import Probed
 
 RESIZE = "cover-bicubic/1"  # of cached values; a change of decode.resize_crop changes it

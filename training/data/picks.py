@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .decode import Probe
+from ...pipelines.media.decode import Probe
 
 
 def frames_at(probe: Probe, fps: float | None, stride: int) -> int:

@@ -11,7 +11,7 @@ from contextlib import closing
 from tqdm import tqdm
 
 from ...errors import TrainingError
-from .decode import Unreadable
+from ...pipelines.media.decode import Unreadable
 from .encode import CAPTIONS, Encoders, Item
 from .video_source import VideoSource
 

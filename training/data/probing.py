@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from ...pipelines.media.decode import Probe, Unreadable, probe
 from .cache import Cache
-from .decode import Probe, Unreadable, probe
 from .records import LeftOut, Record
 
 CHUNK = 1 << 20

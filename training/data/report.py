@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...model_patches.checkpoints.files import whole
-from .decode import Unreadable
+from ...pipelines.media.decode import Unreadable
 from .source import FileSource
 from .statistics import statistics
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from .decode import Unreadable
+from ...pipelines.media.decode import Unreadable
 from .encode import Item
 from .source import FileSource
 

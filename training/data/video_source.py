@@ -19,12 +19,12 @@ from torch import Tensor
 from ...errors import TrainingError
 from ...metrics.flow import opencv
 from ...pipelines.encoders import one_caption
+from ...pipelines.media.decode import Unreadable
 from ..batch import Batch, Bucket
 from ..config import DataConfig, SourceConfig
 from . import report
 from .buckets import DoesNotFit, assign, buckets_for
 from .cache import Cache, key_of
-from .decode import Unreadable
 from .encode import TRAINED, Encoders, Encodings, Item
 from .picks import choose_frames
 from .probing import Probed, ends_of, probe_all

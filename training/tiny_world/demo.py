@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ...model_patches.upscaling.upscaler import Enlarger
+from ...model_patches.upscaling.enlarge import Enlarger
 from ...pipelines.bundle import Bundle, load_bundle
 from ...pipelines.image_to_video import Settings, animate
 from ...pipelines.media.files import check_output, write_gif, write_video

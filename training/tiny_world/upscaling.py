@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...model_patches.upscaling.upscaler import Enlarger, Upscaler
+from ...model_patches.upscaling.enlarge import Enlarger
+from ...model_patches.upscaling.upscaler import Upscaler
 from ..super_resolution.degradation import downsize, through_codec
 from ..super_resolution.measures import bicubic, lanczos, measure
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Protocol
 
 import av
 import numpy as np
@@ -23,11 +25,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ...errors import CannotShow, is_bug
-from ...model_patches.upscaling.upscaler import fit
-from ...pipelines.media import stills
-from ...pipelines.media.frames import CONTAINERS
-from ...pipelines.media.viewer import Viewer
-from .records import Record
+from ...model_patches.upscaling.sizes import fit
+from . import stills
+from .frames import CONTAINERS
+from .viewer import Viewer
 
 # What FFmpeg and PIL raise on damaged files.
 FAILURES = (
@@ -38,6 +39,15 @@ FAILURES = (
 
 class Unreadable(ValueError):
     """Why a file cannot be used: "unreadable: what exactly"."""
+
+
+class Stored(Protocol):
+    """Where a video or image lies: a file, or a stretch of one, as a member of a tar does."""
+
+    path: Path
+    offset: int  # of its first byte in `path`
+    size: int | None  # bytes from there; None: the whole file
+    media: str  # video | image
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +88,7 @@ class Probe:
         return float(np.median(np.diff(self.times))) if len(self.times) > 1 else 0.0
 
 
-def probe(record: Record) -> Probe:
+def probe(record: Stored) -> Probe:
     """Raises Unreadable."""
     try:
         if record.media == "video":
@@ -93,7 +103,7 @@ def probe(record: Record) -> Probe:
         raise _unreadable(error) from error
 
 
-def read_frames(record: Record, probe: Probe, picks: Sequence[int]) -> np.ndarray:
+def read_frames(record: Stored, probe: Probe, picks: Sequence[int]) -> np.ndarray:
     """(t, h, w, 3) uint8, the frames of these numbers, of which some may be the same. Raises Unreadable."""
     try:
         if record.media == "image":
@@ -127,7 +137,7 @@ def _unreadable(error: Exception) -> Unreadable:
     return Unreadable(f"unreadable: {getattr(error, 'strerror', None) or error or type(error).__name__}")
 
 
-def source_bytes(record: Record) -> bytes:
+def source_bytes(record: Stored) -> bytes:
     with record.path.open("rb") as file:
         file.seek(record.offset)
         data = file.read(-1 if record.size is None else record.size)
@@ -140,7 +150,7 @@ def source_bytes(record: Record) -> bytes:
 
 
 @contextmanager
-def _opened(record: Record) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, Viewer]]:
+def _opened(record: Stored) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, Viewer]]:
     # An absolute path: FFmpeg would take "12:30.mp4" for the address of a protocol "12".
     file = os.path.abspath(record.path) if record.size is None else io.BytesIO(source_bytes(record))
     with av.open(file, metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
@@ -150,7 +160,7 @@ def _opened(record: Record) -> Iterator[tuple[av.container.InputContainer, av.Vi
         yield container, stream, Viewer(stream)
 
 
-def _probe_video(record: Record) -> Probe:
+def _probe_video(record: Stored) -> Probe:
     with _opened(record) as (container, stream, viewer):
         # AVI numbers packets in the order they are stored in, which need not be the one they are shown in.
         counted = "avi" in container.format.name
@@ -184,7 +194,7 @@ def _frames_of(packet: av.Packet, viewer: Viewer) -> list[av.VideoFrame]:
         return []
 
 
-def _count(record: Record) -> int:
+def _count(record: Stored) -> int:
     with _opened(record) as (container, stream, viewer):
         stream.thread_type = "AUTO"
         return sum(1 for _ in _shown(container, viewer))
@@ -198,7 +208,7 @@ def _shown(container: av.container.InputContainer, viewer: Viewer) -> Iterator[a
             yield from viewer.decode(packet)
 
 
-def _decode(record: Record, probe: Probe, wanted: set[int], seek: bool = True) -> dict[int, np.ndarray]:
+def _decode(record: Stored, probe: Probe, wanted: set[int], seek: bool = True) -> dict[int, np.ndarray]:
     """Frames by number, as many of the wanted ones as there are."""
     number = {} if probe.counted else {int(p): k for k, p in enumerate(probe.pts)}
     found: dict[int, np.ndarray] = {}
