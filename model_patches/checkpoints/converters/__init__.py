@@ -24,27 +24,11 @@ from ....errors import CheckpointError
 from ...network.config import UNetConfig
 from ..files import Header, Reader, read_header, read_weights, refuse_onto, write
 from ..save import build, save_parts, save_unet
-from . import animatediff, ip_adapter, lvdm, modelscope, sd
 from .folders import diffusers_files, told
 from .keys import contents
 from .lora import is_peft, rename_lora
-from .recognise import recognise
+from .recognise import SOURCES, Source, recognise, source_of
 from .report import Report
-
-# kind: (the source a user names, the converter)
-CONVERTERS = {
-    "sd": ("sd", sd.convert),
-    "diffusers-unet2d": ("sd", sd.convert_diffusers),
-    "modelscope": ("modelscope", modelscope.convert),
-    "modelscope-diffusers": ("modelscope", modelscope.convert_diffusers),
-    "lvdm": ("lvdm", lvdm.convert),
-}
-# kind, which is the source too: (the part of a network it is, the converter, what it is in a sentence)
-ADDITIONS = {
-    "animatediff": ("temporal", animatediff.convert, "these are AnimateDiff motion modules"),
-    "ip-adapter": ("image_adapter", ip_adapter.convert, "this is an IP-Adapter"),
-}
-SOURCES = ("auto", "sd", "modelscope", "lvdm", *ADDITIONS)
 
 
 def convert_file_in_memory(
@@ -57,27 +41,27 @@ def convert_file_in_memory(
     """Read public weights and convert them: (config, noise schedule, weights under our names, report).
 
     path: a file, or a diffusers folder (the pipeline's or its `unet`), sharded or not.
-    header: of the file, if it has been read already. source: one of SOURCES; "auto" recognises the weights, another
-    name makes it an error if they are something else.
+    header: of the file, if it has been read already. source: "auto" recognises the weights; one of SOURCES makes it an
+    error if they are something else.
     overrides: fields of the config or of the schedule that weights do not tell (heads, prediction, ...).
     read: how a file's weights are read.
     Weights keep the file's dtype. Raises CheckpointError with one sentence; so do additions to a network, which
     `convert_addition` reads.
     """
     found = _open(Path(path), header, source)
-    if found.kind in ADDITIONS:
+    if found.source.part is not None:
         raise CheckpointError(
-            f"{path}: {ADDITIONS[found.kind][2]}, an addition to a Stable Diffusion network and none itself; "
+            f"{path}: {found.source.what}, an addition to a Stable Diffusion network and none itself; "
             "`dreamfactory convert` turns it into a patch."
         )
-    config, weights, schedule, report = _convert(found, CONVERTERS[found.kind][1], overrides, read)
+    config, weights, schedule, report = _convert(found, overrides, read)
     return config, schedule, weights, report
 
 
 def is_addition(header: Header) -> bool:
     """Whether a public file holds an addition to a network (`convert_addition`)."""
     try:
-        return recognise(header) in ADDITIONS
+        return source_of(header).part is not None
     except CheckpointError:
         return False
 
@@ -95,11 +79,12 @@ def convert_addition(
     under our names, the part of a network that they are, and the report.
     """
     found = _open(Path(path), header, source)
-    if found.kind not in ADDITIONS:
-        raise CheckpointError(f"{path}: it holds {found.kind} weights, a whole network; give an addition to one.")
-    part, converter, _ = ADDITIONS[found.kind]
-    config, weights, schedule, report = _convert(found, converter, overrides, read)
-    return config, schedule, weights, part, report
+    if found.source.part is None:
+        raise CheckpointError(
+            f"{path}: it holds {found.source.kind} weights, a whole network; give an addition to one."
+        )
+    config, weights, schedule, report = _convert(found, overrides, read)
+    return config, schedule, weights, found.source.part, report
 
 
 def convert_file(
@@ -130,15 +115,14 @@ def convert_file(
         write(dst, renamed, {k: v for k, v in header.metadata.items() if k != "lora_adapter_metadata"}, dtype)
         return report
     found = _open(Path(src), None, source)
-    part, converter, _ = ADDITIONS.get(found.kind) or (None, CONVERTERS[found.kind][1], None)
-    config, weights, schedule, report = _convert(found, converter, overrides)
+    config, weights, schedule, report = _convert(found, overrides)
     if check_schedule is not None and schedule is not None:
         check_schedule(schedule)
     more = {"schedule": schedule, "dtype": dtype, "metadata": {"dreamfactory.source": report.source}}
-    if part is None:
+    if found.source.part is None:
         save_unet(build(config, weights, str(src)), dst, **more)
     else:
-        save_parts(config, weights, dst, [part], **more)
+        save_parts(config, weights, dst, [found.source.part], **more)
     return report
 
 
@@ -147,15 +131,15 @@ class _Found:
     """A public file or folder whose weights were recognised and not yet read."""
 
     path: Path
-    kind: str
+    source: Source
     header: Header  # of all its files
     headers: Mapping[Path, Header]
     folder: Path | None  # of diffusers
 
 
 def _open(path: Path, header: Header | None, source: str) -> _Found:
-    if source not in SOURCES:
-        raise CheckpointError(f"there is no source {source!r}; choose from {', '.join(SOURCES)}.")
+    if source not in ("auto", *SOURCES):
+        raise CheckpointError(f"there is no source {source!r}; choose from auto, {', '.join(SOURCES)}.")
     if path.is_dir():
         folder, files = diffusers_files(path)
         headers = {file: read_header(file) for file in files}
@@ -166,23 +150,22 @@ def _open(path: Path, header: Header | None, source: str) -> _Found:
         header = header or read_header(path)
         folder, headers = None, {path: header}
     try:
-        kind = recognise(header)
+        found = source_of(header)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    family = kind if kind in ADDITIONS else CONVERTERS[kind][0]
-    if source not in ("auto", family):
+    if source not in ("auto", found.name):
         raise CheckpointError(
-            f"{path}: it holds {kind} weights, not {source}; convert it with source auto or {family}."
+            f"{path}: it holds {found.kind} weights, not {source}; convert it with source auto or {found.name}."
         )
-    return _Found(path, kind, header, headers, folder)
+    return _Found(path, found, header, headers, folder)
 
 
-def _convert(found: _Found, converter: Callable, overrides: Mapping | None, read: Reader = read_weights):
+def _convert(found: _Found, overrides: Mapping | None, read: Reader = read_weights):
     """What the converter answers, in sentences that name the file."""
     try:
-        known = {} if found.folder is None else told(found.kind, found.path, found.folder)
-        state = _read(found.headers, read, everything=found.kind in ADDITIONS)
-        *made, report = converter(state, found.header, {**known, **(overrides or {})})
+        known = {} if found.folder is None else told(found.source.kind, found.path, found.folder)
+        state = _read(found.headers, read, everything=found.source.part is not None)
+        *made, report = found.source.convert(state, found.header, {**known, **(overrides or {})})
     except CheckpointError as error:
         raise CheckpointError(f"{found.path}: {error}") from error
     report.notes += [header.note for header in found.headers.values() if header.note]

@@ -1,18 +1,31 @@
-"""What a file holds, told from the names of its weights. No file name is ever parsed.
+"""What a file holds, told from the names of its weights, and who reads it. No file name is ever parsed.
 
-One table, first match wins: a row either names the kind a converter reads, or says in a sentence what the file is
-and what to do instead. A new source is a new row here and one new file beside this one.
+One table, first match wins: a row either names a source, with its converter, or says in a sentence what the file is and
+what to do instead. A new source is a new row here and one new file beside this one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ....errors import CheckpointError, some
 from ...codec import METADATA_KEY as PATCH_CODEC
 from ...network.parts import PARTS
 from ..files import Header
+from . import animatediff, ip_adapter, lvdm, modelscope, sd
+
+
+@dataclass(frozen=True)
+class Source:
+    """Public weights that are read."""
+
+    kind: str  # of names they come in
+    name: str  # what a user calls them; several kinds may be of one name
+    convert: Callable  # (weights, header, overrides) -> (config, our weights, noise schedule, report)
+    part: str | None = None  # of a network (`parts.PARTS`), where they are an addition to one
+    what: str = ""  # that they are an addition, in a sentence
 
 
 @dataclass(frozen=True)
@@ -20,7 +33,7 @@ class Pattern:
     """Every expression must be found in some key."""
 
     needs: tuple[str, ...]
-    kind: str | None = None
+    source: Source | None = None
     refusal: str | None = None
 
 
@@ -46,7 +59,10 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern((r"^body\.0\.weight$", r"^body\.1\.weight$", r"^body\.2\.weight$"), refusal=UPSCALER),  # compact
     Pattern((r"^conv_first\.weight$", r"^(layers|blocks|body|params)\.0\."), refusal=UPSCALER),  # SwinIR, HAT, DAT
     Pattern((r"^head\.0\.weight$", r"^body\.0\.body\.0\.body\.0\.weight$", r"^tail\.0\."), refusal=UPSCALER),  # RCAN
-    Pattern((r"^ip_adapter\.\d+\.to_[kv]_ip|^image_proj\.",), kind="ip-adapter"),
+    Pattern(
+        (r"^ip_adapter\.\d+\.to_[kv]_ip|^image_proj\.",),
+        source=Source("ip-adapter", "ip-adapter", ip_adapter.convert, "image_adapter", "this is an IP-Adapter"),
+    ),
     Pattern(
         (r"(^|\.)motion_modules\.\d+\.", r"[._]lora[._]"),
         refusal="this is a motion LoRA, which changes AnimateDiff motion modules and has no place here; give the "
@@ -62,7 +78,12 @@ PATTERNS: tuple[Pattern, ...] = (
         refusal="this is SparseCtrl, a ControlNet for AnimateDiff, which has no place here; give AnimateDiff motion "
         "modules",
     ),
-    Pattern((r"(^|\.)motion_modules\.\d+\.",), kind="animatediff"),
+    Pattern(
+        (r"(^|\.)motion_modules\.\d+\.",),
+        source=Source(
+            "animatediff", "animatediff", animatediff.convert, "temporal", "these are AnimateDiff motion modules"
+        ),
+    ),
     Pattern(
         (r"(^|\.)(input_hint_block|zero_convs|controlnet_cond_embedding|controlnet_down_blocks)\.",),
         refusal="this is a ControlNet; load it with the host's ControlNet loader and give the network it steers here",
@@ -107,10 +128,22 @@ PATTERNS: tuple[Pattern, ...] = (
         "ModelScope, VideoCrafter or DynamiCrafter checkpoint",
     ),
     # What the converters read.
-    Pattern((r"\.temopral_conv\.", r"(^|\.)input_blocks\.0\.1\.proj_in\."), kind="modelscope"),
-    Pattern((r"\.temopral_conv\.", r"(^|\.)init_attn\.0\.proj_in\."), kind="lvdm"),
-    Pattern((r"^(unet\.)?transformer_in\.", r"\.temp_convs\."), kind="modelscope-diffusers"),
-    Pattern((r"^(unet\.)?conv_in\.", r"^(unet\.)?time_embedding\.", r"\.attentions\."), kind="diffusers-unet2d"),
+    Pattern(
+        (r"\.temopral_conv\.", r"(^|\.)input_blocks\.0\.1\.proj_in\."),
+        source=Source("modelscope", "modelscope", modelscope.convert),
+    ),
+    Pattern(
+        (r"\.temopral_conv\.", r"(^|\.)init_attn\.0\.proj_in\."),
+        source=Source("lvdm", "lvdm", lvdm.convert),
+    ),
+    Pattern(
+        (r"^(unet\.)?transformer_in\.", r"\.temp_convs\."),
+        source=Source("modelscope-diffusers", "modelscope", modelscope.convert_diffusers),
+    ),
+    Pattern(
+        (r"^(unet\.)?conv_in\.", r"^(unet\.)?time_embedding\.", r"\.attentions\."),
+        source=Source("diffusers-unet2d", "sd", sd.convert_diffusers),
+    ),
     Pattern(
         (
             r"(^|\.)input_blocks\.0\.0\.weight$",
@@ -118,7 +151,7 @@ PATTERNS: tuple[Pattern, ...] = (
             r"(^|\.)middle_block\.1\.transformer_blocks\.",
             r"(^|\.)output_blocks\.",
         ),
-        kind="sd",
+        source=Source("sd", "sd", sd.convert),
     ),
     # What stands beside a network; after the networks, because whole checkpoints hold these as well.
     Pattern(
@@ -145,9 +178,18 @@ PATTERNS: tuple[Pattern, ...] = (
 )
 
 
+# What a user may say a file is, beside "auto".
+SOURCES = tuple(dict.fromkeys(pattern.source.name for pattern in PATTERNS if pattern.source))
+
+
 def recognise(header: Header) -> str:
     """The kind of a file: a network ("sd", "diffusers-unet2d", "modelscope", "modelscope-diffusers", "lvdm") or an
-    addition to one ("animatediff", "ip-adapter").
+    addition to one ("animatediff", "ip-adapter"). Raises as `source_of`."""
+    return source_of(header).kind
+
+
+def source_of(header: Header) -> Source:
+    """Who reads a public file.
 
     Raises CheckpointError with a sentence that says what anything else looks like and what to do.
     """
@@ -164,7 +206,7 @@ def recognise(header: Header) -> str:
         if all(re.search(need, text, re.MULTILINE) for need in pattern.needs):
             if pattern.refusal:
                 raise CheckpointError(pattern.refusal + ".")
-            return pattern.kind
+            return pattern.source
     keys = some(list(header.shapes)) or "none at all"
     raise CheckpointError(
         f"no known network has these weights ({keys}); give a Stable Diffusion 1.5 or 2.1, ModelScope, VideoCrafter "
