@@ -77,7 +77,7 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    from .model_patches.checkpoints.converters.export import export_file
+    from .model_patches.checkpoints.export import export_file
 
     report = export_file(args.source, args.target, args.names, dtype=_dtype(args.dtype))
     print(json.dumps(report.to_dict()) if args.json else f"{report}\nwritten: {args.target} ({args.names})")

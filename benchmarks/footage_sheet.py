@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dreamfactory.pipelines.media.sheets import INK, PAPER, font, to_uint8
-from dreamfactory.training.tiny_world.upscaling import made_small
+from dreamfactory.training.super_resolution.compare import made_small
 
 SIDE, THICK, GAP, HEAD = 192, 3, 6, 22  # pixels: a part, a frame's row over time, between pictures, for a title
 # Of whose clips: which one, left and top of the part, and the row below its top. Clips whose maker does not say that

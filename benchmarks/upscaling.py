@@ -143,10 +143,10 @@ def pan(picture: Tensor, frames: int = 8, side: int = 256) -> Tensor:
 def quality(model: str, count: int, sheet: str | None) -> dict:
     from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger
     from dreamfactory.pipelines.bundle import DEMO, load_vae
+    from dreamfactory.pipelines.media.sheets import comparison
     from dreamfactory.pipelines.upscale import open_upscaler
-    from dreamfactory.training.super_resolution.validation import comparison
+    from dreamfactory.training.super_resolution.compare import compare, made_small
     from dreamfactory.training.tiny_world.held_out import held_out
-    from dreamfactory.training.tiny_world.upscaling import compare, made_small
 
     clips, codec = held_out(count, size=256).clips, load_vae(DEMO / "codec.safetensors")
     upscaler = open_upscaler(model)
@@ -166,7 +166,7 @@ def pictures(model: str, paths: list[str]) -> dict:
     from dreamfactory.pipelines.bundle import DEMO, load_vae
     from dreamfactory.pipelines.media.files import read_image
     from dreamfactory.pipelines.upscale import open_upscaler
-    from dreamfactory.training.tiny_world.upscaling import compare
+    from dreamfactory.training.super_resolution.compare import compare
 
     clips, codec = [pan(read_image(path, 512, 512)[0]) for path in paths], load_vae(DEMO / "codec.safetensors")
     upscaler = open_upscaler(model)
@@ -185,8 +185,8 @@ def footage(given: list[str], city: str | None, count: int, sheet: str | None) -
     from footage import compressed, held_out
     from footage_sheet import draw
 
+    from dreamfactory.training.super_resolution.compare import made_small
     from dreamfactory.training.super_resolution.measures import measure
-    from dreamfactory.training.tiny_world.upscaling import made_small
 
     ways, groups = enlargers(given), held_out(city, count)
     damages = {
@@ -215,9 +215,10 @@ def enlargers(given: list[str]) -> dict:
     from real_material import released
     from safetensors.torch import save_file
 
+    from dreamfactory.model_patches.upscaling.sizes import bicubic
     from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger, load_upscaler
     from dreamfactory.pipelines.upscale import open_upscaler
-    from dreamfactory.training.super_resolution.measures import bicubic, lanczos
+    from dreamfactory.training.super_resolution.measures import lanczos
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "animevideov3.safetensors")

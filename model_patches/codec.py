@@ -27,10 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError, shown, some
-from .checkpoints.files import read_header, read_weights, settings, write
+from .checkpoints.files import PATCH_CODEC, read_header, read_weights, settings, write
 from .checkpoints.save import check_weights
 
-METADATA_KEY = "dreamfactory.patch_codec"
 MOST = {"latent_channels": 4096, "patch": 64, "latent_width": 8192, "detail_width": 8192}
 
 
@@ -150,7 +149,7 @@ class PatchAutoencoder(nn.Module):
 
 def save_codec(codec: PatchAutoencoder, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:
     """Write the codec's weights and sizes to one safetensors file, whole or not at all."""
-    write(path, codec.state_dict(), {METADATA_KEY: json.dumps(asdict(codec.config))}, dtype)
+    write(path, codec.state_dict(), {PATCH_CODEC: json.dumps(asdict(codec.config))}, dtype)
 
 
 def load_codec(
@@ -164,10 +163,10 @@ def load_codec(
     Raises CheckpointError with one sentence.
     """
     header = read_header(path)
-    if METADATA_KEY not in header.metadata:
+    if PATCH_CODEC not in header.metadata:
         raise CheckpointError(f"{path} is no codec of ours: its header does not say so; give the codec's own file.")
     try:
-        config = PatchCodecConfig(**settings(header.metadata, METADATA_KEY))
+        config = PatchCodecConfig(**settings(header.metadata, PATCH_CODEC))
     except (TypeError, ConfigError) as error:
         told = some([str(error).rstrip(".")])
         raise CheckpointError(f"the codec sizes in the header of {path} cannot be read ({told}).") from error

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import NodeError
 from ..model_patches.network.long_clip import Piece, pieces
-from .advice import advise_on_pieces, be_quiet
+from .bridge.advice import advise_on_pieces, be_quiet
 from .bridge.sampling import seen_together
 from .bridge.windows import check_by_frame
 from .checked import CheckedNode

@@ -36,8 +36,8 @@ from dreamfactory.model_patches.checkpoints.converters import (
     modelscope,
     sd,
 )
-from dreamfactory.model_patches.checkpoints.converters.export import FORMS, export_file, export_motion
 from dreamfactory.model_patches.checkpoints.converters.infer import betas_from_buffers
+from dreamfactory.model_patches.checkpoints.export import FORMS, export_file, export_motion
 from dreamfactory.model_patches.checkpoints.save import build
 from dreamfactory.schedulers import ScheduleConfig, linear_betas
 

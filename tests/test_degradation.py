@@ -13,7 +13,6 @@ from PIL import Image
 from dreamfactory.errors import TrainingError
 from dreamfactory.training.settings import build
 from dreamfactory.training.super_resolution import degradation
-from dreamfactory.training.super_resolution.config import KINDS, DegradationConfig, PassConfig, SecondPassConfig, check
 from dreamfactory.training.super_resolution.degradation import (
     blurred,
     degrade,
@@ -24,6 +23,7 @@ from dreamfactory.training.super_resolution.degradation import (
 )
 from dreamfactory.training.super_resolution.jpeg import CHROMA, LUMA, jpeg, steps
 from dreamfactory.training.super_resolution.kernels import blur, draw_blur, draw_sinc, one_of, sinc
+from dreamfactory.training.upscaler_config import KINDS, DegradationConfig, PassConfig, SecondPassConfig, check
 from dreamfactory.training.video.objective import generator
 
 OFF = {"noise_range": (0.0, 0.0), "gaussian_chance": 1.0, "jpeg_chance": 0.0}  # neither noise nor JPEG

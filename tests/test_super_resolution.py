@@ -14,12 +14,13 @@ from dreamfactory.errors import TrainingError
 from dreamfactory.metrics.warp import changes, warp
 from dreamfactory.model_patches.checkpoints.files import read_header, read_weights
 from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, rcan_of, save_rcan, start_bilinear
+from dreamfactory.model_patches.upscaling.sizes import bicubic
 from dreamfactory.pipelines.media.files import write_video
 from dreamfactory.training.loop import train
 from dreamfactory.training.run_file import from_dict, load_run
 from dreamfactory.training.super_resolution.discriminator import Discriminator, SpectralConv
 from dreamfactory.training.super_resolution.losses import gan, temporal
-from dreamfactory.training.super_resolution.measures import bicubic, lanczos, measure
+from dreamfactory.training.super_resolution.measures import lanczos, measure
 from dreamfactory.training.trainer import Trainer
 
 from .processes import distance, final, launch

@@ -10,7 +10,7 @@ from ..model_patches import UNetConfig
 from ..model_patches.network.parts import PARTS
 from ..model_patches.network.presets import preset
 from .config import OptimConfig, RunConfig, StageConfig, UpscalerStageConfig, VideoStageConfig
-from .super_resolution.config import check as check_degradation
+from .upscaler_config import check as check_degradation
 
 CHOICES = {
     "precision": ("fp32", "bf16", "fp16"),

@@ -17,7 +17,7 @@ from ..model_patches.network.config import UNetConfig
 from ..model_patches.network.presets import preset
 from ..schedulers import SCHEDULES, ScheduleConfig
 from .settings import UserPath
-from .super_resolution.config import DegradationConfig, UpscalerConfig
+from .upscaler_config import DegradationConfig, UpscalerConfig
 
 
 @dataclass(frozen=True)

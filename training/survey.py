@@ -12,8 +12,8 @@ from ..pipelines.encoders import TextEncoder
 from . import plan
 from .checks import encoders_of
 from .config import RunConfig, StageConfig
-from .data.open import PAGE, open_sources
 from .loop import check_places
+from .sources import PAGE, open_sources
 from .start import Start, settled
 from .video import lora, models
 

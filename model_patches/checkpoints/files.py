@@ -38,6 +38,7 @@ FORMAT = "dreamfactory.format"
 CONFIG = "dreamfactory.config"
 SCHEDULE = "dreamfactory.schedule"
 PARTS_FIELD = "dreamfactory.parts"
+PATCH_CODEC = "dreamfactory.patch_codec"  # the small image codec's sizes
 # Of a header, far beyond any network's: what is more was made to fill the memory of whoever opens it.
 MAX_HEADER = 2**24  # bytes
 MAX_ITEMS = 500_000  # entries of lists and objects

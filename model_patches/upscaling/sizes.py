@@ -35,3 +35,8 @@ def fit(frames: Tensor, height: int, width: int) -> Tensor:
         frames = F.interpolate(frames, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return frames[..., top : top + height, left : left + width]
+
+
+def bicubic(frames: Tensor, scale: int) -> Tensor:
+    """(t, 3, h, w) -> (t, 3, s*h, s*w) in [0, 1], Keys' cubic (a = -0.75, as torch has it)."""
+    return F.interpolate(frames, scale_factor=scale, mode="bicubic", align_corners=False).clamp(0, 1)

@@ -51,7 +51,7 @@ from ...model_patches.checkpoints.save import check_network
 from ...model_patches.kernels import same_bits
 from ...model_patches.network.layout import layout
 from ...schedulers import ScheduleConfig
-from ..advice import advise, note_added
+from .advice import advise, note_added
 from .codec import CodecLatents
 from .folders import read_file
 from .known import is_known, known_rows

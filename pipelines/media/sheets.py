@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import InputError, reason
 from ...model_patches.checkpoints.files import whole
+from ...model_patches.upscaling.sizes import bicubic
 
 WIDEST = 600  # pixels of a caption over frames that are narrower together
 INK, PAPER, FAINT = (28, 30, 34), (250, 249, 246), (120, 122, 126)
@@ -114,3 +115,40 @@ def _cut(caption: str, width: int) -> str:
 
 def font(size: int):
     return ImageFont.load_default(size)
+
+
+def video_grid(clips: Tensor, columns: int = 4) -> Tensor:
+    """(n, t, 3, h, w) -> one clip (t, 3, rows*h, columns*w) of all of them side by side."""
+    n, t, c, h, w = clips.shape
+    rows = -(-n // columns)
+    grid = torch.ones(rows * columns, t, c, h, w)
+    grid[:n] = clips
+    grid = grid.unflatten(0, (rows, columns))
+    return grid.permute(2, 3, 0, 4, 1, 5).reshape(t, c, rows * h, columns * w)
+
+
+def middle(clip: Tensor, side: int) -> Tensor:
+    """The middle of (t, 3, h, w), sides at most `side` and multiples of 8."""
+    height, width = (min(side, n) // 8 * 8 for n in clip.shape[-2:])
+    top, left = (clip.shape[-2] - height) // 2, (clip.shape[-1] - width) // 2
+    return clip[..., top : top + height, left : left + width]
+
+
+def comparison(path: Path, rows: Sequence[tuple[Tensor, ...]], scale: int, title: str, tile: int = 256) -> None:
+    """Middle squares, pixel for pixel, as a PNG: input (3, h, w), bicubic, ours (3, s*h, s*w), truth if there is one.
+
+    rows: of (input, ours) or (input, ours, truth).
+    """
+    names = ("input", "bicubic", "ours", "truth")[: len(rows[0]) + 1]
+    gap, head = 6, 44
+    sheet = Image.new("RGB", (len(names) * (tile + gap) + gap, head + len(rows) * (tile + gap)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((gap, 4), title, INK, font=font(15))
+    for i, name in enumerate(names):
+        draw.text((gap + i * (tile + gap), 24), name, INK, font=font(13))
+    for row, (small, *large) in enumerate(rows):
+        pixels = small.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+        for i, image in enumerate((pixels, bicubic(small[None], scale)[0], *large)):
+            place = (gap + i * (tile + gap), head + row * (tile + gap))
+            sheet.paste(Image.fromarray(to_uint8(middle(image[None], tile)[0])), place)
+    save_image(sheet, path)

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from dreamfactory.model_patches import UNetConfig, apply_patch, load_unet, preset
-from dreamfactory.model_patches.checkpoints.converters.export import export_motion
+from dreamfactory.model_patches.checkpoints.export import export_motion
 from dreamfactory.pipelines.encoders import ImageEncoder
 from dreamfactory.pipelines.sampling import Prompt, sample
 from dreamfactory.schedulers import SCHEDULES, ScheduleConfig, spacing

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from dreamfactory.model_patches import ProjectorConfig, UNetConfig, VideoUNet, preset, save_unet
-from dreamfactory.model_patches.checkpoints.converters.export import export_motion
+from dreamfactory.model_patches.checkpoints.export import export_motion
 from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.schedulers import SCHEDULES
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from .config import LARGEST, PassConfig
+from ..upscaler_config import LARGEST, PassConfig
 
 
 def between(u: float, ends: Sequence[float]) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -13,11 +12,6 @@ from ...metrics.image import psnr
 from ...metrics.warp import changes
 from ...pipelines.media.sheets import to_uint8
 from .patches import with_flow
-
-
-def bicubic(frames: Tensor, scale: int) -> Tensor:
-    """(t, 3, h, w) -> (t, 3, s*h, s*w) in [0, 1], Keys' cubic (a = -0.75, as torch has it)."""
-    return F.interpolate(frames, scale_factor=scale, mode="bicubic", align_corners=False).clamp(0, 1)
 
 
 def lanczos(frames: Tensor, scale: int) -> Tensor:

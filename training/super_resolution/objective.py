@@ -17,7 +17,7 @@ from ...model_patches.upscaling.rcan import RCAN
 from ..batch import Batch
 from ..config import UpscalerLossConfig
 from ..random import generator
-from .config import DegradationConfig
+from ..upscaler_config import DegradationConfig
 from .degradation import degrade
 from .discriminator import Discriminator
 from .losses import gan, temporal

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...metrics.flow import clip_flow
 from ..batch import Batch
-from ..video.objective import generator
+from ..random import generator
 
 
 def cut(clip: Tensor, side: int, *key: object) -> Tensor:

@@ -19,7 +19,7 @@ from ..checkpoint import Checkpoint
 from ..config import RunConfig
 from ..data.buckets import buckets_for
 from ..data.mix import BatchPlan
-from ..data.open import open_sources
+from ..sources import open_sources
 from ..start import Start
 from ..state import load_weights
 from ..task import DTYPES, Loss, Run, Stage, Task

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ...pipelines.media.sheets import INK, PAPER, font, save_image, to_uint8
+from ...model_patches.upscaling.sizes import bicubic
+from ...pipelines.media.sheets import comparison, middle
 from ..config import OutputConfig, UpscalerStageConfig
 from ..data.source import Source
-from .measures import bicubic, measure
+from .measures import measure
 from .objective import SuperResolution
 
 SIDE = 384  # of the squares looked at, pixels of the large picture
@@ -67,30 +66,3 @@ class Validation:
         truth = middle(self.source.example_batch(example.bucket, [example.index]).frames[0], SIDE)
         small = objective.damaged(truth[None].to(device), [(self.seed, "validation", number)])
         return small.cpu(), objective.network(small).float().clamp(0, 1).cpu(), truth
-
-
-def middle(clip: Tensor, side: int) -> Tensor:
-    """The middle of (t, 3, h, w), sides at most `side` and multiples of 8."""
-    height, width = (min(side, n) // 8 * 8 for n in clip.shape[-2:])
-    top, left = (clip.shape[-2] - height) // 2, (clip.shape[-1] - width) // 2
-    return clip[..., top : top + height, left : left + width]
-
-
-def comparison(path: Path, rows: Sequence[tuple[Tensor, ...]], scale: int, title: str, tile: int = 256) -> None:
-    """Middle squares, pixel for pixel, as a PNG: input (3, h, w), bicubic, ours (3, s*h, s*w), truth if there is one.
-
-    rows: of (input, ours) or (input, ours, truth).
-    """
-    names = ("input", "bicubic", "ours", "truth")[: len(rows[0]) + 1]
-    gap, head = 6, 44
-    sheet = Image.new("RGB", (len(names) * (tile + gap) + gap, head + len(rows) * (tile + gap)), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((gap, 4), title, INK, font=font(15))
-    for i, name in enumerate(names):
-        draw.text((gap + i * (tile + gap), 24), name, INK, font=font(13))
-    for row, (small, *large) in enumerate(rows):
-        pixels = small.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-        for i, image in enumerate((pixels, bicubic(small[None], scale)[0], *large)):
-            place = (gap + i * (tile + gap), head + row * (tile + gap))
-            sheet.paste(Image.fromarray(to_uint8(middle(image[None], tile)[0])), place)
-    save_image(sheet, path)

@@ -13,9 +13,8 @@ from ...model_patches.upscaling.enlarge import Enlarger
 from ...pipelines.bundle import Bundle, load_bundle
 from ...pipelines.image_to_video import Settings, animate
 from ...pipelines.media.files import check_output, write_gif, write_video
-from ...pipelines.media.sheets import clip_sheet
+from ...pipelines.media.sheets import clip_sheet, comparison, video_grid
 from ...pipelines.upscale import open_upscaler
-from ..super_resolution.validation import comparison
 from .held_out import held_out
 
 # A shape, and two things it is asked to do.
@@ -92,14 +91,4 @@ def _write(sheet: Path, gif: str, clips: Tensor, text: list[str], motion: list[s
     for i, clip in enumerate(clips):
         path = sheet.with_name(f"{sheet.stem}_{i + 1}_{motion[i].replace(' ', '_')}.mp4")
         write_video(path, clip, 8, settings={"text": text[i], "motion": motion[i]})
-    write_gif(sheet.with_name(gif), wall(F.avg_pool2d(clips.flatten(0, 1), 2).unflatten(0, clips.shape[:2])), 8)
-
-
-def wall(clips: torch.Tensor, columns: int = 4) -> torch.Tensor:
-    """(n, t, 3, h, w) -> one clip (t, 3, rows*h, columns*w) of all of them side by side."""
-    n, t, c, h, w = clips.shape
-    rows = -(-n // columns)
-    grid = torch.ones(rows * columns, t, c, h, w)
-    grid[:n] = clips
-    grid = grid.unflatten(0, (rows, columns))
-    return grid.permute(2, 3, 0, 4, 1, 5).reshape(t, c, rows * h, columns * w)
+    write_gif(sheet.with_name(gif), video_grid(F.avg_pool2d(clips.flatten(0, 1), 2).unflatten(0, clips.shape[:2])), 8)

@@ -20,9 +20,9 @@ from ..batch import Batch, Bucket
 from ..checkpoint import Checkpoint, disk_errors
 from ..checks import encoders_of
 from ..data.mix import BatchPlan
-from ..data.open import open_sources
 from ..data.source import Source
 from ..encode import FrozenEncoders
+from ..sources import open_sources
 from ..start import Start
 from ..state import freeze_at_average, load_weights
 from ..task import DTYPES, Loss, Stage, Task

@@ -17,13 +17,12 @@ from torch import Tensor
 from ...metrics.image import psnr
 from ...pipelines.image_to_video import reads_picture
 from ...pipelines.media.files import write_video
-from ...pipelines.media.sheets import comparison_sheet, spaced
+from ...pipelines.media.sheets import comparison_sheet, spaced, video_grid
 from ...pipelines.sampling import Prompt, sample
 from ..batch import Batch, Bucket
 from ..config import OutputConfig, VideoStageConfig
 from ..data.source import Source
 from ..random import generator
-from ..tiny_world.demo import wall
 from .objective import DiffusionObjective, Draws
 from .prompts import Asked
 
@@ -109,7 +108,7 @@ class Validation:
             captions = [e.motion for e in self.examples[:SHOWN]]
             rows = [[t[:1], spaced(t, ACROSS), spaced(c, ACROSS)] for c, t in zip(clips[:SHOWN], true, strict=False)]
             pairs = torch.cat([true, clips], -1)[:SHOWN]
-            write_video(sheet.with_suffix(".mp4"), wall(pairs), 8, settings={"step": step, "captions": captions})
+            write_video(sheet.with_suffix(".mp4"), video_grid(pairs), 8, settings={"step": step, "captions": captions})
         asked = [self._asked(objective, device, number) for number in range(len(self.prompts))]
         if asked:
             own = [prompt.caption for prompt in self.prompts]
@@ -118,7 +117,9 @@ class Validation:
                 for p, clip in zip(self.prompts, asked, strict=True)
             ]
             settings = {"step": step, "captions": own}
-            write_video(sheet.with_name(f"{sheet.stem}-prompts.mp4"), wall(torch.stack(asked)), 8, settings=settings)
+            write_video(
+                sheet.with_name(f"{sheet.stem}-prompts.mp4"), video_grid(torch.stack(asked)), 8, settings=settings
+            )
             captions = [*captions, *(f"your prompt: {caption}" for caption in own)]
         heads = ["first frame", "truth", "sample"]
         used = [k for k in range(3) if any(row[k] is not None for row in rows)]

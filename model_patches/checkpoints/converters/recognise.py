@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ....errors import CheckpointError, some
-from ...codec import METADATA_KEY as PATCH_CODEC
 from ...network.parts import PARTS
-from ..files import Header
+from ..files import PATCH_CODEC, Header
 from . import animatediff, ip_adapter, lvdm, modelscope, sd
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..model_patches.network.long_clip import animates_picture, is_far, stated_length
-from .bridge.sampling import TOGETHER, frames_together
-from .bridge.tell import tell
+from ...model_patches.network.long_clip import animates_picture, is_far, stated_length
+from .sampling import TOGETHER, frames_together
+from .tell import tell
 
 KEY = "dreamfactory_advice"
 ADDED = "dreamfactory_added"  # in a MODEL's options

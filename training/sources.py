@@ -7,17 +7,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from ...errors import TrainingError
-from ...model_patches import UNetConfig
-from ...pipelines.encoders import TextEncoder
-from ..checkpoint import disk_errors
-from ..config import RunConfig, SourceConfig, StageConfig
-from ..encode import FrozenEncoders
-from ..tiny_world.source import TinySource
-from .captions import read_by, sentences
-from .source import Source
-from .statistics import SHOWN, samples
-from .survey_page import Surveyed, write_page
+from ..errors import TrainingError
+from ..model_patches import UNetConfig
+from ..pipelines.encoders import TextEncoder
+from .checkpoint import disk_errors
+from .config import RunConfig, SourceConfig, StageConfig
+from .data.captions import read_by, sentences
+from .data.source import Source
+from .data.statistics import SHOWN, samples
+from .data.survey_page import Surveyed, write_page
+from .encode import FrozenEncoders
+from .tiny_world.source import TinySource
 
 PAGE = "survey.html"
 
@@ -61,9 +61,9 @@ def open_sources(
                 joins=joins,
             )
             continue
-        from .cache import Cache  # not needed for the tiny world
-        from .precompute import encode_all
-        from .video_source import VideoSource
+        from .data.cache import Cache  # not needed for the tiny world
+        from .data.precompute import encode_all
+        from .data.video_source import VideoSource
 
         def read(name: str = name, given: SourceConfig = given) -> VideoSource:
             return VideoSource(
@@ -107,7 +107,7 @@ def _tell(
         if isinstance(source, TinySource):
             page.append(Surveyed(name, source.samples(SHOWN)))
             continue
-        from .report import dataset_rms
+        from .data.report import dataset_rms
 
         shown = samples(source)
         more: dict[str, object] = {"flow_rms": dataset_rms(source)} if source.with_flow else {}

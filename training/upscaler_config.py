@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...errors import TrainingError
-from ...model_patches.upscaling.rcan import RCANConfig
+from ..errors import TrainingError
+from ..model_patches.upscaling.rcan import RCANConfig
 
 LARGEST = 21  # side of a blur kernel, pixels: all are padded to it
 KINDS = {  # of kernels, with Real-ESRGAN's weights

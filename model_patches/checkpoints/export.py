@@ -19,19 +19,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ....errors import CheckpointError, some
-from ...network.attention import sine_positions
-from ...network.config import UNetConfig
-from ...network.layout import layout
-from ...network.parts import part_of
-from ...network.unet import VideoUNet
-from ..files import read_header, refuse_onto, whole, write
-from ..load import is_patch, read_network, read_patch
-from .animatediff import motion_names
-from .diffusers_names import diffusers_names
-from .folders import DIFFUSERS_WEIGHTS
-from .keys import rename
-from .report import Report
+from ...errors import CheckpointError, some
+from ..network.attention import sine_positions
+from ..network.config import UNetConfig
+from ..network.layout import layout
+from ..network.parts import part_of
+from ..network.unet import VideoUNet
+from .converters.animatediff import motion_names
+from .converters.diffusers_names import diffusers_names
+from .converters.folders import DIFFUSERS_WEIGHTS
+from .converters.keys import rename
+from .converters.report import Report
+from .files import read_header, refuse_onto, whole, write
+from .load import is_patch, read_network, read_patch
 
 MAX_FRAMES = 32  # positions in the exported table: AnimateDiff v2's and v3's
 HEADS = 8

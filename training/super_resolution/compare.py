@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...model_patches.upscaling.enlarge import Enlarger
+from ...model_patches.upscaling.sizes import bicubic
 from ...model_patches.upscaling.upscaler import Upscaler
-from ..super_resolution.degradation import downsize, through_codec
-from ..super_resolution.measures import bicubic, lanczos, measure
+from .degradation import downsize, through_codec
+from .measures import lanczos, measure
 
 Clips = Sequence[Tensor]
 
