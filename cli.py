@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
+from .libraries import LibraryError, fault
 from .pipelines.generate.processes import is_launched, leave
 
 EXIT_CODES = """\
@@ -326,36 +327,21 @@ def _run(argv: list[str] | None) -> int:
     except _user_errors() as error:
         print(f"dreamfactory {args.command}: {error}", file=sys.stderr)
         return 2
-    except ModuleNotFoundError as error:
-        name = (error.name or "").split(".")[0]
-        if name in ("", "dreamfactory"):
-            raise
-        print(f"dreamfactory {args.command}: {name} is not installed; {_install(name)}", file=sys.stderr)
-        return 2
     except Exception as error:
-        from .model_patches.errors import out_of_memory, reason
+        out_of_memory, found = _out_of_memory(error), fault(error)
+        if out_of_memory:
+            from .model_patches.errors import reason
 
-        if not out_of_memory(error):
+            print(f"dreamfactory {args.command}: memory ran out ({reason(error)}); {LESS}.", file=sys.stderr)
+            return 1
+        if found is None:
             raise
-        print(f"dreamfactory {args.command}: memory ran out ({reason(error)}); {LESS}.", file=sys.stderr)
-        return 1
+        print(f"dreamfactory {args.command}: {found}.", file=sys.stderr)
+        return 2
     return code or 0
 
 
 LESS = "give fewer frames, a smaller size or batch, or half precision, or free some"
-EXTRAS = {
-    "generate": ("accelerate", "diffusers", "matplotlib"),
-    "train": ("cv2", "peft", "pyarrow", "tensorboard", "torchmetrics", "tomli"),
-}
-
-
-def _install(name: str) -> str:
-    """How a missing library is had."""
-    if name == "xformers":
-        return "pip install xformers, or choose --attention sdpa."
-    extra = next((extra for extra, names in EXTRAS.items() if name in names), None)
-    name = {"PIL": "pillow"}.get(name, name)  # the one import here whose package has another name
-    return f"pip install {name}." if extra is None else f"pip install 'comfyui-dreamfactory[{extra}]' brings it."
 
 
 def _dtype(name: str | None):
@@ -365,12 +351,22 @@ def _dtype(name: str | None):
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    from .model_patches.errors import CheckpointError, ConfigError
-    from .pipelines.errors import InputError
-    from .schedulers import ScheduleError
-    from .training.errors import TrainingError
+    try:
+        from .model_patches.errors import CheckpointError, ConfigError
+        from .pipelines.errors import InputError
+        from .schedulers import ScheduleError
+        from .training.errors import TrainingError
+    except Exception:  # torch itself cannot be imported, which is what went wrong
+        return (LibraryError,)
+    return CheckpointError, ConfigError, InputError, LibraryError, ScheduleError, TrainingError
 
-    return CheckpointError, ConfigError, InputError, ScheduleError, TrainingError
+
+def _out_of_memory(error: Exception) -> bool:
+    try:
+        from .model_patches.errors import out_of_memory
+    except Exception:  # as above
+        return False
+    return out_of_memory(error)
 
 
 def _value(text: str):

@@ -10,6 +10,8 @@ import os
 
 import torch
 
+from ..libraries import importing
+
 
 class ConfigError(ValueError):
     """A network configuration that cannot be built."""
@@ -71,7 +73,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def blameless(error: BaseException) -> bool:
     """Whether a file that was being read has nothing to do with an error: memory, a missing library, a bug of ours."""
-    return out_of_memory(error) or isinstance(error, ImportError) or is_bug(error)
+    return out_of_memory(error) or importing(error) or is_bug(error)
 
 
 def is_bug(error: BaseException) -> bool:

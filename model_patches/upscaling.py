@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..libraries import library
 from .errors import CheckpointError, ConfigError, blameless, out_of_memory, reason
 from .files import read_header, read_weights
 from .kernels import same_bits
@@ -135,18 +136,12 @@ def _missing(wanted: str) -> type:
 
 def _spandrel(path: Path) -> object:
     """The descriptor of a file of any architecture."""
-    try:
-        with _torchvision_or_none():
-            from spandrel import ModelLoader, UnsupportedModelError
-    except Exception as error:
-        raise CheckpointError(
-            f"{path.name} is no RCAN, and upscalers of other kinds need spandrel, which cannot be imported "
-            f"({reason(error)}); pip install --no-deps spandrel, which leaves torch as it is."
-        ) from error
+    with _torchvision_or_none():
+        spandrel = library("spandrel", f"{path.name} is no RCAN, and an upscaler of another kind")
     weights = read_weights(path)
     try:
-        return ModelLoader().load_from_state_dict(weights)
-    except UnsupportedModelError as error:
+        return spandrel.ModelLoader().load_from_state_dict(weights)
+    except spandrel.UnsupportedModelError as error:
         raise CheckpointError(
             f"{path.name} is no upscaler: its {len(weights)} weights are of no image network that spandrel knows."
         ) from error

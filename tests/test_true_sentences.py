@@ -6,6 +6,7 @@ that ran out, a missing library and a bug of ours are no sentence about a file a
 
 import json
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -164,12 +165,13 @@ def test_a_file_is_not_blamed(case, tmp_path, monkeypatch):
 
 
 def test_memory_and_libraries_cost_the_command_one_sentence(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("dreamfactory.libraries.shutil.which", lambda name: str(Path(sys.executable).parent / name))
     for error, code, words in (
         (MEMORY, 1, "memory ran out ([enforce fail] DefaultCPUAllocator: can't allocate memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), 1, "memory ran out (CUDA out of"),
         (MISSING, 2, "sentencepiece is not installed; pip install sentencepiece."),
-        (ModuleNotFoundError("no", name="PIL.Image"), 2, "PIL is not installed; pip install pillow."),
-        (ModuleNotFoundError("no", name="diffusers"), 2, "'comfyui-dreamfactory[generate]' brings it."),
+        (ModuleNotFoundError("no", name="PIL"), 2, "pillow is not installed; pip install pillow."),
+        (ModuleNotFoundError("no", name="diffusers"), 2, "diffusers is not installed; pip install diffusers."),
     ):
         monkeypatch.setattr("dreamfactory.pipelines.describe.describe_file", failing(error))
         assert main(["info", "x.safetensors"]) == code

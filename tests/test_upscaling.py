@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from dreamfactory.libraries import LibraryError
 from dreamfactory.model_patches.errors import CheckpointError, ConfigError
 from dreamfactory.model_patches.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.model_patches.upscaling import (
@@ -351,7 +352,9 @@ def other_file(tmp_path):
 
 def test_files_of_others_need_spandrel(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(CheckpointError, match=r"cannot be imported .*; pip install --no-deps spandrel"):
+    with pytest.raises(
+        LibraryError, match=r"needs spandrel, which is not installed; .*pip install --no-deps spandrel, "
+    ):
         load_upscaler(other_file(tmp_path))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from .. import checkpoint as disk, models, state
 from ..batch import Batch, Bucket
 from ..config import RunConfig
 from ..data.buckets import buckets_for
-from ..data.flow import opencv
 from ..data.mix import Take
 from ..data.open import open_sources
 from ..errors import TrainingError
@@ -59,7 +57,6 @@ class UpscalerTrainer(Trainer):
         where = config.encoders.codec
         self.codec = load_vae(DEMO / "codec.safetensors" if where == "demo" else Path(where)).eval()
         self.codec.requires_grad_(False).to(self.accelerator.device)
-        self._check_libraries()
         learner = self._learner(start_network(config, self.say if found is None else lambda text: None))
         own = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
         self.saved = set(own)
@@ -82,16 +79,6 @@ class UpscalerTrainer(Trainer):
         self.validation = Validation(self.sources, stage, config.output, config.seed)
         if config.output.validation_clips and not self.validation:
             self.say(f"{stage.name}: there is no clip to validate on; pictures and measures are left out")
-
-    def _check_libraries(self) -> None:
-        """Told before the first step, not at the first validation."""
-        if self.stage.loss.temporal_weight or self.config.output.validation_clips:
-            opencv("loss.temporal_weight and output.validation_clips to 0")
-        if self.config.output.validation_clips and importlib.util.find_spec("torchmetrics") is None:
-            raise TrainingError(
-                "validation needs torchmetrics; pip install 'comfyui-dreamfactory[train]', or set "
-                "output.validation_clips to 0."
-            )
 
     def _learner(self, network: RCAN) -> SuperResolution:
         stage, judge = self.stage, None
