@@ -71,7 +71,7 @@ def fault(error: BaseException, wanted: str = "") -> Fault | None:
     if isinstance(error, ModuleNotFoundError) and top and (top == name or not _is_there(top)):
         if top in sys.stdlib_module_names:
             return Fault(top, top, "is a part of Python that this Python was built without", "use another Python")
-        needs = f", which {package(running)} needs," if running not in ("", top) else ""
+        needs = f", which {package(running)} needs," if running not in ("", top) and top != wanted else ""
         return Fault(top, package(top) + needs, "is not installed", install(top), missing=True)
     of = running or top or wanted
     if not of:

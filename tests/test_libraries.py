@@ -15,6 +15,7 @@ from dreamfactory.cli import main
 from dreamfactory.libraries import LibraryError, fault, install, library, pip
 from dreamfactory.model_patches.errors import blameless
 from dreamfactory.pipelines.errors import InputError
+from dreamfactory.training.logs import Log
 
 NMS = "raise RuntimeError('operator torchvision::nms does not exist')"
 LAZY = """  # as diffusers and transformers import their own modules, when something of theirs is asked for
@@ -233,6 +234,24 @@ def test_a_run_says_what_it_needs_before_anything_is_made(case, tmp_path, monkey
     assert words in told
     assert told.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("code", [None, "raise TypeError('Descriptors cannot be created directly.')"])
+def test_a_run_goes_on_without_a_board(code, put, tmp_path, monkeypatch):
+    for loaded in [m for m in sys.modules if m.startswith(("tensorboard", "torch.utils.tensorboard"))]:
+        monkeypatch.delitem(sys.modules, loaded)
+    if code is None:
+        monkeypatch.setitem(sys.modules, "tensorboard", None)
+    else:
+        put("tensorboard", code, version="2.9")
+    said = []
+    Log(tmp_path, 0, ("tensorboard",), said.append).close()
+    (told,) = said
+    assert told.startswith(
+        "tensorboard is not installed; " if code is None else "tensorboard 2.9 cannot be imported (De"
+    )
+    assert "pip install " in told
+    assert told.endswith(" tensorboard. Until then numbers go to metrics.jsonl alone")
 
 
 def test_a_clip_says_what_it_needs_before_a_network_is_read(tmp_path, monkeypatch, capsys):

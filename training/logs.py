@@ -32,7 +32,7 @@ class Log:
 
                     self.wandb = wandb.init(project="dreamfactory", dir=str(folder), name=folder.name, resume="allow")
             except Exception as error:
-                found = fault(error)
+                found = fault(error, name)
                 if found is None:
                     raise
                 say(f"{found}. Until then numbers go to {METRICS} alone")
