@@ -14,7 +14,8 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
-from .errors import nearest
+from .errors import DreamFactoryError, nearest, out_of_memory, reason
+from .libraries import fault
 from .pipelines.generate.processes import is_launched, leave
 
 EXIT_CODES = """\
@@ -217,7 +218,7 @@ def parser() -> Parser:
     )
     sub.add_argument("source", help="a weight file (.safetensors, .ckpt, .pt, .pth, .bin), or a diffusers folder")
     sub.add_argument("target", help="the .safetensors to write")
-    # model_patches.converters.SOURCES and export.FORMS, which would bring torch.
+    # checkpoints.converters.SOURCES and checkpoints.export.FORMS, which would bring torch.
     sources = ("auto", "sd", "modelscope", "lvdm", "animatediff", "ip-adapter")
     sub.add_argument("--from", dest="origin", default="auto", choices=sources)
     sub.add_argument(
@@ -323,52 +324,28 @@ def _run(argv: list[str] | None) -> int:
     except BrokenPipeError:  # the reader of our output has left (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except _user_errors() as error:
+    except DreamFactoryError as error:
         print(f"dreamfactory {args.command}: {error}", file=sys.stderr)
         return 2
-    except ModuleNotFoundError as error:
-        name = (error.name or "").split(".")[0]
-        if name in ("", "dreamfactory"):
-            raise
-        print(f"dreamfactory {args.command}: {name} is not installed; {_install(name)}", file=sys.stderr)
-        return 2
     except Exception as error:
-        from .errors import out_of_memory, reason
-
-        if not out_of_memory(error):
+        found = fault(error)
+        if out_of_memory(error):
+            print(f"dreamfactory {args.command}: memory ran out ({reason(error)}); {LESS}.", file=sys.stderr)
+            return 1
+        if found is None:
             raise
-        print(f"dreamfactory {args.command}: memory ran out ({reason(error)}); {LESS}.", file=sys.stderr)
-        return 1
+        print(f"dreamfactory {args.command}: {found}.", file=sys.stderr)
+        return 2
     return code or 0
 
 
 LESS = "give fewer frames, a smaller size or batch, or half precision, or free some"
-EXTRAS = {
-    "generate": ("accelerate", "diffusers", "matplotlib"),
-    "train": ("cv2", "peft", "pyarrow", "tensorboard", "torchmetrics", "tomli"),
-}
-
-
-def _install(name: str) -> str:
-    """How a missing library is had."""
-    if name == "xformers":
-        return "pip install xformers, or choose --attention sdpa."
-    extra = next((extra for extra, names in EXTRAS.items() if name in names), None)
-    name = {"PIL": "pillow"}.get(name, name)  # the one import here whose package has another name
-    return f"pip install {name}." if extra is None else f"pip install 'comfyui-dreamfactory[{extra}]' brings it."
 
 
 def _dtype(name: str | None):
     import torch
 
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}[name]
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
-    from .errors import CheckpointError, ConfigError, InputError, TrainingError
-    from .schedulers import ScheduleError
-
-    return CheckpointError, ConfigError, InputError, ScheduleError, TrainingError
 
 
 def _value(text: str):

@@ -10,6 +10,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable
+from types import TracebackType
 
 
 class DreamFactoryError(ValueError):
@@ -38,6 +39,10 @@ class CannotShow(InputError):
 
 class TrainingError(DreamFactoryError):
     """A training run's config, data or folder that cannot be used."""
+
+
+class LibraryError(DreamFactoryError, ImportError):
+    """A library that cannot be had; libraries.py says which, why, and what mends it."""
 
 
 class NodeError(DreamFactoryError):
@@ -108,7 +113,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def blameless(error: BaseException) -> bool:
     """Whether a file that was being read has nothing to do with an error: memory, a missing library, a bug of ours."""
-    return out_of_memory(error) or isinstance(error, ImportError) or is_bug(error)
+    return out_of_memory(error) or importing(error) or is_bug(error)
 
 
 def is_bug(error: BaseException) -> bool:
@@ -120,3 +125,28 @@ def is_bug(error: BaseException) -> bool:
         last = last.tb_next
     package = __name__.rpartition(".")[0]
     return last.tb_frame.f_globals.get("__name__", "").startswith(f"{package}.")
+
+
+def importing(error: BaseException) -> bool:
+    """Whether an error is of an import, be it of the kind that a library makes of it."""
+    while error.__cause__ is not None and not isinstance(error, ImportError):
+        error = error.__cause__
+    return isinstance(error, ImportError) or bool(running(error.__traceback__))
+
+
+def running(traceback: TracebackType | None) -> str:
+    """The library whose module was being run, the innermost of those that this package was importing; "" if none."""
+    found = ""
+    while traceback is not None:
+        name = traceback.tb_frame.f_globals.get("__name__") or ""
+        if is_ours(name):
+            found = ""
+        elif traceback.tb_frame.f_code.co_name == "<module>" and name != "__main__":
+            top = name.partition(".")[0]
+            found = found if top in sys.stdlib_module_names else top
+        traceback = traceback.tb_next
+    return found
+
+
+def is_ours(name: str) -> bool:
+    return name == __package__ or name.startswith(f"{__package__}.")

@@ -38,8 +38,9 @@ NETWORKS = ("RCAN 10x8", "RCAN 10x8, spandrel", "RCAN 1x8", "RCAN 1x8, spandrel"
 
 def network(name: str):
     """A function of frames (n, 3, h, w), and the number of its weights; random weights."""
+    from dreamfactory.model_patches.upscaling.enlarge import Enlarger
     from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig
-    from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger, Upscaler
+    from dreamfactory.model_patches.upscaling.upscaler import Upscaler
 
     torch.manual_seed(0)
     kind, size, *whose = name.replace(",", "").split()
@@ -141,7 +142,7 @@ def pan(picture: Tensor, frames: int = 8, side: int = 256) -> Tensor:
 
 
 def quality(model: str, count: int, sheet: str | None) -> dict:
-    from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger
+    from dreamfactory.model_patches.upscaling.enlarge import Enlarger
     from dreamfactory.pipelines.bundle import DEMO, load_vae
     from dreamfactory.pipelines.media.sheets import comparison
     from dreamfactory.pipelines.upscale import open_upscaler
@@ -215,8 +216,9 @@ def enlargers(given: list[str]) -> dict:
     from real_material import released
     from safetensors.torch import save_file
 
+    from dreamfactory.model_patches.upscaling.enlarge import Enlarger
     from dreamfactory.model_patches.upscaling.sizes import bicubic
-    from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger, load_upscaler
+    from dreamfactory.model_patches.upscaling.upscaler import load_upscaler
     from dreamfactory.pipelines.upscale import open_upscaler
     from dreamfactory.training.super_resolution.measures import lanczos
 
@@ -252,8 +254,9 @@ def means_of_means(table: dict, counts: dict[str, int]) -> dict:
 
 def memory(sizes: list[int]) -> dict:
     """RCAN 10x8, 344x192 to 1376x768, 4 frames: in so many MiB beside its weights, told what is free or finding out."""
+    from dreamfactory.model_patches.upscaling.enlarge import STRIP_ELSEWHERE, Enlarger
     from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig
-    from dreamfactory.model_patches.upscaling.upscaler.upscaler import STRIP_ELSEWHERE, Enlarger, Upscaler
+    from dreamfactory.model_patches.upscaling.upscaler import Upscaler
     from dreamfactory.training.live import Live
 
     class Pretended(Live):

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..errors import InputError, reason
+from ..errors import InputError, LibraryError, out_of_memory, reason
+from ..libraries import fault
 from ..model_patches.checkpoints.files import whole
 
 RIGHT, WRONG, ABSENT = "right", "wrong", "not here"
@@ -49,14 +50,16 @@ def run(name: str, check: Callable[[], dict], say: Callable[[str], object] = pri
         line = Line(name, RIGHT, facts=check())
     except Wrong as error:
         line = Line(name, WRONG, str(error), error.facts)
-    except NotHere as error:
+    except (NotHere, LibraryError) as error:
         line = Line(name, ABSENT, str(error))
-    except ModuleNotFoundError as error:
-        line = Line(name, ABSENT, f"{error.name} is not installed")
     except Exception as error:
-        where = traceback.format_exc()
-        line = Line(name, WRONG, f"{type(error).__name__}: {error}".splitlines()[0], {"traceback": where})
-        say(where)
+        found = None if out_of_memory(error) else fault(error)
+        if found is not None:
+            line = Line(name, ABSENT, str(found))
+        else:
+            where = traceback.format_exc()
+            line = Line(name, WRONG, f"{type(error).__name__}: {error}".splitlines()[0], {"traceback": where})
+            say(where)
     line.seconds = round(time.perf_counter() - began, 1)
     say(row(line))
     return line

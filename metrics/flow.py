@@ -10,25 +10,21 @@ does not), and where it does not lead out of the frame.
 from __future__ import annotations
 
 from itertools import pairwise
+from types import ModuleType
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import TrainingError
+from ...libraries import library
 
 METHOD = "dis-medium/1"  # of cached flow; a change of what is computed here changes it
 
 
-def opencv(without: str = "loss.flow_weight to 0"):
-    """The module cv2, or one sentence."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise TrainingError(
-            "optical flow needs OpenCV; pip install 'comfyui-dreamfactory[train]', or set {without}."
-        ) from error
+def opencv(without: str = "set loss.flow_weight to 0") -> ModuleType:
+    """The module cv2. Raises LibraryError."""
+    cv2 = library("cv2", "optical flow", without)
     # Several threads work on clips already; OpenCV's own would only contend with them.
     cv2.setNumThreads(1)
     return cv2

@@ -21,7 +21,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor, nn
 
-from ..errors import NodeError, out_of_memory, reason
+from ..errors import LibraryError, NodeError, out_of_memory
+from ..libraries import library
 from ..model_patches.upscaling.enlarge import MIN_TILE, Enlarger, one_by_one
 from ..model_patches.upscaling.sizes import check_target, fit
 from ..model_patches.upscaling.upscaler import Upscaler, check_dtype, upscaler_of
@@ -149,12 +150,10 @@ class UpscaleVideo(CheckedNode):
 
 def load_upscale_model(path: str | Path):
     """What the host's Load Upscale Model makes of a file: an ImageModelDescriptor of spandrel's."""
-    try:
-        import spandrel  # no part of ComfyUI must be there for it to start, and this is one that need not
-    except Exception as error:  # a torchvision made for another torch raises RuntimeError and more
-        raise NodeError(
-            f"upscalers need spandrel, which cannot be imported ({reason(error)}): install ComfyUI's requirements."
-        ) from error
+    try:  # no part of ComfyUI must be there for it to start, and this is one that need not
+        spandrel = library("spandrel", "an upscaler")
+    except LibraryError as error:
+        raise NodeError(str(error)) from error
     descriptor = spandrel.ModelLoader().load_from_state_dict(comfy.utils.load_torch_file(str(path), safe_load=True))
     descriptor.patcher = comfy.model_patcher.CoreModelPatcher(
         descriptor.eval().model,

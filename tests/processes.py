@@ -6,11 +6,13 @@ import sys
 
 from dreamfactory.training import checkpoint as disk
 
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+ACCELERATE = ("accelerate.commands.launch", "--num_processes", "2")
 
-def launch(file, folder, *changes, **environment):
+
+def launch(file, folder, *changes, launcher=TORCHRUN, **environment):
     """Two processes; returns what they wrote."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "dreamfactory.training", str(file)]
+    command = [sys.executable, "-m", *launcher, "-m", "dreamfactory.training", str(file)]
     command += [x for c in (f"output.folder={folder}", *changes) for x in ("--set", c)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
     for _ in range(2):

@@ -1,13 +1,13 @@
 """What a user's folder, table or tar shards are read as, and why files are left out."""
 
-import builtins
 import io
 import json
+import sys
 import tarfile
 
 import pytest
 
-from dreamfactory.errors import TrainingError
+from dreamfactory.errors import LibraryError, TrainingError
 from dreamfactory.training.config import SourceConfig
 from dreamfactory.training.data.read import read_records
 from dreamfactory.training.data.shards import expand
@@ -170,15 +170,8 @@ def test_a_damaged_table_is_one_sentence(tmp_path):
 
 def test_parquet_without_pyarrow_is_one_sentence(tmp_path, monkeypatch):
     put(tmp_path, metadata_dot_parquet=b"")
-    real = builtins.__import__
-
-    def without(name, *rest, **more):
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(TrainingError, match="pip install pyarrow"):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(LibraryError, match=r"pip install pyarrow, or save it as \.jsonl\.$"):
         read(tmp_path)
 
 

@@ -15,7 +15,7 @@ from dreamfactory.training import checkpoint as disk
 from dreamfactory.training.loop import train
 from dreamfactory.training.run_file import load_run
 
-from .processes import distance, final, launch
+from .processes import ACCELERATE, TORCHRUN, distance, final, launch
 
 pytest.importorskip("cv2", reason="flow needs OpenCV")
 
@@ -44,6 +44,11 @@ validation_clips = 0
 checkpoint_every = 2
 loggers = []
 """
+LAUNCHERS = {  # and how many processes it starts where there is no card
+    "torchrun": (TORCHRUN, 2),
+    "accelerate launch": (ACCELERATE, 1),
+    "accelerate launch --multi_gpu": ((*ACCELERATE, "--multi_gpu"), 2),
+}
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
 
 
@@ -83,13 +88,18 @@ def test_shards_compute_in_half_precision_too(one, tmp_path):
     assert distance(final(tmp_path / "one"), final(tmp_path / "two")) < 1e-3
 
 
-def test_processes_find_each_other_without_being_told_of_the_cpu(one, tmp_path):
-    """`torchrun` alone, device "auto", on a machine without a card."""
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_processes_find_each_other_without_being_told_of_the_cpu(one, tmp_path, launcher):
+    """Each launcher by itself, device "auto", on a machine without a card."""
     if torch.cuda.is_available():
         pytest.skip("there is a card, which both processes would share")
-    code, output = launch(one[0], tmp_path, "device=auto", ACCELERATE_USE_CPU="false")
+    command, count = LAUNCHERS[launcher]
+    alone = {"ACCELERATE_USE_CPU": "false", "HF_HOME": str(tmp_path / "no-config")}
+    code, output = launch(one[0], tmp_path, "device=auto", launcher=command, **alone)
     assert code == 0, output[-3000:]
-    assert distance(one[1], final(tmp_path)) < 1e-5
+    off = distance(one[1], final(tmp_path))
+    assert off < 1e-5
+    assert (off > 0) == (count > 1)  # rounded otherwise: there were two
 
 
 def test_a_batch_that_does_not_divide_is_told(one, tmp_path):

@@ -2,11 +2,18 @@
 
 What they print is run as it is; options are added behind it so that it takes seconds (fewer steps, smaller sizes), and
 nothing is taken away. What cannot be run here is listed with the reason, and its options are looked up.
+
+    WRITE_COMMANDS=benchmarks/commands.md pytest tests/test_printed_commands.py
+
+writes the list: every line, where it is printed, and what came of it.
 """
 
+import os
 import re
 import shlex
 import shutil
+import time
+from datetime import date
 from pathlib import Path
 
 import av
@@ -31,7 +38,7 @@ PRESETS = sorted((ROOT / "training/presets").glob("*.toml"))
 COMMAND = re.compile(r"(\.venv/bin/)?(dreamfactory|accelerate|torchrun|python|make|git|comfy|cd|pip)\b")
 
 ELSEWHERE = {  # how it begins: why it is not run here
-    "make": "sets itself up anew, and is what runs these tests",
+    "make": "sets itself up anew; what it calls then has tests of its own",
     "cd ComfyUI": "clones this repository",
     "comfy node": "asks the Comfy registry",
     "accelerate launch": "tests/test_distributed.py launches two processes",
@@ -215,13 +222,38 @@ def run(command, folder, monkeypatch):
     return main(given)
 
 
-@pytest.mark.parametrize("command", RUN, ids=[re.sub(r"\W+", "-", c)[:60] for c in RUN])
-def test_a_printed_command_does_what_it_says(command, shelf, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def outcomes():
+    """What came of a command, by command; the list, where it was asked for."""
+    outcomes = {}
+    yield outcomes
+    place = os.environ.get("WRITE_COMMANDS")
+    if place:
+        Path(place).write_text(listed(outcomes), "utf-8")
+
+
+def listed(outcomes):
+    rows = ["| line | printed in | what came of it |", "|---|---|---|"]
+    for command, page in printed().items():
+        came = outcomes.get(command) or f"not run here: {reason(command)}"
+        quoted = command.replace("|", "\\|")
+        rows.append(f"| `{quoted}` | {page.relative_to(ROOT).as_posix()} | {came} |")
+    about = f"Written by `tests/test_printed_commands.py` ({date.today()}, on a CPU)."
+    told = (
+        "Files of the names that the lines give were small ones, and options were added so that a line takes seconds."
+    )
+    return "\n".join(["# Every command line of the README and the guides", "", about, told, "", *rows, ""])
+
+
+@pytest.mark.parametrize("command", RUN, ids=[re.sub(r"[^\x20-\x7e]", "…", c) for c in RUN])
+def test_a_printed_command_does_what_it_says(command, shelf, tmp_path, monkeypatch, outcomes):
     folder = shutil.copytree(shelf, tmp_path / "here", symlinks=True)
+    outcomes[command], began = "failed", time.perf_counter()
     assert run(command, folder, monkeypatch) == 0
     words = shlex.split(command)
     if "--out" in words:
         assert (folder / words[words.index("--out") + 1]).exists()
+    outcomes[command] = f"ran, {time.perf_counter() - began:.0f} s"
 
 
 @pytest.mark.parametrize("block", range(len(run_files())))

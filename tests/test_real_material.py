@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dreamfactory.cli import main
-from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger, load_upscaler
+from dreamfactory.model_patches.upscaling.enlarge import Enlarger
+from dreamfactory.model_patches.upscaling.upscaler import load_upscaler
 
 from .real_material import COMPACT, COUNTS, WEIGHTS, clip, frames, needs_footage, needs_weights, released
 
@@ -39,7 +40,7 @@ def models(tmp_path_factory):
 
 def by_spandrel(name, pictures):
     """What spandrel makes of (n, 3, h, w), clamped to [0, 1]."""
-    from dreamfactory.model_patches.upscaling.upscaler.upscaler import _torchvision_or_none
+    from dreamfactory.model_patches.upscaling.upscaler import _torchvision_or_none
 
     try:
         with _torchvision_or_none():

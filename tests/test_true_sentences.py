@@ -6,6 +6,7 @@ that ran out, a missing library and a bug of ours are no sentence about a file a
 
 import json
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,8 @@ from dreamfactory.cli import main
 from dreamfactory.errors import blameless, is_bug, reason
 from dreamfactory.model_patches import load_unet
 from dreamfactory.model_patches.checkpoints.converters import convert_file_in_memory
-from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger, Upscaler, load_upscaler
+from dreamfactory.model_patches.upscaling.enlarge import Enlarger
+from dreamfactory.model_patches.upscaling.upscaler import Upscaler, load_upscaler
 from dreamfactory.pipelines.bundle import DEMO, load_bundle, load_vae
 from dreamfactory.pipelines.encoders import TextEncoder
 from dreamfactory.pipelines.media.files import check_picture
@@ -164,12 +166,13 @@ def test_a_file_is_not_blamed(case, tmp_path, monkeypatch):
 
 
 def test_memory_and_libraries_cost_the_command_one_sentence(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("dreamfactory.libraries.shutil.which", lambda name: str(Path(sys.executable).parent / name))
     for error, code, words in (
         (MEMORY, 1, "memory ran out ([enforce fail] DefaultCPUAllocator: can't allocate memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), 1, "memory ran out (CUDA out of"),
         (MISSING, 2, "sentencepiece is not installed; pip install sentencepiece."),
-        (ModuleNotFoundError("no", name="PIL.Image"), 2, "PIL is not installed; pip install pillow."),
-        (ModuleNotFoundError("no", name="diffusers"), 2, "'comfyui-dreamfactory[generate]' brings it."),
+        (ModuleNotFoundError("no", name="PIL"), 2, "pillow is not installed; pip install pillow."),
+        (ModuleNotFoundError("no", name="diffusers"), 2, "diffusers is not installed; pip install diffusers."),
     ):
         monkeypatch.setattr("dreamfactory.pipelines.describe.describe_file", failing(error))
         assert main(["info", "x.safetensors"]) == code

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from dreamfactory.cli import main
+from dreamfactory.model_patches.upscaling.enlarge import Enlarger
 from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, save_rcan
-from dreamfactory.model_patches.upscaling.upscaler.upscaler import Enlarger
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.media.files import read_image, write_video
 from dreamfactory.pipelines.media.frames import pixels, shown_size

@@ -12,19 +12,10 @@ import torch
 from torch import nn
 
 from dreamfactory.errors import CheckpointError, ConfigError
+from dreamfactory.model_patches.upscaling.enlarge import STRIP_ELSEWHERE, Enlarger, ramp, starts
 from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, save_rcan
-from dreamfactory.model_patches.upscaling.upscaler.upscaler import (
-    STRIP_ELSEWHERE,
-    Enlarger,
-    Upscaler,
-    check_dtype,
-    check_target,
-    fit,
-    load_upscaler,
-    ramp,
-    starts,
-    upscaler_of,
-)
+from dreamfactory.model_patches.upscaling.sizes import check_target, fit
+from dreamfactory.model_patches.upscaling.upscaler import Upscaler, check_dtype, load_upscaler, upscaler_of
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.training.live import Live
 
@@ -351,7 +342,9 @@ def other_file(tmp_path):
 
 def test_files_of_others_need_spandrel(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
-    with pytest.raises(CheckpointError, match=r"cannot be imported .*; pip install --no-deps spandrel"):
+    with pytest.raises(
+        LibraryError, match=r"needs spandrel, which is not installed; .*pip install --no-deps spandrel, "
+    ):
         load_upscaler(other_file(tmp_path))
 
 

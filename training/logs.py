@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..libraries import fault
+
 METRICS = "metrics.jsonl"
 
 
@@ -29,8 +31,11 @@ class Log:
                     import wandb
 
                     self.wandb = wandb.init(project="dreamfactory", dir=str(folder), name=folder.name, resume="allow")
-            except ImportError:
-                say(f"{name} is not installed; numbers go to {METRICS} alone")
+            except Exception as error:
+                found = fault(error, name)
+                if found is None:
+                    raise
+                say(f"{found}. Until then numbers go to {METRICS} alone")
 
     def write(self, step: int, **groups: Mapping[str, float] | float) -> None:
         """groups: numbers, or tables of numbers, by name."""

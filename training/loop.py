@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..errors import TrainingError
 from . import checkpoint as disk
 from .config import RunConfig
+from .libraries import check_libraries
 from .logs import METRICS, Log
 from .means import Means
 from .parallel import any_process, mean_over_processes, of_every_process
@@ -32,8 +33,9 @@ def train(config: RunConfig, *, resume: bool = True) -> Trainer:
     """Train to the end, or to the first Ctrl-C or SIGTERM, which saves and stops. Returns the trainer.
 
     resume: go on from the newest whole checkpoint of `output.folder`; False moves what is there aside.
-    Raises TrainingError with one sentence.
+    Raises TrainingError or LibraryError with one sentence.
     """
+    check_libraries(config)
     trainer = Trainer(config, resume=resume)
     folder = trainer.folder
     check_places(config, resume)

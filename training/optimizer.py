@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..libraries import library
 from ..model_patches.network.parts import part_of
 from .config import OptimConfig
 from .parallel import spread_like
+
+LIBRARIES = {"adamw8bit": "bitsandbytes.optim", "prodigy": "prodigyopt"}
 
 
 def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
@@ -31,10 +34,9 @@ def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> tor
         for (scale, decay), weights in groups.items()
     ]
     if optim.optimizer == "adamw8bit":
-        adamw8bit = _imported("bitsandbytes.optim", "AdamW8bit", optim.optimizer, "bitsandbytes")
-        return adamw8bit(tables, lr=optim.lr, betas=optim.betas)
+        return library_of(optim.optimizer).AdamW8bit(tables, lr=optim.lr, betas=optim.betas)
     if optim.optimizer == "prodigy":
-        prodigy = _imported("prodigyopt", "Prodigy", optim.optimizer, "prodigyopt")
+        prodigy = library_of(optim.optimizer).Prodigy
         # Its estimate is scaled by the rate, which a warm-up makes small at first.
         return prodigy(tables, lr=optim.lr, betas=optim.betas, safeguard_warmup=optim.warmup > 0)
     if optim.optimizer == "adafactor":
@@ -44,14 +46,10 @@ def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> tor
     return torch.optim.AdamW(tables, lr=optim.lr, betas=optim.betas, fused=True)
 
 
-def _imported(module: str, name: str, optimizer: str, package: str) -> type[torch.optim.Optimizer]:
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise TrainingError(
-            f"optim.optimizer {optimizer} needs {package}, which is not installed; pip install {package}, or set "
-            "optim.optimizer = 'adamw'."
-        ) from error
+def library_of(optimizer: str) -> ModuleType | None:
+    """What an optimizer comes from, imported; None: torch. Raises LibraryError."""
+    name = LIBRARIES.get(optimizer)
+    return name and library(name, f"optim.optimizer {optimizer}", "set optim.optimizer = 'adamw'")
 
 
 def state_bytes(optimizer: str, weights: Iterable[Tensor]) -> int:

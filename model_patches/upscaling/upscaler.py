@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, ConfigError, blameless, reason
+from ...libraries import library
 from ..checkpoints.files import read_header, read_weights
 from .rcan import RCAN, rcan_config, rcan_of
 
@@ -115,18 +116,12 @@ def _missing(wanted: str) -> type:
 
 def _spandrel(path: Path) -> object:
     """The descriptor of a file of any architecture."""
-    try:
-        with _torchvision_or_none():
-            from spandrel import ModelLoader, UnsupportedModelError
-    except Exception as error:
-        raise CheckpointError(
-            f"{path.name} is no RCAN, and upscalers of other kinds need spandrel, which cannot be imported "
-            f"({reason(error)}); pip install --no-deps spandrel, which leaves torch as it is."
-        ) from error
+    with _torchvision_or_none():
+        spandrel = library("spandrel", f"{path.name} is no RCAN, and an upscaler of another kind")
     weights = read_weights(path)
     try:
-        return ModelLoader().load_from_state_dict(weights)
-    except UnsupportedModelError as error:
+        return spandrel.ModelLoader().load_from_state_dict(weights)
+    except spandrel.UnsupportedModelError as error:
         raise CheckpointError(
             f"{path.name} is no upscaler: its {len(weights)} weights are of no image network that spandrel knows."
         ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ...errors import InputError
+from ...libraries import library
 from ...model_patches import ConfigError
 from ...model_patches.checkpoints.files import no_file
 from ...model_patches.upscaling.upscaler import Upscaler, check_dtype
@@ -61,6 +62,7 @@ def generate(
         if batch is not None and prompts is None:
             raise InputError("--batch is of a list, and this is one clip; leave it out, or give --prompts.")
         lines = _asked(request, networks, prompts, sheets)
+        _check_libraries(networks, [one for _, one in lines])
         upscaler = _check_networks(networks)
         folder, run = None, {}
         if prompts is not None:
@@ -118,6 +120,14 @@ def _spare(folder: ClipFolder, prompts: str, lines: Sequence[tuple[int, Request]
     for path in read:
         if Path(path).resolve() in made:
             raise InputError(f"{path} would be written over by what the list makes; choose another --out.")
+
+
+def _check_libraries(networks: Networks, requests: Sequence[Request]) -> None:
+    """What is imported long after the start. Raises LibraryError with one sentence."""
+    if networks.attention == "xformers":
+        library("xformers.ops", "--attention xformers", "choose --attention sdpa")
+    for name in sorted({one.sampler for one in requests} - {None, "ddim"}):
+        library("diffusers", f"sampler {name}", "choose ddim")
 
 
 def _check_networks(networks: Networks) -> Upscaler | None:

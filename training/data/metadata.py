@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import TrainingError, reason
+from ...libraries import library
 from ...pipelines.media.kinds import media_in
 from ..config import SourceConfig
 from .records import METADATA, Found, LeftOut, Record, files_below, tidy
@@ -25,10 +26,10 @@ def read_metadata(name: str, path: Path, source: SourceConfig) -> Found:
     """The rows of a table; of a folder's own table also the files that no row names, which are left out."""
     whole = path.is_dir()
     if whole:
-        found = [path / m for m in METADATA if (path / m).exists()]
-        if not found:
+        found = table_in(path)
+        if found is None:
             raise TrainingError(f"sources.{name}.path {path} has no metadata file; expected {' or '.join(METADATA)}.")
-        path = found[0]
+        path = found
     rows = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower())
     if rows is None:
         raise TrainingError(f"sources.{name}.path {path} is no metadata file; give a .jsonl, .csv or .parquet.")
@@ -49,6 +50,11 @@ def read_metadata(name: str, path: Path, source: SourceConfig) -> Found:
     if whole:
         left_out += _beside(path, {*rows_of, *(left.file for left in left_out)})
     return Found(records, left_out, int(whole))
+
+
+def table_in(folder: Path) -> Path | None:
+    """The table of a folder."""
+    return next((folder / name for name in METADATA if (folder / name).exists()), None)
 
 
 def _beside(path: Path, named: set[str]) -> list[LeftOut]:
@@ -128,13 +134,9 @@ def _csv(path: Path, source: SourceConfig) -> Iterator[tuple[int, object]]:
 
 
 def _parquet(path: Path, source: SourceConfig) -> Iterator[tuple[int, object]]:
+    pyarrow, parquet = (library(n, f"reading {path}", "save it as .jsonl") for n in ("pyarrow", "pyarrow.parquet"))
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise TrainingError(f"{path} needs pyarrow to be read; pip install pyarrow, or save it as .jsonl.") from error
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path) as file:
             wanted = ("file_name", "caption", source.text_column, source.motion_column)
             columns = [c for c in file.schema_arrow.names if c in wanted]
             number = 0

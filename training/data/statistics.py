@@ -19,7 +19,7 @@ MOST = 30  # rows of a table of sizes or rates; the rest is counted together
 REST = "others"
 BINS = 12
 TRIED = 4  # files for each clip that is shown, where some cannot be read
-# What is done to frames that are not ordinary, by the names of pipelines.viewer.
+# What is done to frames that are not ordinary, by the names of pipelines.media.viewer.
 WAYS = {"hdr": "HDR, tone-mapped", "fields": "interlaced, made whole", "alpha": "transparent, on white"}
 
 

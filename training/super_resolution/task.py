@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, TrainingError
-from ...metrics.flow import opencv
 from ...model_patches.checkpoints.files import read_header, read_weights
 from ...model_patches.upscaling.rcan import RCAN, rcan_of, save_rcan, start_bilinear
 from ...pipelines.bundle import DEMO, load_vae
@@ -54,7 +52,6 @@ class UpscalerTask(Task):
         where = config.encoders.codec
         self.codec = load_vae(DEMO / "codec.safetensors" if where == "demo" else Path(where)).eval()
         self.codec.requires_grad_(False).to(run.device)
-        self._check_libraries()
         objective = self._objective(start_network(config, run.say if found is None else lambda text: None))
         own = {**dict(objective.named_parameters()), **dict(objective.named_buffers())}
         load_weights(Start(config.start).learned if found is None else found.tensors("weights"), own)
@@ -73,16 +70,6 @@ class UpscalerTask(Task):
         if config.output.validation_clips and not validation:
             run.say(f"{stage.name}: there is no clip to validate on; pictures and measures are left out")
         return Stage(objective.train(), set(own), sources, validation, stills=True)
-
-    def _check_libraries(self) -> None:
-        """Told before the first step, not at the first validation."""
-        if self.stage.loss.temporal_weight or self.config.output.validation_clips:
-            opencv("loss.temporal_weight and output.validation_clips to 0")
-        if self.config.output.validation_clips and importlib.util.find_spec("torchmetrics") is None:
-            raise TrainingError(
-                "validation needs torchmetrics; pip install 'comfyui-dreamfactory[train]', or set "
-                "output.validation_clips to 0."
-            )
 
     def _objective(self, network: RCAN) -> SuperResolution:
         stage, judge = self.stage, None

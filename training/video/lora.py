@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import TrainingError
+from ...libraries import library
 from ...model_patches.checkpoints.converters.lora import TARGET
 from ...model_patches.checkpoints.files import write
 from ...model_patches.network.parts import PARTS
@@ -40,13 +41,11 @@ def targets(unet: nn.Module, config: LoraConfig) -> list[str]:
 
 def inject(unet: nn.Module, config: LoraConfig, seed: int) -> None:
     """Put zero additions on the network, in place; only they train afterwards."""
-    try:
-        from peft import LoraConfig as PeftConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise TrainingError("LoRA training needs peft, which is not installed; pip install peft.") from error
+    peft = library("peft", "LoRA training")
     torch.manual_seed(seed)
     chosen = "|".join(re.escape(name) for name in targets(unet, config))
-    inject_adapter_in_model(PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=f"^(?:{chosen})$"), unet)
+    additions = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=f"^(?:{chosen})$")
+    peft.inject_adapter_in_model(additions, unet)
 
 
 def lora_weights(named: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import folder_paths
 import spandrel
 import torch
 from a_pack.errors import NodeError
-from a_pack.model_patches.upscaling.upscaler.upscaler import load_upscaler
+from a_pack.model_patches.upscaling.upscaler import load_upscaler
 from a_pack.nodes import upscale
 from a_pack.nodes.bundles import DEMO
 from a_pack.nodes.upscale import UpscaleVideo, load_upscale_model, private

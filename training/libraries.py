@@ -1,0 +1,47 @@
+"""The libraries that a run needs at some time, tried before anything is made: by the settings that need them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..libraries import libraries
+from .config import RunConfig, UpscalerStageConfig
+from .data.metadata import table_in
+from .optimizer import library_of
+
+
+def check_libraries(config: RunConfig) -> None:
+    """Raises LibraryError with one sentence."""
+    wanted = {"accelerate": ("training", ""), "matplotlib.figure": ("training", "")}
+    upscales = isinstance(config.stages[0], UpscalerStageConfig)
+    validates = config.output.validation_clips > 0
+    if not upscales:
+        wanted["transformers.models.clip.modeling_clip"] = ("encoding captions", "")
+    if Path(config.encoders.codec).is_dir():
+        wanted["diffusers.models.autoencoders.autoencoder_kl"] = ("encoders.codec", "")
+    if upscales and validates:
+        wanted["torchmetrics.functional.image"] = ("validation", "set output.validation_clips to 0")
+    if not upscales and config.stages[0].model.lora is not None:
+        wanted["peft"] = ("LoRA training", "")
+    paths = [Path(source.path) for source in config.sources.values() if source.path]
+    if any((table_in(path) or path).suffix.lower() == ".parquet" for path in paths):
+        wanted["pyarrow.parquet"] = ("reading .parquet", "save it as .jsonl")
+    flows = _flows(config, upscales, validates)
+    if flows:
+        wanted["cv2"] = ("optical flow", f"set {' and '.join(flows)} to 0")
+    libraries(wanted)
+    for stage in config.stages:
+        library_of(stage.optim.optimizer)
+
+
+def _flows(config: RunConfig, upscales: bool, validates: bool) -> list[str]:
+    """The settings for whose sake OpenCV is asked how clips move; of made-up ones it is known."""
+    kinds = [source.kind for source in config.sources.values()]
+    steady = any(stage.loss.temporal_weight for stage in config.stages) if upscales else False
+    asks = {
+        "loss.temporal_weight": steady,
+        "loss.flow_weight": any(stage.with_flow for stage in config.stages)
+        and not all(k.startswith("tiny") for k in kinds),
+        "output.validation_clips": validates and (upscales or "tiny_world" in kinds),
+    }
+    return [name for name, needed in asks.items() if needed]
