@@ -61,17 +61,17 @@ def fault(error: BaseException, wanted: str = "") -> Fault | None:
     """
     while error.__cause__ is not None:
         error = error.__cause__
-    running = running(error.__traceback__)
+    inside = running(error.__traceback__)
     name = (error.name if isinstance(error, ImportError) else None) or ""
     top = name.partition(".")[0]
-    if is_ours(name) or not (isinstance(error, ImportError) or running):
+    if is_ours(name) or not (isinstance(error, ImportError) or inside):
         return None
     if isinstance(error, ModuleNotFoundError) and top and (top == name or not _is_there(top)):
         if top in sys.stdlib_module_names:
             return Fault(top, top, "is a part of Python that this Python was built without", "use another Python")
-        needs = f", which {package(running)} needs," if running not in ("", top) and top != wanted else ""
+        needs = f", which {package(inside)} needs," if inside not in ("", top) and top != wanted else ""
         return Fault(top, package(top) + needs, "is not installed", install(top), missing=True)
-    of = running or top or wanted
+    of = inside or top or wanted
     if not of:
         return Fault("", "a library", f"is missing: {_first_line(error)}", "")
     named = " ".join(filter(None, (package(of), version(of))))

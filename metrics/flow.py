@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...libraries import library
+from ..libraries import library
 
 METHOD = "dis-medium/1"  # of cached flow; a change of what is computed here changes it
 

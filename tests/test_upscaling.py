@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dreamfactory.errors import CheckpointError, ConfigError
+from dreamfactory.errors import CheckpointError, ConfigError, LibraryError
 from dreamfactory.model_patches.upscaling.enlarge import STRIP_ELSEWHERE, Enlarger, ramp, starts
 from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, save_rcan
 from dreamfactory.model_patches.upscaling.sizes import check_target, fit

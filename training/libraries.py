@@ -37,6 +37,7 @@ def check_libraries(config: RunConfig) -> None:
 def _flows(config: RunConfig, upscales: bool, validates: bool) -> list[str]:
     """The settings for whose sake OpenCV is asked how clips move; of made-up ones it is known."""
     kinds = [source.kind for source in config.sources.values()]
+    flows = any(stage.with_flow for stage in config.stages)
     steady = any(stage.loss.temporal_weight for stage in config.stages) if upscales else False
     asks = {
         "loss.temporal_weight": steady,
