@@ -41,8 +41,7 @@ def _flows(config: RunConfig, upscales: bool, validates: bool) -> list[str]:
     steady = any(stage.loss.temporal_weight for stage in config.stages) if upscales else False
     asks = {
         "loss.temporal_weight": steady,
-        "loss.flow_weight": any(stage.with_flow for stage in config.stages)
-        and not all(k.startswith("tiny") for k in kinds),
+        "loss.flow_weight": flows and not all(kind.startswith("tiny") for kind in kinds),
         "output.validation_clips": validates and (upscales or "tiny_world" in kinds),
     }
     return [name for name, needed in asks.items() if needed]
