@@ -15,7 +15,7 @@ from ..errors import NodeError
 from ..model_patches import UNetConfig
 from .bridge.bundle_files import INDEX, NAMES, BundleFiles, bundles, listed, model_folders, read_bundle
 from .bridge.codec import codec_latent_format, load_codec_vae
-from .bridge.folders import blame
+from .bridge.folders import name_input_in_errors
 from .bridge.kl_vae import load_kl_vae
 from .bridge.model import load_video_model
 from .bridge.text_encoder import load_text_encoder
@@ -94,9 +94,9 @@ class LoadBundle(CheckedNode):
 
     @classmethod
     def execute(cls, bundle_name, weight_dtype) -> io.NodeOutput:
-        with blame("bundle_name"):
+        with name_input_in_errors("bundle_name"):
             bundle = _listed_bundle(bundle_name)
-        with blame("bundle_name", str(bundle.folder), bundle.name):
+        with name_input_in_errors("bundle_name", str(bundle.folder), bundle.name):
             return io.NodeOutput(*load_parts(bundle, DTYPES[weight_dtype]))
 
 
@@ -159,7 +159,7 @@ class LoadDemo(CheckedNode):
     @classmethod
     def execute(cls, weight_dtype, picture, demo="picture to video") -> io.NodeOutput:
         folder, name = DEMO_FOLDERS[demo], f"the demo {demo!r}"
-        with blame("demo", str(folder), name):
+        with name_input_in_errors("demo", str(folder), name):
             parts = load_parts(read_bundle(folder, name, allowed=[DEMOS]), DTYPES[weight_dtype])
         if folder == DEMO:
             shown = np.asarray(Image.open(_pictures()[picture]).convert("RGB"), dtype=np.float32) / 255

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..errors import NodeError
 from ..model_patches.network.presets import OVERRIDES
-from .bridge.folders import blame, names, path_of, stamp
+from .bridge.folders import name_input_in_errors, names, path_of, stamp
 from .bridge.model import load_video_model
 from .bridge.text_encoder import load_text_encoder
 from .checked import CheckedNode
@@ -88,7 +88,7 @@ class LoadVideoUNet(CheckedNode):
     @classmethod
     def execute(cls, unet_name, weight_dtype, release="from the file") -> io.NodeOutput:
         path = path_of("unet_name", unet_name, "diffusion_models")
-        with blame("unet_name", path, unet_name):
+        with name_input_in_errors("unet_name", path, unet_name):
             return io.NodeOutput(load_video_model(path, DTYPES[weight_dtype], RELEASES[release] or None))
 
 
@@ -151,7 +151,7 @@ class LoadTextEncoder(CheckedNode):
             raise NodeError(
                 f"encoder_name: there is no {encoder_name!r} in models/text_encoders; refresh and choose again."
             )
-        with blame("encoder_name", path, encoder_name):
+        with name_input_in_errors("encoder_name", path, encoder_name):
             return io.NodeOutput(_encoder(path, layer, max_tokens, weight_dtype))
 
 
