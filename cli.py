@@ -343,9 +343,9 @@ LESS = "give fewer frames, a smaller size or batch, or half precision, or free s
 
 
 def _dtype(name: str | None):
-    import torch
+    from .model_patches.dtypes import DTYPES
 
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}[name]
+    return None if name is None else DTYPES[name]
 
 
 def _value(text: str):

@@ -17,11 +17,11 @@ from ..errors import NodeError, reason
 from ..model_patches.checkpoints.save import check_network, save_network
 from .bridge.folders import is_inside, name_input_in_errors
 from .checked import CheckedNode
-from .loaders import DTYPES
+from .loaders import WEIGHT_DTYPES
 from .patches import video_model
 
 PREFIX = "diffusion_model."
-KEPT_AS = {name: dtype for name, dtype in DTYPES.items() if not name.startswith("fp8")}
+KEPT_AS = {name: dtype for name, dtype in WEIGHT_DTYPES.items() if not name.startswith("fp8")}
 
 
 class SaveVideoUNet(CheckedNode):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import LibraryError, NodeError, out_of_memory
 from ..libraries import library
+from ..model_patches.dtypes import DTYPES
 from ..model_patches.upscaling.enlarge import MIN_TILE, Enlarger, one_by_one
 from ..model_patches.upscaling.sizes import check_target, resize_cover_crop
 from ..model_patches.upscaling.upscaler import Upscaler, check_dtype, upscaler_of
@@ -30,7 +31,6 @@ from .bridge.folders import name_input_in_errors
 from .checked import CheckedNode
 from .conditioning import rgb
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_SIDE = 16384
 FLOATS = 384  # a pixel and colour of the input, for each step of scale: the host's own guess for its upscale node
 
@@ -100,7 +100,7 @@ class UpscaleVideo(CheckedNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=list(PRECISIONS),
+                    options=list(DTYPES),
                     default="fp32",
                     optional=True,
                     advanced=True,
@@ -117,7 +117,7 @@ class UpscaleVideo(CheckedNode):
         with name_input_in_errors("upscale_model"):
             upscaler = isolated_copy(upscale_model)
         with name_input_in_errors("precision"):
-            check_dtype(upscaler, PRECISIONS[precision])
+            check_dtype(upscaler, DTYPES[precision])
         if 0 < tile < MIN_TILE:
             raise NodeError(f"tile: {tile} pixels are too few; give {MIN_TILE} or more, or 0 for whole frames.")
         size = _size(upscaler.scale, *images.shape[1:3], height, width)
@@ -125,12 +125,12 @@ class UpscaleVideo(CheckedNode):
         at_once = 1 if one_by_one(upscaler, device) else min(frames_at_once, len(images))
         result = _result(images, size, upscaler.scale, at_once)
         try:
-            _make_room(upscaler, device, PRECISIONS[precision], images[:at_once], tile)
+            _make_room(upscaler, device, DTYPES[precision], images[:at_once], tile)
             with name_input_in_errors("upscale_model"):
                 enlarger = Enlarger(
                     upscaler,
                     device,
-                    PRECISIONS[precision],
+                    DTYPES[precision],
                     tile=tile or None,
                     at_once=at_once,
                     is_oom=lambda error: management.is_oom(error) or out_of_memory(error),

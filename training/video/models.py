@@ -14,13 +14,13 @@ from ...model_patches import UNetConfig, VideoUNet
 from ...model_patches.checkpoints.files import fingerprint
 from ...model_patches.checkpoints.foreign_config import weight_files
 from ...model_patches.checkpoints.warm_start import check_extends, extend
+from ...model_patches.dtypes import DTYPES
 from ...model_patches.network.parts import part_of
 from ...pipelines.bundle import DEMO, load_vae
 from ...pipelines.encoders import ImageEncoder, TextEncoder
 from ..checks import check_continuation, encoders_of
 from ..config import RunConfig, VideoStageConfig
 from ..start import Start
-from ..task import DTYPES
 from ..tiny_world.encoders import BOTH_LENGTH, image_encoder, motion_encoder, text_encoder
 from . import lora
 
