@@ -355,7 +355,8 @@ if {broken}:
 else:
     sys.modules["torchvision"] = None
 from safetensors.torch import save_file
-from dreamfactory.model_patches.upscaling.upscaler import Enlarger, load_upscaler
+from dreamfactory.model_patches.upscaling.enlarge import Enlarger
+from dreamfactory.model_patches.upscaling.upscaler import load_upscaler
 try:
     load_upscaler({folder!r} + "/other.safetensors")
 except Exception as error:
