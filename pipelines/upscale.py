@@ -22,6 +22,10 @@ from .media.sheets import save_image, to_uint8
 from .media.transcode import Shown, note, rewrite, survey
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+SHIPPED = {  # with the pack: for the tiny world of the demo, and for real video
+    "demo": DEMO / "upscaler.safetensors",
+    "footage": Path(__file__).parent / "footage" / "upscaler.safetensors",
+}
 LARGEST = 16384  # pixels a side that libx264 takes
 LOOK_AHEAD = 60  # frames that H.264 holds
 
@@ -85,8 +89,8 @@ def upscale_video(
 
 
 def open_upscaler(model: str | Path) -> Upscaler:
-    """'demo', which comes with the demo bundle, or an upscaler's file."""
-    return load_upscaler(DEMO / "upscaler.safetensors" if str(model) == "demo" else model)
+    """One of those that come with the pack, by its name, or an upscaler's file."""
+    return load_upscaler(SHIPPED.get(str(model), model))
 
 
 def parse_size(text: str, what: str = "size") -> tuple[int, int]:
