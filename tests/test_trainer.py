@@ -532,13 +532,13 @@ def test_what_is_logged_is_the_mean_since_the_last_line(tmp_path, monkeypatch):
     def noted(self, load=None):
         take = self.mix.at(self.stage_step)
         numbers = advance(self, load)
-        seen.append((f"{take.source.name} {take.bucket}", float(numbers[self.headline]), float(numbers["grad_norm"])))
+        seen.append((f"{take.source.name} {take.bucket}", float(numbers[self.task.headline]), float(numbers["grad_norm"])))
         return numbers
 
     monkeypatch.setattr(Trainer, "train_step", noted)
     changes = ["output.log_every=3", "optim.steps=7", "output.validation_clips=0", f"output.folder={tmp_path / 'run'}"]
     changes += ["sources.stills.kind=tiny_stills", "data.mix.tiny=0.5", "data.mix.stills=0.5", "output.loggers=()"]
-    headline = train(load_run("tiny", ["device=cpu", "optim.batch_size=2", *changes])).headline
+    headline = train(load_run("tiny", ["device=cpu", "optim.batch_size=2", *changes])).task.headline
     lines = [line for line in read(tmp_path / "run" / "metrics.jsonl") if headline in line]
     assert [line["step"] for line in lines] == [3, 6, 7]
     for line, steps in zip(lines, (seen[:3], seen[3:6], seen[6:]), strict=True):
