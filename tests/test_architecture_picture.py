@@ -1,6 +1,7 @@
 """The committed picture of the architecture shows the imports and packages that the code has."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ ROOT = Path(__file__).parents[1]
 def drawing():
     spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs/draw_architecture.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the module they are in
     spec.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules[spec.name]
 
 
 @pytest.fixture(scope="module")
