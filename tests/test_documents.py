@@ -15,7 +15,7 @@ else:
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("check", "docs", "benchmarks", "metrics", "model_patches", "nodes", "pipelines", "schedulers", "training")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?:\]\(|src=\")([^)\s\"]+)[)\"]")
 OURS = "|".join((*FOLDERS, "example_workflows", "locales", "tests", "web"))
 NAMED = re.compile(rf"(?<![\w./-])((?:{OURS})/[\w./-]*\.(?:py|toml|md|json|svg|png|jpg|gif))\b")
 TEXT = {p: p.read_text("utf-8") for p in PAGES}
