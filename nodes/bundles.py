@@ -15,13 +15,13 @@ from ..errors import NodeError
 from ..model_patches import UNetConfig
 from .bridge.bundle_files import INDEX, NAMES, BundleFiles, bundles, listed, model_folders, read_bundle
 from .bridge.codec import codec_latent_format, load_codec_vae
-from .bridge.folders import blame
+from .bridge.folders import name_input_in_errors
 from .bridge.kl_vae import load_kl_vae
 from .bridge.model import load_video_model
 from .bridge.text_encoder import load_text_encoder
 from .bridge.vision_encoder import load_vision_encoder
 from .checked import CheckedNode
-from .loaders import DTYPES
+from .loaders import WEIGHT_DTYPES
 from .upscale import load_upscale_model
 
 DEMOS = Path(__file__).parents[1] / "pipelines"
@@ -60,7 +60,7 @@ class LoadBundle(CheckedNode):
                 ),
                 io.Combo.Input(
                     "weight_dtype",
-                    options=list(DTYPES),
+                    options=list(WEIGHT_DTYPES),
                     default="default",
                     tooltip="How the network's weights are kept in memory. default lets ComfyUI choose for your "
                     "device. fp8 halves the memory of fp16 and costs some quality.",
@@ -94,10 +94,10 @@ class LoadBundle(CheckedNode):
 
     @classmethod
     def execute(cls, bundle_name, weight_dtype) -> io.NodeOutput:
-        with blame("bundle_name"):
+        with name_input_in_errors("bundle_name"):
             bundle = _listed_bundle(bundle_name)
-        with blame("bundle_name", str(bundle.folder), bundle.name):
-            return io.NodeOutput(*load_parts(bundle, DTYPES[weight_dtype]))
+        with name_input_in_errors("bundle_name", str(bundle.folder), bundle.name):
+            return io.NodeOutput(*load_parts(bundle, WEIGHT_DTYPES[weight_dtype]))
 
 
 class LoadDemo(CheckedNode):
@@ -115,7 +115,7 @@ class LoadDemo(CheckedNode):
             inputs=[
                 io.Combo.Input(
                     "weight_dtype",
-                    options=list(DTYPES),
+                    options=list(WEIGHT_DTYPES),
                     default="default",
                     tooltip="How the network's weights are kept in memory. default lets ComfyUI choose.",
                 ),
@@ -159,8 +159,8 @@ class LoadDemo(CheckedNode):
     @classmethod
     def execute(cls, weight_dtype, picture, demo="picture to video") -> io.NodeOutput:
         folder, name = DEMO_FOLDERS[demo], f"the demo {demo!r}"
-        with blame("demo", str(folder), name):
-            parts = load_parts(read_bundle(folder, name, allowed=[DEMOS]), DTYPES[weight_dtype])
+        with name_input_in_errors("demo", str(folder), name):
+            parts = load_parts(read_bundle(folder, name, allowed=[DEMOS]), WEIGHT_DTYPES[weight_dtype])
         if folder == DEMO:
             shown = np.asarray(Image.open(_pictures()[picture]).convert("RGB"), dtype=np.float32) / 255
             frame = torch.from_numpy(shown)[None]

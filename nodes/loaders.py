@@ -11,17 +11,16 @@ import torch
 from comfy_api.latest import io
 
 from ..errors import NodeError
+from ..model_patches.dtypes import DTYPES
 from ..model_patches.network.presets import OVERRIDES
-from .bridge.folders import blame, names, path_of, stamp
+from .bridge.folders import name_input_in_errors, names, path_of, stamp
 from .bridge.model import load_video_model
 from .bridge.text_encoder import load_text_encoder
 from .checked import CheckedNode
 
-DTYPES = {
+WEIGHT_DTYPES = {
     "default": None,
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
+    **DTYPES,
     "fp8_e4m3fn": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
@@ -57,7 +56,7 @@ class LoadVideoUNet(CheckedNode):
                 ),
                 io.Combo.Input(
                     "weight_dtype",
-                    options=list(DTYPES),
+                    options=list(WEIGHT_DTYPES),
                     default="default",
                     tooltip="How weights are kept in memory. default lets ComfyUI choose for your device. fp8 halves "
                     "the memory of fp16 and costs some quality; the computation stays in a wider type.",
@@ -88,8 +87,8 @@ class LoadVideoUNet(CheckedNode):
     @classmethod
     def execute(cls, unet_name, weight_dtype, release="from the file") -> io.NodeOutput:
         path = path_of("unet_name", unet_name, "diffusion_models")
-        with blame("unet_name", path, unet_name):
-            return io.NodeOutput(load_video_model(path, DTYPES[weight_dtype], RELEASES[release] or None))
+        with name_input_in_errors("unet_name", path, unet_name):
+            return io.NodeOutput(load_video_model(path, WEIGHT_DTYPES[weight_dtype], RELEASES[release] or None))
 
 
 class LoadTextEncoder(CheckedNode):
@@ -119,7 +118,7 @@ class LoadTextEncoder(CheckedNode):
                 ),
                 io.Combo.Input(
                     "weight_dtype",
-                    options=list(DTYPES),
+                    options=list(WEIGHT_DTYPES),
                     default="default",
                     optional=True,
                     advanced=True,
@@ -151,12 +150,12 @@ class LoadTextEncoder(CheckedNode):
             raise NodeError(
                 f"encoder_name: there is no {encoder_name!r} in models/text_encoders; refresh and choose again."
             )
-        with blame("encoder_name", path, encoder_name):
+        with name_input_in_errors("encoder_name", path, encoder_name):
             return io.NodeOutput(_encoder(path, layer, max_tokens, weight_dtype))
 
 
 def _encoder(path: str, layer: str, max_tokens: int, weight_dtype: str):
-    return load_text_encoder(path, layer=layer, max_length=max_tokens or None, dtype=DTYPES[weight_dtype])
+    return load_text_encoder(path, layer=layer, max_length=max_tokens or None, dtype=WEIGHT_DTYPES[weight_dtype])
 
 
 def _encoders() -> list[str]:

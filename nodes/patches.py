@@ -13,7 +13,7 @@ from ..model_patches.checkpoints.converters import sd
 from ..model_patches.checkpoints.converters.recognise import recognise
 from ..model_patches.checkpoints.files import Header
 from ..schedulers import ScheduleConfig
-from .bridge.folders import NONE, blame, names, path_of, read_file, stamp
+from .bridge.folders import NONE, name_input_in_errors, names, path_of, read_file, stamp
 from .bridge.model import VideoModel, network_like, on_network, weights_of
 from .checked import CheckedNode
 
@@ -48,9 +48,9 @@ def with_motion(model, path: str, fresh: bool = False, disable_dynamic: bool = F
     base = model.clone(disable_dynamic=disable_dynamic)
 
     def make() -> VideoModel:
-        with blame("model"):
+        with name_input_in_errors("model"):
             config, state, schedule = image_network(base)
-        with blame("motion_name"):
+        with name_input_in_errors("motion_name"):
             merged, weights, trained = merge_motion(config, state, path, read_file)
             trained = ScheduleConfig.from_dict(trained or schedule)
             if trained.prediction != schedule["prediction"]:
@@ -150,7 +150,7 @@ class _Branch(CheckedNode):
             raise NodeError(f"end_percent: {end_percent} comes before start_percent {start_percent}; swap them.")
         if patch != NONE:
             path = path_of("patch", patch, "model_patches")
-            with blame("patch", path, patch):
+            with name_input_in_errors("patch", path, patch):
                 model = with_patch(model, path)
             own = model.model
             if not cls.has(own.video_config):
@@ -271,7 +271,7 @@ class MotionOnModel(CheckedNode):
         path = path_of("motion_name", motion_name, "model_patches", "diffusion_models")
         if isinstance(model.model, VideoModel):
             raise NodeError("model: this MODEL has motion already; give a Stable Diffusion image model.")
-        with blame("motion_name", path, motion_name):
+        with name_input_in_errors("motion_name", path, motion_name):
             return io.NodeOutput(with_motion(model, path))
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ..errors import NodeError, reason
 from ..model_patches.checkpoints.save import check_network, save_network
-from .bridge.folders import blame, is_inside
+from .bridge.folders import is_inside, name_input_in_errors
 from .checked import CheckedNode
-from .loaders import DTYPES
+from .loaders import WEIGHT_DTYPES
 from .patches import video_model
 
 PREFIX = "diffusion_model."
-KEPT_AS = {name: dtype for name, dtype in DTYPES.items() if not name.startswith("fp8")}
+KEPT_AS = {name: dtype for name, dtype in WEIGHT_DTYPES.items() if not name.startswith("fp8")}
 
 
 class SaveVideoUNet(CheckedNode):
@@ -58,10 +58,10 @@ class SaveVideoUNet(CheckedNode):
     def execute(cls, model, filename_prefix, weight_dtype) -> io.NodeOutput:
         network = video_model(model)
         path, shown = place(filename_prefix)
-        with blame("model"):
+        with name_input_in_errors("model"):
             weights = patched_weights(model, KEPT_AS[weight_dtype])
             check_network(network.video_config, weights, "the network with its LoRAs")
-        with blame("filename_prefix", path, shown):
+        with name_input_in_errors("filename_prefix", path, shown):
             save_network(network.video_config, weights, path, schedule=network.schedule.to_dict())
         return io.NodeOutput(ui={"text": [shown]})
 

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..errors import NodeError
 from ..schedulers import ScheduleConfig, log_snr_curves
-from .bridge.folders import blame
+from .bridge.folders import name_input_in_errors
 from .bridge.sampling import frames_together, rescale_whole_clip, with_schedule
 from .checked import CheckedNode
 from .conditioning import MAX_FRAMES
@@ -104,7 +104,7 @@ class NoiseSchedule(CheckedNode):
             pixels = model.model.latent_format.spacial_downscale_ratio
             height, width = height * pixels, width * pixels
         seen = frames_together(model, frames)  # as far as is known here: windows may come later
-        with blame("shift"):
+        with name_input_in_errors("shift"):
             config = configure(own, shift, shift_reference, shift_factor, rescale, prediction)
             schedule = config.build(seen, height, width)
         size = {"frames": seen, "height": height, "width": width}

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 from ..errors import LibraryError, NodeError, out_of_memory
 from ..libraries import library
+from ..model_patches.dtypes import DTYPES
 from ..model_patches.upscaling.enlarge import MIN_TILE, Enlarger, one_by_one
-from ..model_patches.upscaling.sizes import check_target, fit
+from ..model_patches.upscaling.sizes import check_target, resize_cover_crop
 from ..model_patches.upscaling.upscaler import Upscaler, check_dtype, upscaler_of
-from .bridge.folders import blame
+from .bridge.folders import name_input_in_errors
 from .checked import CheckedNode
 from .conditioning import rgb
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_SIDE = 16384
 FLOATS = 384  # a pixel and colour of the input, for each step of scale: the host's own guess for its upscale node
 
@@ -100,7 +100,7 @@ class UpscaleVideo(CheckedNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=list(PRECISIONS),
+                    options=list(DTYPES),
                     default="fp32",
                     optional=True,
                     advanced=True,
@@ -114,10 +114,10 @@ class UpscaleVideo(CheckedNode):
     @classmethod
     def execute(cls, images, upscale_model, width, height, frames_at_once, tile=0, precision="fp32") -> io.NodeOutput:
         rgb("images", images[:1])
-        with blame("upscale_model"):
-            upscaler = private(upscale_model)
-        with blame("precision"):
-            check_dtype(upscaler, PRECISIONS[precision])
+        with name_input_in_errors("upscale_model"):
+            upscaler = isolated_copy(upscale_model)
+        with name_input_in_errors("precision"):
+            check_dtype(upscaler, DTYPES[precision])
         if 0 < tile < MIN_TILE:
             raise NodeError(f"tile: {tile} pixels are too few; give {MIN_TILE} or more, or 0 for whole frames.")
         size = _size(upscaler.scale, *images.shape[1:3], height, width)
@@ -125,12 +125,12 @@ class UpscaleVideo(CheckedNode):
         at_once = 1 if one_by_one(upscaler, device) else min(frames_at_once, len(images))
         result = _result(images, size, upscaler.scale, at_once)
         try:
-            _make_room(upscaler, device, PRECISIONS[precision], images[:at_once], tile)
-            with blame("upscale_model"):
+            _make_room(upscaler, device, DTYPES[precision], images[:at_once], tile)
+            with name_input_in_errors("upscale_model"):
                 enlarger = Enlarger(
                     upscaler,
                     device,
-                    PRECISIONS[precision],
+                    DTYPES[precision],
                     tile=tile or None,
                     at_once=at_once,
                     is_oom=lambda error: management.is_oom(error) or out_of_memory(error),
@@ -163,7 +163,7 @@ def load_upscale_model(path: str | Path):
     return descriptor
 
 
-def private(descriptor: object) -> Upscaler:
+def isolated_copy(descriptor: object) -> Upscaler:
     """The upscaler of an UPSCALE_MODEL, which other nodes have too: what is done to this one stays here.
 
     Its weights are the host's until they are moved or change their type. While it computes, Cancel stops it between
@@ -172,14 +172,14 @@ def private(descriptor: object) -> Upscaler:
     upscaler = upscaler_of(descriptor)
     if upscaler.call is not None:  # else it is an RCAN, a network of ours already
         twin = copy.copy(descriptor)
-        twin._model = _again(upscaler.network)
+        twin._model = clone_sharing_weights(upscaler.network)
         upscaler = replace(upscaler, network=twin.model, call=twin)
     for module in upscaler.network.modules():
         module.register_forward_pre_hook(_stop_if_cancelled)
     return upscaler
 
 
-def _again(network: nn.Module) -> nn.Module:
+def clone_sharing_weights(network: nn.Module) -> nn.Module:
     """Objects of their own around the same weights, as some networks change what they hold while they compute.
 
     Dicts and sets that hang on it stay as they are: the host keeps pinned memory in them, which no copy may free.
@@ -243,7 +243,7 @@ def _size(scale: int, h: int, w: int, height: int, width: int) -> tuple[int, int
     """(height, width) of the result for frames of h x w; what is 0 follows, to an even number, as video wants it."""
     if not width and not height:
         return scale * h, scale * w
-    with blame("height" if not width or (height > scale * h and width <= scale * w) else "width"):
+    with name_input_in_errors("height" if not width or (height > scale * h and width <= scale * w) else "width"):
         wanted = height or _even(width * h / w), width or _even(height * w / h)
         check_target(scale, h, w, *wanted)
     return wanted
@@ -266,8 +266,8 @@ def _enlarge(images: Tensor, enlarger: Enlarger, result: Tensor) -> None:
                 f"images: frames {done} to {done + len(some) - 1} hold numbers that are no picture (NaN or infinite); "
                 "decode them with a VAE in fp32."
             )
-        with blame("upscale_model"):
-            larger = fit(enlarger(some), height, width).movedim(1, -1)
+        with name_input_in_errors("upscale_model"):
+            larger = resize_cover_crop(enlarger(some), height, width).movedim(1, -1)
         result[done : done + len(larger)] = larger
         done += len(larger)
         newest = latent_preview.preview_to_image(larger[-1], do_scale=False)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import InputError, reason
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from ..model_patches.dtypes import DTYPES
 
 
 def placement(device: str, dtype: str, fallback: str | None = None) -> dict:

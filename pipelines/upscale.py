@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..model_patches.checkpoints.files import no_file, refuse_onto
 from ..model_patches.upscaling.enlarge import Enlarger, check_tile
-from ..model_patches.upscaling.sizes import check_target, fit
+from ..model_patches.upscaling.sizes import check_target, resize_cover_crop
 from ..model_patches.upscaling.upscaler import Upscaler, check_dtype, load_upscaler
 from .bundle import DEMO
 from .media.files import check_output, check_picture, read_image
@@ -22,6 +22,10 @@ from .media.sheets import save_image, to_uint8
 from .media.transcode import Shown, note, rewrite, survey
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+SHIPPED = {  # with the pack: for the tiny world of the demo, and for real video
+    "demo": DEMO / "upscaler.safetensors",
+    "footage": Path(__file__).parent / "footage" / "upscaler.safetensors",
+}
 LARGEST = 16384  # pixels a side that libx264 takes
 LOOK_AHEAD = 60  # frames that H.264 holds
 
@@ -65,7 +69,7 @@ def upscale_video(
     enlarger = Enlarger(upscaler, device, dtype, tile=tile, say=note)
 
     if is_picture:
-        picture = fit(enlarger(read_image(source, shown.height, shown.width)), height, width)
+        picture = resize_cover_crop(enlarger(read_image(source, shown.height, shown.width)), height, width)
         save_image(Image.fromarray(to_uint8(picture[0])), target)
         return target
     width, height = width // 2 * 2, height // 2 * 2  # H.264's chroma has half as many
@@ -85,8 +89,8 @@ def upscale_video(
 
 
 def open_upscaler(model: str | Path) -> Upscaler:
-    """'demo', which comes with the demo bundle, or an upscaler's file."""
-    return load_upscaler(DEMO / "upscaler.safetensors" if str(model) == "demo" else model)
+    """One of those that come with the pack, by its name, or an upscaler's file."""
+    return load_upscaler(SHIPPED.get(str(model), model))
 
 
 def parse_size(text: str, what: str = "size") -> tuple[int, int]:
@@ -134,4 +138,4 @@ def _sized(frames: Tensor, height: int, width: int) -> Tensor:
     h, w = frames.shape[-2:]
     if h - height in (0, 1) and w - width in (0, 1):
         return frames[..., :height, :width]
-    return fit(frames, height, width)
+    return resize_cover_crop(frames, height, width)

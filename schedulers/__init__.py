@@ -12,11 +12,10 @@
 from ..errors import ScheduleError
 from .ddim import ddim_sigma, ddim_step
 from .diffusers_bridge import build_scheduler
-from .guidance import classifier_free, rescale_guidance, three_way
+from .guidance import classifier_free, rescale_guidance
 from .noise import (
     RESCALES,
     alphas_cumprod,
-    alphas_cumprod_from_snr,
     apply_signal_scale,
     betas_from_alphas_cumprod,
     linear_betas,
@@ -43,7 +42,6 @@ __all__ = [
     "ScheduleError",
     "add_noise",
     "alphas_cumprod",
-    "alphas_cumprod_from_snr",
     "apply_signal_scale",
     "betas_from_alphas_cumprod",
     "build_scheduler",
@@ -66,7 +64,6 @@ __all__ = [
     "snr",
     "spacing",
     "target",
-    "three_way",
     "to_eps",
     "to_v",
     "to_x0",

@@ -11,14 +11,6 @@ def classifier_free(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     return uncond + scale * (cond - uncond)
 
 
-def three_way(uncond: Tensor, image: Tensor, text: Tensor, image_scale: float, text_scale: float) -> Tensor:
-    """u + g_img·(i − u) + g_txt·(c − i) (Brooks et al. 2023, Eq. 3; DynamiCrafter's multi-condition form).
-
-    ``uncond`` saw no condition, ``image`` the image alone, ``text`` image and text.
-    """
-    return uncond + image_scale * (image - uncond) + text_scale * (text - image)
-
-
 def rescale_guidance(guided: Tensor, cond: Tensor, phi: float, frames: int, known: int = 0) -> Tensor:
     """Pull the contrast of guided outputs back to the conditional's (Lin et al. 2023, Eq. 15–16).
 

@@ -51,11 +51,6 @@ def log_snr(ac: Tensor) -> Tensor:
     return torch.log(ac) - torch.log1p(-ac)
 
 
-def alphas_cumprod_from_snr(snr: Tensor) -> Tensor:
-    """ᾱ = SNR / (1 + SNR), float64, for SNR in [0, ∞]."""
-    return 1 / (1 + 1 / snr.double())  # not snr / (1 + snr), which is nan at infinity
-
-
 def shift_factor(frames: int, height: int, width: int, reference: float = 256.0) -> float:
     """s = √(D·D / (T·H·W)) of FD Eq. 5: 0.125 for 16×512×512, 0.177 for 32×256×256, 1 for one 256×256 image.
 

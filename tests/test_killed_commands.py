@@ -115,10 +115,10 @@ import diffusers, matplotlib.figure, transformers
 from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjection, T5EncoderModel
 from dreamfactory.check import device, host, network, report, trainer, upscaler
 from dreamfactory.cli import main
-from dreamfactory.model_patches.checkpoints.converters import export
+from dreamfactory.model_patches.checkpoints import export
 from dreamfactory.pipelines import describe, schedule_plot, upscale
 from dreamfactory.pipelines.generate import engine
-from dreamfactory.training import run
+from dreamfactory.training import loop
 for line in sys.stdin:
     arguments, log = json.loads(line)
     child = os.fork()

@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dreamfactory.model_patches.codec import METADATA_KEY, PatchAutoencoder, PatchCodecConfig, load_codec, save_codec
+from dreamfactory.model_patches.checkpoints.files import PATCH_CODEC
+from dreamfactory.model_patches.codec import PatchAutoencoder, PatchCodecConfig, load_codec, save_codec
 from dreamfactory.training.tiny_world.codec import CodecTraining, evaluate, pca_codec, random_frames, train_codec
 
 DEMO = Path(__file__).parents[1] / "pipelines" / "demo" / "codec.safetensors"
@@ -133,7 +134,7 @@ def test_unreadable_files_are_named(tmp_path):
     save_file({"weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="no codec of ours"):
         load_codec(path)
-    save_file({"weight": torch.zeros(1)}, path, metadata={METADATA_KEY: '{"sizes": 1}'})
+    save_file({"weight": torch.zeros(1)}, path, metadata={PATCH_CODEC: '{"sizes": 1}'})
     with pytest.raises(ValueError, match="cannot be read"):
         load_codec(path)
 
@@ -147,8 +148,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     save_file({**weights, "extra": torch.zeros(1)}, path, metadata)
     with pytest.raises(ValueError, match="has unexpected 1 weights of 22: extra"):
         load_codec(path)
-    other = {**json.loads(metadata[METADATA_KEY]), "latent_channels": 6}
-    save_file(weights, path, {METADATA_KEY: json.dumps(other)})
+    other = {**json.loads(metadata[PATCH_CODEC]), "latent_channels": 6}
+    save_file(weights, path, {PATCH_CODEC: json.dumps(other)})
     with pytest.raises(ValueError, match=r"of another shape: analysis\.weight is"):
         load_codec(path)
 

@@ -1,23 +1,27 @@
-"""Released upscalers on camera footage, through the pack's own doors.
+"""Upscalers on camera footage: released ones through the pack's own doors, and ours for footage.
 
 Judges: ncnn, which the weights were released for; spandrel, which most tools open them with; what a container says.
 """
 
 import itertools
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dreamfactory.cli import main
 from dreamfactory.model_patches.upscaling.enlarge import Enlarger
 from dreamfactory.model_patches.upscaling.upscaler import load_upscaler
+from dreamfactory.pipelines.upscale import open_upscaler
 
 from .real_material import COMPACT, COUNTS, WEIGHTS, clip, frames, needs_footage, needs_weights, released
 
+ROOT = Path(__file__).parents[1]
 SCALE = 4
 X4PLUS, ANIME, VIDEO = "realesrgan-x4plus", "realesrgan-x4plus-anime", "realesr-animevideov3-x4"
 RELEASED = (VIDEO, ANIME, X4PLUS)
@@ -238,3 +242,25 @@ def test_on_animation_the_network_for_it_beats_bicubic_in_sharpness_not_in_psnr(
 def detail(picture):
     """The mean change from a pixel to its neighbour."""
     return picture.diff(dim=-1).abs().mean().item() + picture.diff(dim=-2).abs().mean().item()
+
+
+# -- ours -----------------------------------------------------------------------------------------------------------
+
+
+@needs_footage
+@pytest.mark.parametrize("first", [11, 102, 210])
+def test_the_upscaler_for_footage_is_above_bicubic_on_a_camera_it_has_not_seen(first):
+    truth = frames(clip("bikes"), first, 2)[..., 40:232, 192:448]
+    small = torch.nn.functional.interpolate(truth, scale_factor=1 / SCALE, mode="bicubic", antialias=True).clamp(0, 1)
+    small = (small * 255).round() / 255
+    plain = torch.nn.functional.interpolate(small, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
+    assert psnr(Enlarger(open_upscaler("footage"), "cpu")(small), truth) > psnr(plain, truth) + 0.5
+
+
+def test_the_upscaler_for_footage_says_whose_it_is():
+    file = ROOT / "pipelines/footage/upscaler.safetensors"
+    assert file.stat().st_size < 2e6
+    with safe_open(file, "pt") as opened:
+        said = opened.metadata()["modelspec.description"]
+    assert "Big Buck Bunny (c) copyright 2008, Blender Foundation" in said
+    assert "CC BY 3.0" in said

@@ -9,7 +9,6 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler, rescale_zero_ter
 from dreamfactory.schedulers import (
     ScheduleError,
     alphas_cumprod,
-    alphas_cumprod_from_snr,
     apply_signal_scale,
     betas_from_alphas_cumprod,
     log_snr,
@@ -98,7 +97,6 @@ def test_snr_forms_are_exact_at_the_ends():
     ends = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
     assert snr(ends).tolist() == [0, 1, math.inf]
     assert log_snr(ends).tolist() == [-math.inf, 0, math.inf]
-    assert alphas_cumprod_from_snr(torch.tensor([0.0, 1.0, math.inf])).tolist() == [0, 0.5, 1]
 
 
 def test_log_snr_at_known_timesteps(sd):

@@ -21,7 +21,6 @@ from dreamfactory.schedulers import (
     last_usable,
     rescale_guidance,
     spacing,
-    three_way,
 )
 
 FIXTURE = Path(__file__).parent / "fixtures" / "dynamicrafter_schedule.safetensors"
@@ -94,11 +93,9 @@ def test_eps_keeps_what_is_usable():
 
 
 def test_guidance_by_hand():
-    u, i, c = torch.tensor([[1.0]]), torch.tensor([[2.0]]), torch.tensor([[4.0]])
+    u, c = torch.tensor([[1.0]]), torch.tensor([[4.0]])
     assert classifier_free(c, u, 1.0) == c
     assert classifier_free(c, u, 7.5) == 1 + 7.5 * 3
-    assert three_way(u, i, c, 2.0, 5.0) == 1 + 2 * 1 + 5 * 2
-    assert three_way(u, i, c, 3.0, 3.0) == classifier_free(c, u, 3.0)
 
 
 def test_guidance_rescale_is_per_clip():

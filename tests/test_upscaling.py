@@ -14,7 +14,7 @@ from torch import nn
 from dreamfactory.errors import CheckpointError, ConfigError, LibraryError
 from dreamfactory.model_patches.upscaling.enlarge import STRIP_ELSEWHERE, Enlarger, ramp, starts
 from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, save_rcan
-from dreamfactory.model_patches.upscaling.sizes import check_target, fit
+from dreamfactory.model_patches.upscaling.sizes import check_target, resize_cover_crop
 from dreamfactory.model_patches.upscaling.upscaler import Upscaler, check_dtype, load_upscaler, upscaler_of
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.training.live import Live
@@ -355,7 +355,8 @@ if {broken}:
 else:
     sys.modules["torchvision"] = None
 from safetensors.torch import save_file
-from dreamfactory.model_patches.upscaling.upscaler import Enlarger, load_upscaler
+from dreamfactory.model_patches.upscaling.enlarge import Enlarger
+from dreamfactory.model_patches.upscaling.upscaler import load_upscaler
 try:
     load_upscaler({folder!r} + "/other.safetensors")
 except Exception as error:
@@ -520,15 +521,15 @@ def test_targets():
 
 def test_fit_covers_and_crops_at_the_centre():
     frames = torch.rand(2, 3, 40, 60)
-    assert fit(frames, 40, 60) is frames
-    assert torch.equal(fit(frames, 40, 50), frames[..., 5:55])
-    assert torch.equal(fit(frames, 30, 60), frames[:, :, 5:35])
+    assert resize_cover_crop(frames, 40, 60) is frames
+    assert torch.equal(resize_cover_crop(frames, 40, 50), frames[..., 5:55])
+    assert torch.equal(resize_cover_crop(frames, 30, 60), frames[:, :, 5:35])
     for size in ((20, 30), (20, 20), (7, 31), (39, 59)):
-        fitted = fit(frames, *size)
+        fitted = resize_cover_crop(frames, *size)
         assert fitted.shape == (2, 3, *size)
         assert fitted.min() >= 0
         assert fitted.max() <= 1
     halves = torch.cat([torch.zeros(1, 3, 40, 30), torch.ones(1, 3, 40, 30)], 3)
-    left, right = fit(halves, 20, 20).chunk(2, 3)  # 10 pixels are cut from either side of 30
+    left, right = resize_cover_crop(halves, 20, 20).chunk(2, 3)  # 10 pixels are cut from either side of 30
     assert left[..., :6].max() < 0.05
     assert right[..., -6:].min() > 0.95

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..libraries import libraries
 from .config import RunConfig, UpscalerStageConfig
 from .data.metadata import table_in
-from .optimizer import library_of
+from .optimizer import needs
 
 
 def check_libraries(config: RunConfig) -> None:
@@ -29,9 +29,9 @@ def check_libraries(config: RunConfig) -> None:
     flows = _flows(config, upscales, validates)
     if flows:
         wanted["cv2"] = ("optical flow", f"set {' and '.join(flows)} to 0")
+    for optimizer in dict.fromkeys(stage.optim.optimizer for stage in config.stages):
+        wanted |= needs(optimizer)
     libraries(wanted)
-    for stage in config.stages:
-        library_of(stage.optim.optimizer)
 
 
 def _flows(config: RunConfig, upscales: bool, validates: bool) -> list[str]:

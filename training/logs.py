@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..libraries import fault
+from ..model_patches.checkpoints.files import whole
 
 METRICS = "metrics.jsonl"
 
@@ -96,6 +96,5 @@ def forget_after(path: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run will do again; through a temporary file and one rename."""
     if path.exists():
         kept = [line for line in read(path) if line["step"] <= step] if step else []
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))

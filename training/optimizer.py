@@ -34,9 +34,9 @@ def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> tor
         for (scale, decay), weights in groups.items()
     ]
     if optim.optimizer == "adamw8bit":
-        return library_of(optim.optimizer).AdamW8bit(tables, lr=optim.lr, betas=optim.betas)
+        return _library_of(optim.optimizer).AdamW8bit(tables, lr=optim.lr, betas=optim.betas)
     if optim.optimizer == "prodigy":
-        prodigy = library_of(optim.optimizer).Prodigy
+        prodigy = _library_of(optim.optimizer).Prodigy
         # Its estimate is scaled by the rate, which a warm-up makes small at first.
         return prodigy(tables, lr=optim.lr, betas=optim.betas, safeguard_warmup=optim.warmup > 0)
     if optim.optimizer == "adafactor":
@@ -46,10 +46,16 @@ def make_optimizer(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> tor
     return torch.optim.AdamW(tables, lr=optim.lr, betas=optim.betas, fused=True)
 
 
-def library_of(optimizer: str) -> ModuleType | None:
-    """What an optimizer comes from, imported; None: torch. Raises LibraryError."""
+def needs(optimizer: str) -> dict[str, tuple[str, str]]:
+    """The library that an optimizer is of, beside torch: what for, and how to do without it."""
     name = LIBRARIES.get(optimizer)
-    return name and library(name, f"optim.optimizer {optimizer}", "set optim.optimizer = 'adamw'")
+    return {name: (f"optim.optimizer {optimizer}", "set optim.optimizer = 'adamw'")} if name else {}
+
+
+def _library_of(optimizer: str) -> ModuleType:
+    """Imported. Raises LibraryError."""
+    ((name, told),) = needs(optimizer).items()
+    return library(name, *told)
 
 
 def state_bytes(optimizer: str, weights: Iterable[Tensor]) -> int:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..model_patches import UNetConfig, VideoUNet
+from ..model_patches.dtypes import DTYPES
 from .config import RunConfig, StageConfig, UpscalerStageConfig, VideoStageConfig
 from .live import Live
 from .optimizer import state_bytes
 from .start import Start
 from .super_resolution import activations as upscaler
-from .task import DTYPES
 from .video import lora, models
 
 GIB = 2**30

@@ -44,7 +44,7 @@ def open_sources(
     readers: the text encoders, "text" and "motion": what they cannot read is told.
     """
     rate = None if network is None or network.frame_rate_embedding == "off" else network.frame_rate_embedding
-    joins = network is not None and network.motion_text == "off"
+    merge_captions = network is not None and network.motion_text == "off"
     place = (folder or Path(config.output.folder) / "data") / stage.name
     sources: dict[str, Source] = {}
     for name in list(stage.data.mix) or list(config.sources):
@@ -58,7 +58,7 @@ def open_sources(
                 stills=given.kind == "tiny_stills",
                 with_flow=stage.with_flow,
                 downscale=downscale,
-                joins=joins,
+                merge_captions=merge_captions,
             )
             continue
         from .data.cache import Cache  # not needed for the tiny world
@@ -77,8 +77,8 @@ def open_sources(
                 cache=Cache(Path(stage.data.cache)) if stage.data.cache else None,
                 encoders=encoders,
                 rate=rate,
-                joins=joins,
-                truth=network is None,
+                merge_captions=merge_captions,
+                forbid_upscaling=network is None,
             )
 
         # The first process looks at every file; the others find in the cache's index what it saw.

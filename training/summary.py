@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from ..model_patches.checkpoints.files import whole
 from .logs import METRICS, read
 
 
@@ -37,9 +37,8 @@ def write_summary(trainer) -> Path:
     if pictures:
         page += ["", f"![Clips kept out of training, at the end](validation/{pictures[-1].name})"]
     path = folder / "summary.md"
-    temporary = path.with_name("summary.md.tmp")
-    temporary.write_text("\n".join(page) + "\n")
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        temporary.write_text("\n".join(page) + "\n")
     return path
 
 
@@ -68,10 +67,9 @@ def _curves(lines: list[dict], ends: list[int], headline: str, path: Path) -> Pa
     axes.set(xlabel="step", ylabel={"l1": "mean absolute error"}.get(headline, "mean squared error"), yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, ncols=2)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=110)
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)
-    os.replace(temporary, path)
     return path
 
 

@@ -15,13 +15,13 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..model_patches.dtypes import DTYPES
 from .batch import Batch, Bucket
 from .checkpoint import Checkpoint
 from .config import RunConfig
 from .data.mix import BatchPlan
 from .data.source import Source
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Loss = tuple[Tensor, dict[str, Tensor]]  # what is minimised, and its parts by name
 
 

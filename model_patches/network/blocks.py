@@ -1,7 +1,7 @@
 """Layers along the U: the branches that papers add, keyed by position, and how a layer runs.
 
-`Path.join` is where spatial and temporal features meet, the heart of VideoFactory. The UNet is a path over all
-positions, PredictNet a second one over the decoder's.
+`UNetBlocks.join` is where spatial and temporal features meet, the heart of VideoFactory. The UNet has all
+positions, PredictNet those of the decoder once more.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Fusion(nn.Module):
         return self.conv(torch.cat([s, t], dim=1))
 
 
-class Path(nn.Module):
+class UNetBlocks(nn.Module):
     """The branches of some positions, and how a layer at one of them runs."""
 
     gradient_checkpointing = False
@@ -136,18 +136,18 @@ class Path(nn.Module):
 
     # -- how a layer runs -------------------------------------------------------------------------------------
 
-    def convolve_in_time(self, position: Position, s: Tensor, carry: Tensor | None, cond: Conditions):
+    def convolve_in_time(self, position: Position, s: Tensor, temporal_skip: Tensor | None, cond: Conditions):
         """Temporal convolution after a ResBlock, joined to it."""
         if cond.still or position.name not in self.temporal_convs:
-            return s, carry
+            return s, temporal_skip
         module = partial(self.temporal_convs[position.name], frames=cond.frames)
         last = position.name not in self.temporal_attentions
-        return self.join(position, s, module, self.conv_fusions, carry, cond, enters=True, last=last)
+        return self.join(position, s, module, self.conv_fusions, temporal_skip, cond, enters=True, last=last)
 
-    def attend_in_time(self, position: Position, s: Tensor, carry: Tensor | None, cond: Conditions):
+    def attend_in_time(self, position: Position, s: Tensor, temporal_skip: Tensor | None, cond: Conditions):
         """Temporal transformer after a spatial one, joined to it."""
         if cond.still or position.name not in self.temporal_attentions:
-            return s, carry
+            return s, temporal_skip
         module = partial(
             self.temporal_attentions[position.name],
             frames=cond.frames,
@@ -157,17 +157,17 @@ class Path(nn.Module):
             options=cond.options,
         )
         enters = position.name not in self.temporal_convs
-        return self.join(position, s, module, self.attention_fusions, carry, cond, enters=enters, last=True)
+        return self.join(position, s, module, self.attention_fusions, temporal_skip, cond, enters=enters, last=True)
 
-    def join(self, position, s, temporal, fusions, carry, cond: Conditions, *, enters: bool, last: bool):
+    def join(self, position, s, temporal, fusions, temporal_skip, cond: Conditions, *, enters: bool, last: bool):
         """z = s + t (a sum, or VF's fusion convolution), + Swap-CA(s, t) at the end of a block (VF Eq. 2-3).
 
         t is the temporal module's residual, fed with the temporal skip of the previous resolution where one
         arrives. Returns z and t, which is the next resolution's skip.
         """
         name = position.name
-        if enters and carry is not None and name in self.temporal_skips:
-            skip = self.temporal_skips[name](carry, like=s)
+        if enters and temporal_skip is not None and name in self.temporal_skips:
+            skip = self.temporal_skips[name](temporal_skip, like=s)
             t = temporal(s + skip) + skip
         else:
             t = temporal(s)
@@ -210,13 +210,15 @@ class Path(nn.Module):
         cond.hooks.leave_transformer()
         return x
 
-    def layer(self, position: Position, modules: nn.ModuleList, x: Tensor, carry: Tensor | None, cond: Conditions):
+    def layer(
+        self, position: Position, modules: nn.ModuleList, x: Tensor, temporal_skip: Tensor | None, cond: Conditions
+    ):
         """ResBlock, temporal convolution [, spatial transformer] [, temporal transformer]."""
         x = modules[0](x, cond.embedding)
-        x, carry = self.convolve_in_time(position, x, carry, cond)
+        x, temporal_skip = self.convolve_in_time(position, x, temporal_skip, cond)
         if position.spatial_attention:
             x = self.attend_in_space(position, modules[1], x, cond)
-        return self.attend_in_time(position, x, carry, cond)
+        return self.attend_in_time(position, x, temporal_skip, cond)
 
     def run(self, function, *args, cond: Conditions):
         """One layer as a unit; with gradient checkpointing it is computed again in the backward pass."""
@@ -224,12 +226,12 @@ class Path(nn.Module):
             return checkpoint(cond.hooks.repeatable(function), *args, cond, use_reentrant=False)
         return function(*args, cond)
 
-    def decode(self, x: Tensor, skips: list[Tensor], carry: Tensor | None, cond: Conditions) -> Tensor:
+    def decode(self, x: Tensor, skips: list[Tensor], temporal_skip: Tensor | None, cond: Conditions) -> Tensor:
         """The up path over `output_blocks`; sizes come from the skips, so odd sizes fit."""
         for position, modules in zip(layout(self.config).outputs, self.output_blocks, strict=True):
             cond.hooks.note(block=("output", position.index))
             x = cond.hooks.before_output(x, skips.pop())
-            x, carry = self.run(self.layer, position, modules, x, carry, cond=cond)
+            x, temporal_skip = self.run(self.layer, position, modules, x, temporal_skip, cond=cond)
             if position.upsample:
                 x = modules[-1](x, tuple(skips[-1].shape[2:]))
         return x
@@ -237,7 +239,7 @@ class Path(nn.Module):
     def checkpoint_gradients(self, on: bool = True) -> None:
         """Compute layers again in the backward pass instead of keeping them: less memory, about a quarter slower."""
         for module in self.modules():
-            if isinstance(module, Path):
+            if isinstance(module, UNetBlocks):
                 module.gradient_checkpointing = on
 
 

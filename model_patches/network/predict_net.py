@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .attention import Factory
-from .blocks import Conditions, Path, output_head, residual_layer
+from .blocks import Conditions, UNetBlocks, output_head, residual_layer
 from .config import UNetConfig
 from .layout import layout
 
 
-class PredictNet(Path):
+class PredictNet(UNetBlocks):
     """Optical flow from x_t, t and the conditions (FD Eq. 4): the decoder again, ControlNet-style.
 
     Fed by the shared encoder's skips; starts as a copy of the decoder (`VideoUNet.start_predict_net`) with a
@@ -23,5 +23,5 @@ class PredictNet(Path):
         self.output_blocks = nn.ModuleList(residual_layer(config, make, p) for p in plan.outputs)
         self.out = output_head(config, make, config.flow_channels)
 
-    def forward(self, x: Tensor, skips: list[Tensor], carry: Tensor | None, cond: Conditions) -> Tensor:
-        return self.out(self.decode(x, skips, carry, cond))
+    def forward(self, x: Tensor, skips: list[Tensor], temporal_skip: Tensor | None, cond: Conditions) -> Tensor:
+        return self.out(self.decode(x, skips, temporal_skip, cond))

@@ -26,7 +26,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .attention import Attention, Factory, zero
-from .blocks import Conditions, Path, output_head, residual_layer, spatial_transformer
+from .blocks import Conditions, UNetBlocks, output_head, residual_layer, spatial_transformer
 from .config import UNetConfig
 from .hooks import Hooks, per_row
 from .image_adapter import image_projector, split_tokens
@@ -39,7 +39,7 @@ from .temporal import TemporalTransformer
 STRENGTHS = ("image_adapter", "paca", "swap_attention")
 
 
-class VideoUNet(Path):
+class VideoUNet(UNetBlocks):
     """The network. `config` says its shape; operations, attention, dtype and device are the host's to choose."""
 
     schedule: dict | None = None  # the noise schedule the weights were trained with, as plain data
@@ -143,7 +143,7 @@ class VideoUNet(Path):
         if self.config.first_frame_concat != "off":
             x = torch.cat([x, self._concat_frames(x, num_frames, first_frame, last_frame)], dim=1)
 
-        plan, carry = layout(self.config), None
+        plan, temporal_skip = layout(self.config), None
         hooks.note(block=("input", 0))
         x = self.input_blocks[0][0](x)
         if self.config.init_temporal and not cond.still:
@@ -155,17 +155,17 @@ class VideoUNet(Path):
             if position.downsample:
                 x = modules[0](x)
             else:
-                x, carry = self.run(self.layer, position, modules, x, carry, cond=cond)
+                x, temporal_skip = self.run(self.layer, position, modules, x, temporal_skip, cond=cond)
             x, skip = hooks.after_input(x)
             skips.append(skip)
         hooks.note(block=("middle", 0))
-        x, carry = self.run(self._middle, x, carry, cond=cond)
+        x, temporal_skip = self.run(self._middle, x, temporal_skip, cond=cond)
         x = hooks.after_middle(x, latents, cond.embedding, cond.text, timesteps.flatten())
 
         flow = None
         if return_flow:
-            flow = self.predict_net(x, list(skips), carry, replace(cond, hooks=hooks.without_patches()))
-        output = self.out(self.decode(x, skips, carry, cond))
+            flow = self.predict_net(x, list(skips), temporal_skip, replace(cond, hooks=hooks.without_patches()))
+        output = self.out(self.decode(x, skips, temporal_skip, cond))
         return (output, flow) if return_flow else output
 
     def project_image(self, features: Tensor) -> Tensor:
@@ -180,14 +180,14 @@ class VideoUNet(Path):
 
     # -- parts of forward -------------------------------------------------------------------------------------
 
-    def _middle(self, x: Tensor, carry: Tensor | None, cond: Conditions):
+    def _middle(self, x: Tensor, temporal_skip: Tensor | None, cond: Conditions):
         first, centre, last = layout(self.config).middle
         x = self.middle_block[0](x, cond.embedding)
-        x, carry = self.convolve_in_time(first, x, carry, cond)
+        x, temporal_skip = self.convolve_in_time(first, x, temporal_skip, cond)
         x = self.attend_in_space(centre, self.middle_block[1], x, cond)
-        x, carry = self.attend_in_time(centre, x, carry, cond)
+        x, temporal_skip = self.attend_in_time(centre, x, temporal_skip, cond)
         x = self.middle_block[2](x, cond.embedding)
-        return self.convolve_in_time(last, x, carry, cond)
+        return self.convolve_in_time(last, x, temporal_skip, cond)
 
     def _conditions(
         self, x, batch, timesteps, context, frames, motion, first_frame, image_tokens, frame_rate,

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError, out_of_memory, reason
+from ..dtypes import NAMES
 from ..kernels import same_bits
 from .rcan import RCAN
-from .upscaler import DTYPES, Upscaler, check_dtype
+from .upscaler import Upscaler, check_dtype
 
 MIN_TILE = 64  # pixels, a side
 # Bytes of one strip of an RCAN's tail, where there is room. A CPU is as fast with small ones, a GPU wants enough to do.
@@ -174,7 +175,7 @@ class Enlarger:
         if not all(torch.isfinite(w).all() for w in self.upscaler.network.parameters()):
             return CheckpointError(f"{name} holds weights that are no numbers (NaN); choose another file.")
         remedy = "choose another model" if self.dtype == torch.float32 else "choose fp32"
-        return ConfigError(f"{name} computes no numbers of these frames in {DTYPES[self.dtype]}; {remedy}.")
+        return ConfigError(f"{name} computes no numbers of these frames in {NAMES[self.dtype]}; {remedy}.")
 
     def _enlarge_into(self, out: Tensor, frames: Tensor) -> None:
         """out, on the CPU, becomes the enlarged frames, not clamped."""
@@ -207,7 +208,7 @@ class Enlarger:
         except RuntimeError as error:
             if self.is_oom(error) or not self._runs_in_float32(frames):
                 raise
-            number = DTYPES[self.dtype]
+            number = NAMES[self.dtype]
             raise ConfigError(f"{self.upscaler.name} fails in {number} ({reason(error)}); choose fp32.") from error
 
     def _runs_in_float32(self, frames: Tensor) -> bool:

@@ -24,7 +24,7 @@ def check_target(scale: int, h: int, w: int, height: int, width: int) -> None:
     )
 
 
-def fit(frames: Tensor, height: int, width: int) -> Tensor:
+def resize_cover_crop(frames: Tensor, height: int, width: int) -> Tensor:
     """(k, 3, h, w) in [0, 1] -> (k, 3, height, width): scaled to cover that size, cropped at the centre."""
     h, w = frames.shape[-2:]
     if (h, w) == (height, width):

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from ...errors import CheckpointError, ConfigError, blameless, reason
 from ...libraries import library
 from ..checkpoints.files import read_header, read_weights
+from ..dtypes import NAMES
 from .rcan import RCAN, rcan_config, rcan_of
-
-DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 @dataclass(frozen=True)
@@ -141,5 +140,5 @@ def check_dtype(upscaler: Upscaler, dtype: torch.dtype) -> None:
     """Raises ConfigError where the network computes wrongly in numbers of this kind."""
     allowed = {torch.float32: True, torch.float16: upscaler.half, torch.bfloat16: upscaler.bfloat16}
     if not allowed.get(dtype, False):
-        others = " or ".join(DTYPES[d] for d, right in allowed.items() if right)
-        raise ConfigError(f"{upscaler.name} does not compute in {DTYPES.get(dtype, dtype)}; choose {others}.")
+        others = " or ".join(NAMES[d] for d, right in allowed.items() if right)
+        raise ConfigError(f"{upscaler.name} does not compute in {NAMES.get(dtype, dtype)}; choose {others}.")

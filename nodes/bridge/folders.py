@@ -77,7 +77,7 @@ def read_file(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 @contextmanager
-def blame(field: str, path: str = "", name: str = "") -> Iterator[None]:
+def name_input_in_errors(field: str, path: str = "", name: str = "") -> Iterator[None]:
     """Let our one-sentence errors name the node's input they are about, and a file as the node lists it."""
     try:
         yield

@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image-encoder", help="a transformers CLIP vision folder")
     add("--text-layer", choices=("last", "penultimate"), help="penultimate: a whole OpenCLIP text folder")
     add("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="several times, if you like")
-    add("--upscale", metavar="MODEL", help="enlarge the clip: 'demo', or an upscaler's file")
+    add("--upscale", metavar="MODEL", help="enlarge the clip: footage, demo, or an upscaler's file")
     add("--attention", default="sdpa", choices=("sdpa", "xformers", "math"))
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--dtype", default="auto", choices=("auto", "fp32", "fp16", "bf16"), help="auto: fp32 on a CPU, else fp16")

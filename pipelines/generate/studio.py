@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ...errors import InputError
 from ...model_patches.upscaling.enlarge import Enlarger
-from ...model_patches.upscaling.sizes import fit
+from ...model_patches.upscaling.sizes import resize_cover_crop
 from ..image_to_video import animate
 from ..media.files import read_image, write_video
 from ..media.sheets import clip_sheet
@@ -96,7 +96,7 @@ class Studio:
             self.enlarger = Enlarger(upscaler, self.turns.device, make_room=lambda: alone(upscaler.network), say=note)
         with self.bar("upscaling", len(clip), "frame") as bar:
             for frames in clip.split(ENLARGED_AT_ONCE):
-                yield fit(self.enlarger(frames), *job.target)
+                yield resize_cover_crop(self.enlarger(frames), *job.target)
                 bar.update(len(frames))
 
     # -- what is told

@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ...errors import CannotShow, is_bug
-from ...model_patches.upscaling.sizes import fit
+from ...model_patches.upscaling.sizes import resize_cover_crop
 from . import stills
 from .frames import CONTAINERS
 from .viewer import Viewer
@@ -125,7 +125,7 @@ def resize_crop(frames: np.ndarray, height: int, width: int) -> Tensor:
     """(t, h, w, 3) uint8 -> (t, 3, height, width) in [0, 1]: scaled to cover that size, cropped at its centre."""
     out = torch.empty(len(frames), 3, height, width)
     for i, frame in enumerate(frames):  # one by one: a large video as floating point numbers is larger still
-        out[i] = fit(torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255, height, width)[0]
+        out[i] = resize_cover_crop(torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255, height, width)[0]
     return out
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from ...errors import InputError, reason
 from ...model_patches.checkpoints.files import MAX_SETTINGS, no_file, parse, whole
 from .sheets import to_uint8
+from .stills import on_white
 
 
 def _open(path: str | Path) -> Image.Image:
@@ -61,8 +62,7 @@ def read_image(path: str | Path, height: int, width: int) -> Tensor:
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype("uint8"))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = on_white(image.convert("RGBA"))
     image = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.reshape(1, height, width, 3).permute(0, 3, 1, 2).float() / 255

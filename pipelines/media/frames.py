@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import hdr
 from .sheets import to_uint8
+from .stills import on_white
 
 # Playlists and the like are files that name other files, or addresses: not opened, whatever their name ends in.
 CONTAINERS = "mov,matroska,webm,avi,gif,mpegts,mpeg,asf,flv,ogg"
@@ -72,8 +73,7 @@ def pixels(frame: av.VideoFrame, size: tuple[int, int], signal: hdr.Signal | Non
     else:
         shown = _from_hdr(frame, width, height, see_through, signal)
     if see_through:
-        image = Image.fromarray(shown)
-        shown = np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
+        shown = np.array(on_white(Image.fromarray(shown)))
     return _upright(frame, shown)
 
 

@@ -34,9 +34,9 @@ def pixels(data: bytes) -> np.ndarray:
         image.load()
     if image.mode.startswith("I"):  # 16-bit grey keeps its tones
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype("uint8"))
-    return on_white(image.convert("RGBA")) if image.has_transparency_data else np.array(image.convert("RGB"))
+    return np.array(on_white(image.convert("RGBA")) if image.has_transparency_data else image.convert("RGB"))
 
 
-def on_white(image: Image.Image) -> np.ndarray:
-    """An RGBA image without its transparency."""
-    return np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
+def on_white(image: Image.Image) -> Image.Image:
+    """An RGBA image as RGB, without its transparency."""
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -83,7 +83,7 @@ def rewrite(
         out.metadata.update({k.lower(): v for k, v in container.metadata.items() if k.lower() not in OF_THE_FILE})
         clock = Clock(container, viewer)
         video = Video(out, stream, size, crf)
-        tracks = {track.index: _sound(out, track, clock.start) for track in container.streams.audio}
+        tracks = {track.index: make_audio_track(out, track, clock.start) for track in container.streams.audio}
         tracks = {index: track for index, track in tracks.items() if track is not None}
         if container.streams.subtitles:
             note(f"the subtitles of {source.name} are not kept.")
@@ -250,7 +250,7 @@ class Video:
             self.out.mux(packet)
 
 
-class Copied:
+class AudioRemuxer:
     """A sound track, its packets as they are. start: of the file, seconds."""
 
     def __init__(self, out: av.container.OutputContainer, source: av.AudioStream, start: Fraction) -> None:
@@ -274,7 +274,7 @@ class Copied:
         pass
 
 
-class Encoded:
+class AudioEncoder:
     """A sound track as AAC. start: of the file, seconds."""
 
     def __init__(self, out: av.container.OutputContainer, source: av.AudioStream, start: Fraction) -> None:
@@ -293,7 +293,9 @@ class Encoded:
         self.out.mux(self.stream.encode())
 
 
-def _sound(out: av.container.OutputContainer, source: av.AudioStream, start: Fraction) -> Copied | Encoded | None:
+def make_audio_track(
+    out: av.container.OutputContainer, source: av.AudioStream, start: Fraction
+) -> AudioRemuxer | AudioEncoder | None:
     """None, and a note, where it cannot be kept."""
     if source.codec_context is None:
         note("a sound track that cannot be decoded is left out.")
@@ -301,7 +303,7 @@ def _sound(out: av.container.OutputContainer, source: av.AudioStream, start: Fra
     kind = source.codec_context.codec.canonical_name
     if kind not in IN_MP4:
         note(f"{kind} sound has no place in an mp4; it becomes AAC.")
-    track = (Copied if kind in IN_MP4 else Encoded)(out, source, start)
+    track = (AudioRemuxer if kind in IN_MP4 else AudioEncoder)(out, source, start)
     if "language" in source.metadata:
         track.stream.metadata["language"] = source.metadata["language"]
     return track

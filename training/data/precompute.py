@@ -26,7 +26,7 @@ def encode_all(source: VideoSource, encoders: Encoders, rank: int = 0, world: in
     """
     if source.cache is None:
         raise TrainingError(f"sources.{source.name} has no cache to encode into; set data.cache.")
-    source.know(encoders.fingerprints)
+    source.set_encoder_fingerprints(encoders.fingerprints)
     encodings = source.encodings
     for kind in CAPTIONS if rank == 0 else ():
         if kind in encodings.frozen and not source.cache.has(kind, encodings.caption_key(kind, "")):

@@ -65,8 +65,8 @@ class FileSource(Source, Protocol):
     validation: list[Item]
     left_out: list[LeftOut]
     captions: int  # files that hold the words of others
-    joins: bool  # both captions are one
-    truth: bool  # clips are what super-resolution is to come to
+    merge_captions: bool  # both captions are one
+    forbid_upscaling: bool  # clips are what super-resolution is to come to
 
     def items(self) -> list[Item]:
         """Every clip, of training and validation."""

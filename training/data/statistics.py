@@ -69,7 +69,9 @@ def statistics(source: FileSource) -> dict:
         str(bucket): {"training": trained[bucket], "validation": kept_out[bucket]}
         for bucket in sorted(set(trained) | set(kept_out))
     }
-    kinds = () if source.truth else ("text",) if source.joins else ("text", "motion")  # that are read
+    kinds = (
+        () if source.forbid_upscaling else ("text",) if source.merge_captions else ("text", "motion")
+    )  # that are read
     found["caption_words"] = {kind: _captions([getattr(file.record, kind) for file in files]) for kind in kinds}
     return found
 
@@ -119,7 +121,7 @@ def samples(source: FileSource, count: int = SHOWN) -> list[Sample]:
             continue
         seen.add(record.name)
         with suppress(Unreadable):
-            motion = "" if source.joins else record.motion
+            motion = "" if source.merge_captions else record.motion
             found.append(Sample(record.name, record.text, motion, item.frames()))
     return found
 

@@ -38,9 +38,9 @@ class VideoSource:
 
     validation: moving clips kept out of training, at most half of them; which ones depends on their names alone.
     downscale: of the codec, for flow. rate: what the network's frame rate embedding reads, "fps", "stride" or None.
-    joins: both captions become one, for a network without motion text.
-    truth: clips are what super-resolution is to come to: those that would have to be enlarged are left out, as it would
-    learn that truth is blurred; and stills serve for validation too.
+    merge_captions: both captions become one, for a network without motion text.
+    forbid_upscaling: clips are what super-resolution is to come to: those that would have to be enlarged are left out,
+    as it would learn that truth is blurred; and stills serve for validation too.
     cache with `encoders`: batches are encoded, and what is not cached yet is encoded at once. `encode_all` does it all
     beforehand and lets go of the encoders. Without either batches are raw.
     """
@@ -58,10 +58,10 @@ class VideoSource:
         cache: Cache | None,
         encoders: Encoders | None = None,
         rate: str | None = None,
-        joins: bool = False,
-        truth: bool = False,
+        merge_captions: bool = False,
+        forbid_upscaling: bool = False,
     ) -> None:
-        self.truth, self.joins = truth, joins
+        self.forbid_upscaling, self.merge_captions = forbid_upscaling, merge_captions
         self.name, self.source, self.data, self.rate = name, source, data, rate
         self.with_flow, self.downscale, self.cache, self.encoders = with_flow, downscale, cache, encoders
         self._lock, self._broken, self._named = threading.Lock(), set(), set()
@@ -70,18 +70,18 @@ class VideoSource:
             opencv()  # that it is missing is told before an hour of reading
         self.encodings: Encodings | None = None
         if encoders is not None:
-            self.know(encoders.fingerprints)
+            self.set_encoder_fingerprints(encoders.fingerprints)
         buckets = buckets_for(data)
         found = read_records(name, source)
         records, self.left_out, self.captions = found.records, list(found.left_out), found.captions
-        if joins:
+        if merge_captions:
             records = [replace(r, text=one_caption(r.text, r.motion)) for r in records]
         files, unreadable = probe_all(records, cache, data.workers, f"reading {name}")
         self.left_out += unreadable
         fitting = [(file, bucket) for file in files if (bucket := self._bucket(file, buckets))]
         if not fitting:
             raise nothing_usable(name, Path(source.path), self.left_out)
-        shown = [f.record.name for f, bucket in fitting if bucket.frames > 1 or truth]
+        shown = [f.record.name for f, bucket in fitting if bucket.frames > 1 or forbid_upscaling]
         kept_out = _kept_out(shown, validation)
         train, self.validation = [], []
         for file, bucket in fitting:
@@ -113,7 +113,7 @@ class VideoSource:
                     f"too narrow: {shape} is {probe.width / probe.height:.2f} wide, min_aspect is {want.min_aspect:.2f}"
                 )
             bucket = assign(probe, file.record.media, self.data, buckets)
-            if self.truth and (probe.height < bucket.height or probe.width < bucket.width):
+            if self.forbid_upscaling and (probe.height < bucket.height or probe.width < bucket.width):
                 sizes = f"{probe.width}x{probe.height}", f"{bucket.width}x{bucket.height}"
                 raise DoesNotFit(f"too small: {sizes[0]} would have to be enlarged to {sizes[1]}")
             return bucket
@@ -151,7 +151,7 @@ class VideoSource:
         """Of its clips, by the kind of caption: "text" or "motion"."""
         return {kind: [getattr(item.file.record, kind) for item in self.items()] for kind in kinds}
 
-    def know(self, fingerprints: dict[str, str | None]) -> None:
+    def set_encoder_fingerprints(self, fingerprints: dict[str, str | None]) -> None:
         """Which encoders the cached values are of. From then on batches are encoded."""
         self._broken.clear()  # what was not in the cache may be now
         if self.cache is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, TrainingError
 from ...model_patches.checkpoints.files import read_header, read_weights
+from ...model_patches.dtypes import DTYPES
 from ...model_patches.upscaling.rcan import RCAN, rcan_of, save_rcan, start_bilinear
 from ...pipelines.bundle import DEMO, load_vae
 from ..batch import Batch, Bucket
@@ -20,7 +21,7 @@ from ..data.mix import BatchPlan
 from ..sources import open_sources
 from ..start import Start
 from ..state import load_weights
-from ..task import DTYPES, Loss, Run, Stage, Task
+from ..task import Loss, Run, Stage, Task
 from .discriminator import Discriminator
 from .objective import SuperResolution
 from .patches import cut, with_flow

@@ -25,14 +25,27 @@ SMALLEST = 0.005  # share of the picture below which the shape counts as gone
 
 
 class TinySource:
-    """joins: both captions become one, for a network without motion text."""
+    """merge_captions: both captions become one, for a network without motion text."""
 
     def __init__(
-        self, name: str, data: DataConfig, *, stills: bool, with_flow: bool, downscale: int, joins: bool = False
+        self,
+        name: str,
+        data: DataConfig,
+        *,
+        stills: bool,
+        with_flow: bool,
+        downscale: int,
+        merge_captions: bool = False,
     ) -> None:
         if data.height != data.width:
             raise TrainingError(f"tiny_world clips are square, not {data.width}x{data.height}; set height = width.")
-        self.name, self.data, self.with_flow, self.downscale, self.joins = name, data, with_flow, downscale, joins
+        self.name, self.data, self.with_flow, self.downscale, self.merge_captions = (
+            name,
+            data,
+            with_flow,
+            downscale,
+            merge_captions,
+        )
         self.bucket = Bucket(1 if stills else data.frames, data.height, data.width)
         self.counts: dict[Bucket, int | None] = {self.bucket: None}
         self._held_out = None
@@ -56,7 +69,7 @@ class TinySource:
 
     def _texts(self, text: list[str], motion: list[str]) -> list[str]:
         # A still shows no motion to speak of.
-        if not self.joins or self.bucket.frames == 1:
+        if not self.merge_captions or self.bucket.frames == 1:
             return text
         return [one_caption(*pair) for pair in zip(text, motion, strict=True)]
 

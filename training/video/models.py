@@ -14,13 +14,13 @@ from ...model_patches import UNetConfig, VideoUNet
 from ...model_patches.checkpoints.files import fingerprint
 from ...model_patches.checkpoints.foreign_config import weight_files
 from ...model_patches.checkpoints.warm_start import check_extends, extend
+from ...model_patches.dtypes import DTYPES
 from ...model_patches.network.parts import part_of
 from ...pipelines.bundle import DEMO, load_vae
 from ...pipelines.encoders import ImageEncoder, TextEncoder
 from ..checks import check_continuation, encoders_of
 from ..config import RunConfig, VideoStageConfig
 from ..start import Start
-from ..task import DTYPES
 from ..tiny_world.encoders import BOTH_LENGTH, image_encoder, motion_encoder, text_encoder
 from . import lora
 
@@ -42,21 +42,21 @@ def start(config: RunConfig, origin: Start, say: Callable[[str], object] = print
     if given.network is None:
         if given.patches:
             raise TrainingError("start.patches need a network to be put on; name it as start.network.")
-        _rehearse(config, None)
+        _validate_stages(config, None)
         torch.manual_seed(config.seed)
         unet = VideoUNet(stage.model.network())
         if unet.config.predict_net:
             unet.start_predict_net()
         return _with_lora(Network(unet, set()), stage, config.seed)
     source = origin.network(say)
-    _rehearse(config, source.config)
+    _validate_stages(config, source.config)
     torch.manual_seed(config.seed)
     unet, report = extend(source, stage.model.network(source.config))
     say(f"{given.network}: {report}")
     return _with_lora(Network(unet, set(report.loaded) - set(report.reshaped)), stage, config.seed)
 
 
-def _rehearse(config: RunConfig, source: UNetConfig | None) -> None:
+def _validate_stages(config: RunConfig, source: UNetConfig | None) -> None:
     """Every stage's network, without its weights: a mistake in the last stage is told before the first begins."""
     before = None
     for stage in config.stages:

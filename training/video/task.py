@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError, TrainingError
 from ...model_patches import UNetConfig, VideoUNet
 from ...model_patches.checkpoints.save import save_patch, save_unet
+from ...model_patches.dtypes import DTYPES
 from ...pipelines.bundle import Bundle, Defaults, save_bundle
 from ...schedulers import NoiseSchedule
 from ..batch import Batch, Bucket
@@ -25,7 +26,7 @@ from ..encode import FrozenEncoders
 from ..sources import open_sources
 from ..start import Start
 from ..state import freeze_at_average, load_weights
-from ..task import DTYPES, Loss, Stage, Task
+from ..task import Loss, Stage, Task
 from . import lora, models
 from .objective import Continued, DiffusionObjective, Draws, draw
 from .prompts import Asked, read_prompts

@@ -23,7 +23,7 @@ from ....errors import CheckpointError
 from ...network.config import UNetConfig
 from ..files import Header, Reader, read_header, read_weights, refuse_onto, write
 from ..save import build, save_parts, save_unet
-from .folders import diffusers_files, told
+from .folders import config_overrides, diffusers_files
 from .keys import contents
 from .lora import is_peft, rename_lora
 from .recognise import SOURCES, Source, recognise, source_of
@@ -162,7 +162,7 @@ def _open(path: Path, header: Header | None, source: str) -> _Found:
 def _convert(found: _Found, overrides: Mapping | None, read: Reader = read_weights):
     """What the converter answers, in sentences that name the file."""
     try:
-        known = {} if found.folder is None else told(found.source.kind, found.path, found.folder)
+        known = {} if found.folder is None else config_overrides(found.source.kind, found.path, found.folder)
         state = _read(found.headers, read, everything=found.source.part is not None)
         *made, report = found.source.convert(state, found.header, {**known, **(overrides or {})})
     except CheckpointError as error:

@@ -28,7 +28,7 @@ from ...network.config import UNetConfig
 from ...network.layout import layout
 from ..files import Header
 from .infer import HALF, SCHEDULE, Shapes, check_overrides, configure, levels_fields, reschedule
-from .keys import fit, rename
+from .keys import match_shapes, rename
 from .report import Report
 
 # Whatever wraps the names: `module.`, `state_dict.`, `unet.`.
@@ -63,7 +63,7 @@ def convert(
     config = configure(_fields({k: tuple(v.shape) for k, v in modules.items()}), overrides)
     _check_positions(tables, report)
     renamed, report.unexpected = rename(modules, motion_names(config))
-    weights = fit(config, renamed, report, "temporal")
+    weights = match_shapes(config, renamed, report, "temporal")
     if config.temporal_norm == "clip" and "temporal_norm" not in overrides:
         report.notes.append(
             "group norms run over the whole clip, as diffusers computes these names; AnimateDiff's own code takes them "

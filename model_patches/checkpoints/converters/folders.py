@@ -44,7 +44,7 @@ def _files(folder: Path, suffix: str) -> list[Path]:
     return [min(files, key=lambda f: (len(f.name), f.name))] if files else []
 
 
-def told(kind: str, path: Path, folder: Path) -> dict:
+def config_overrides(kind: str, path: Path, folder: Path) -> dict:
     """Fields that a folder says beside the weights. path: the pipeline's, where there is one; folder: the UNet's."""
     if kind == "animatediff":
         return _motion_of(folder / "config.json")

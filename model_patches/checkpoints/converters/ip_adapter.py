@@ -19,7 +19,7 @@ from ...network.config import UNetConfig
 from ...network.layout import layout
 from ..files import Header
 from .infer import Shapes, check_overrides, configure, projector_fields, shape_of
-from .keys import fit, rename
+from .keys import match_shapes, rename
 from .report import Report
 
 ADAPTERS, PROJECTOR = "ip_adapter.", "image_proj."
@@ -63,7 +63,7 @@ def convert(
     }
     tokens, extra = rename(projector, table)
     report.unexpected += extra + [k for k in state if not k.startswith((ADAPTERS, PROJECTOR))]
-    weights = fit(config, {**renamed, **tokens}, report, "image_adapter")
+    weights = match_shapes(config, {**renamed, **tokens}, report, "image_adapter")
     report.notes.append(
         f"it reads the {config.image_projector.reads} features of its CLIP vision encoder, "
         f"{config.image_projector.embedding_dim} wide"

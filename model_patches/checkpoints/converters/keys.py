@@ -72,7 +72,9 @@ def rename(keys: Mapping[str, str], table: Mapping[str, str]) -> tuple[dict[str,
     return renamed, unexpected
 
 
-def fit(config: UNetConfig, state: Mapping[str, Tensor], report: Report, part: str | None = None) -> dict[str, Tensor]:
+def match_shapes(
+    config: UNetConfig, state: Mapping[str, Tensor], report: Report, part: str | None = None
+) -> dict[str, Tensor]:
     """The weights in our shapes, strictly; axes of size 1 come and go (Conv1d -> Linear, Conv3d -> Conv2d).
 
     part: the only part of the network that the source has (`parts.PARTS`); None for all of it.

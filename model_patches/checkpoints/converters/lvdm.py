@@ -25,7 +25,7 @@ from .infer import (
     shape_of,
     signal_scale_from_buffers,
 )
-from .keys import contents, fit, note_ignored, rename
+from .keys import contents, match_shapes, note_ignored, rename
 from .modelscope import temporal_fields, temporal_names
 from .report import Report
 
@@ -68,7 +68,7 @@ def convert(
     }
     resampler, extra = rename(projector, table)
     report.unexpected += extra
-    weights = fit(config, {**renamed, **resampler}, report)
+    weights = match_shapes(config, {**renamed, **resampler}, report)
     note_ignored(found, report)
     return config, weights, schedule, report
 

@@ -22,7 +22,7 @@ from ...network.layout import Position, layout
 from ..files import Header
 from .diffusers_names import diffusers_names
 from .infer import SCHEDULE, check_overrides, configure, diffusers_spatial, ldm_spatial, reschedule, shape_of
-from .keys import contents, fit, note_ignored, rename
+from .keys import contents, match_shapes, note_ignored, rename
 from .report import Report
 
 # ModelScope was trained with dropout in its temporal convolutions; sampling never sees it.
@@ -43,7 +43,7 @@ def convert(
     shapes = {k: tuple(state[name].shape) for k, name in found.unet.items()}
     config = configure({**ldm_spatial(shapes), **temporal_fields(shapes, "input_blocks.0.1", overrides)}, overrides)
     renamed, report.unexpected = rename({k: state[name] for k, name in found.unet.items()}, temporal_names(config))
-    weights = fit(config, renamed, report)
+    weights = match_shapes(config, renamed, report)
     note_ignored(found, report)
     return config, weights, reschedule(SCHEDULE, overrides), report
 
@@ -61,7 +61,7 @@ def convert_diffusers(
     shapes = {k: tuple(state[name].shape) for k, name in found.unet.items()}
     config = configure({**diffusers_spatial(shapes), **temporal_fields(shapes, "transformer_in", overrides)}, overrides)
     renamed, report.unexpected = rename({k: state[name] for k, name in found.unet.items()}, diffusers_names(config))
-    return config, fit(config, renamed, report), reschedule(SCHEDULE, overrides), report
+    return config, match_shapes(config, renamed, report), reschedule(SCHEDULE, overrides), report
 
 
 def temporal_fields(shapes: Mapping[str, tuple[int, ...]], init: str, overrides: Mapping) -> dict:

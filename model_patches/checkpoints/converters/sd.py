@@ -15,7 +15,7 @@ from ...network.config import UNetConfig
 from ..files import Header
 from .diffusers_names import diffusers_names
 from .infer import SCHEDULE, betas_from_buffers, check_overrides, configure, diffusers_spatial, ldm_spatial, reschedule
-from .keys import contents, fit, note_ignored, rename
+from .keys import contents, match_shapes, note_ignored, rename
 from .report import Report
 
 LDM_MODULES = ("time_embed", "input_blocks", "middle_block", "output_blocks", "out")
@@ -42,7 +42,7 @@ def convert(
     fields = ldm_spatial({k: tuple(v.shape) for k, v in weights.items()})
     config = _configure(fields, overrides)
     renamed, report.unexpected = rename(weights, {name: name for name in LDM_MODULES})
-    weights = fit(config, renamed, report)
+    weights = match_shapes(config, renamed, report)
     buffers = {k: state[name] for k, name in found.buffers.items()}
     schedule = {**SCHEDULE, **betas_from_buffers(buffers, report)}
     if "v_pred" in buffers:  # markers that fine-tunes carry for ComfyUI
@@ -65,7 +65,7 @@ def convert_diffusers(
     weights = {k: state[name] for k, name in found.unet.items()}
     config = _configure(diffusers_spatial({k: tuple(v.shape) for k, v in weights.items()}), overrides)
     renamed, report.unexpected = rename(weights, diffusers_names(config))
-    weights = fit(config, renamed, report)
+    weights = match_shapes(config, renamed, report)
     schedule = dict(SCHEDULE)
     if "prediction" not in overrides:
         schedule["prediction"] = _prediction(config, weights, report)

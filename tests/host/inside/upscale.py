@@ -16,7 +16,7 @@ from a_pack.errors import NodeError
 from a_pack.model_patches.upscaling.upscaler import load_upscaler
 from a_pack.nodes import upscale
 from a_pack.nodes.bundles import DEMO
-from a_pack.nodes.upscale import UpscaleVideo, load_upscale_model, private
+from a_pack.nodes.upscale import UpscaleVideo, isolated_copy, load_upscale_model
 from comfy_extras.nodes_upscale_model import UpscaleModelLoader
 from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
@@ -137,7 +137,7 @@ def moved_by_the_host():
     told = {}
     for name, descriptor in (("rcan", rcan()), ("compact", compact())):
         x = torch.rand(1, 3, 12, 9)
-        upscaler = private(descriptor)
+        upscaler = isolated_copy(descriptor)
         before = (upscaler.call or upscaler.network)(x.clone())
         for weight in descriptor.model.parameters():
             weight.data = weight.data.to(torch.float16)
@@ -197,7 +197,7 @@ def room_asked():
     asked, gpu = [], torch.device("cuda")
 
     def ask(descriptor, count, tile, device=gpu, dtype=torch.float32):
-        upscaler = private(descriptor)
+        upscaler = isolated_copy(descriptor)
         images = torch.zeros(1 if upscale.one_by_one(upscaler, device) else count, 192, 344, 3)
         upscale._make_room(upscaler, device, dtype, images, tile)
 
