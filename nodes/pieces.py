@@ -1,7 +1,7 @@
 """What KSampler Long Clip and Continue Clip share: the sizes of pieces, and what a piece of a clip is given.
 
 A piece begins with the last frames of the clip so far. They are known: the latent's noise mask is 0 there, so the host
-keeps them as they are, and a network that was trained for it sees them without noise (`known.py`).
+keeps them as they are, and a network that was trained for it sees them without noise (`bridge/known.py`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,12 @@
+"""The headless door: captions, and a picture where the network reads one -> a clip, larger if asked.
+
+bundle.py              everything a clip needs, in one folder; demo/ and demo_text_to_video/ are two
+encoders.py            text and image encoders, from folders
+sampling.py            denoising by any diffusers scheduler, guidance, our noise schedule
+image_to_video.py      captions and a picture -> a clip
+text_to_image.py       a first frame out of words     stable_diffusion.py   drawn by our own spatial half
+generate/              `dreamfactory generate`        upscale.py            `dreamfactory upscale`
+lora.py                LoRA files on a network        describe.py           what a network is
+placement.py, turns.py where networks are computed, and how they take turns on a small card
+media/                 all reading and writing of pictures and video
+"""

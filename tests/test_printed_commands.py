@@ -32,7 +32,7 @@ from .random_weights import randomise
 from .test_text_to_image import sd1, single_file
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "training/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "benchmarks").glob("*.md"))
 PRESETS = sorted((ROOT / "training/presets").glob("*.toml"))
 COMMAND = re.compile(r"(\.venv/bin/)?(dreamfactory|accelerate|torchrun|python|make|git|comfy|cd|pip)\b")
@@ -43,6 +43,8 @@ ELSEWHERE = {  # how it begins: why it is not run here
     "comfy node": "asks the Comfy registry",
     "accelerate launch": "tests/test_distributed.py launches two processes",
     "python example_workflows/queue_workflow.py": "needs a running ComfyUI: tests/host runs it",
+    ".venv/bin/python -m pytest": "runs tests, which run by themselves",
+    ".venv/bin/python tests/host": "needs a running ComfyUI",
     "python benchmarks/": "a measurement of minutes or hours",
     "dreamfactory train demo-upscaler --set threads=1": "is run below with other options",
 }
@@ -108,6 +110,8 @@ def test_what_is_not_run_is_listed_with_a_reason_and_nothing_else_is():
             assert f"\n{command.split()[1]}:" in (ROOT / "Makefile").read_text(), command
         if command.startswith("python "):
             assert (ROOT / command.split()[1]).exists(), command
+        for word in command.split():
+            assert not word.startswith("tests/") or (ROOT / word).exists(), command
 
 
 def test_commands_within_sentences_exist_with_their_options():
@@ -203,7 +207,7 @@ def shelf(tmp_path_factory):
 
 def run_files():
     """Whole run files that the guide prints: those that name a source."""
-    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "training/README.md").read_text("utf-8"), re.DOTALL)
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/training.md").read_text("utf-8"), re.DOTALL)
     return [block for block in blocks if "[sources." in block]
 
 

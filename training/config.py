@@ -39,8 +39,8 @@ class StartConfig:
     """The weights to start from; nothing given, everything starts at random."""
 
     network: UserPath | None = None  # a checkpoint: ours, or a public one, converted in memory
-    # Which release a public file is (a preset of model_patches.presets), where it does not say; --plan and --survey go
-    # by it while the file is not there.
+    # Which release a public file is (a preset of model_patches.network.presets), where it does not say; --plan and
+    # --survey go by it while the file is not there.
     release: str | None = None
     patches: tuple[UserPath, ...] = ()  # patch files put on it: AnimateDiff's motion, IP-Adapter, our own
 
@@ -57,11 +57,11 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network: a preset of model_patches.presets, with fields of UNetConfig changed."""
+    """The network: a preset of model_patches.network.presets, with fields of UNetConfig changed."""
 
     preset: str = "tiny"  # or "start": as start.network is
     config: dict[str, Any] = field(default_factory=dict)
-    train: tuple[str, ...] = ("all",)  # parts by name (model_patches.parts), or all; with lora: leave as it is
+    train: tuple[str, ...] = ("all",)  # parts by name (model_patches.network.parts), or all; with lora: leave as it is
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False  # less memory, about a quarter slower
 

@@ -7,4 +7,5 @@ files.py                what a file says of itself
 pickles.py              torch.save's files; pickle_program.py: what one would do
 foreign_config.py       what folders of transformers and diffusers may say
 converters/             public weights -> ours
+export.py               the other way: ours -> AnimateDiff and diffusers
 """

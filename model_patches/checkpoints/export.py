@@ -5,7 +5,8 @@
     diffusers-unet3d   diffusers' UNet3DConditionModel
 
 A peer computes what its code says, whatever the weights were trained for: a config field that no peer knows is refused
-by its name, parts that stay behind are told in the report. Inverses of animatediff.py and diffusers_names.py.
+by its name, parts that stay behind are told in the report. Inverses of converters/animatediff.py and
+diffusers_names.py.
 """
 
 from __future__ import annotations

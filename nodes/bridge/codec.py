@@ -1,4 +1,4 @@
-"""Our small image codec (model_patches.patch_codec) as the host's VAE, with the latent format for previews.
+"""Our small image codec (model_patches/codec.py) as the host's VAE, with the latent format for previews.
 
     encode   images (b, h, w, 3) in [0, 1]  ->  latents (b, z, h/8, w/8), already at the network's scale
     decode   latents                        ->  images

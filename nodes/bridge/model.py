@@ -8,7 +8,7 @@ Frames are in the batch, (t, c, h, w), one clip a latent. Where conditional and 
 is (clips*t, ...) with `len(cond_or_uncond)` clips: frames are counted from that, never from a stored number, since a
 context window may bring one frame more than its length (its anchor).
 
-A conditioning's dictionary may hold, on the positive and the negative side alike (see conditioning.py):
+A conditioning's dictionary may hold, on the positive and the negative side alike (see ../conditioning.py):
 
     dreamfactory_motion_text   (1, m, motion_dim) T5 tokens
     dreamfactory_first_frame   (1, c, h, w) latents as the VAE gives them, or one a frame: a context window then starts

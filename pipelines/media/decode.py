@@ -1,8 +1,8 @@
 """Videos and images from files or from inside tar shards: what they are, and some of their frames.
 
 `probe` reads a video's packets, of which only the first is decoded; `read_frames` gives frames by number, exactly
-(picks.py says which numbers make a clip). Times are those the file states, so a variable frame rate is no trouble.
-Frames are as a player shows them (pipelines/media/viewer.py): upright, with square pixels, whole, as ordinary video.
+(its callers choose which). Times are those the file states, so a variable frame rate is no trouble. Frames are as a
+player shows them (pipelines/media/viewer.py): upright, with square pixels, whole, as ordinary video.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     for frame in viewer.whole(decoded frames):         # interlaced ones made whole; as many, at their times
         picture = viewer.pixels(frame)                 # upright, square pixels, HDR as ordinary video, on white
 
-Ordinary video goes straight to video_frames.py.
+Ordinary video goes straight to frames.py.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ metadata    a table with a row for each file: metadata.py
 webdataset  tar shards: shards.py
 
 Every file that is found is a record, or a caption of one, or left out with a reason. Files whose names do not tell
-what they are (media/kinds.py) and captions are opened here; whether a video can be read is found out by probing.py.
+what they are (pipelines/media/kinds.py) and captions are opened here; whether a video can be read is found out by
+probing.py.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def score_long_clips(made: Tensor, specs: ClipSpec, seams: Sequence[int]) -> dic
 
     seam_jump: change between frames at a seam over that elsewhere. drift: of the background from first to last frame,
     1/255. area, area_near: the shape's at the end over the true one, and the share of clips within 0.8 to 1.25.
-    centre: distance of its centre from the true one at the end, pixels. direction: as `tiny_measure`.
+    centre: distance of its centre from the true one at the end, pixels. direction: as `measure.py`.
     """
     frames, size = made.shape[1], made.shape[-1]
     truth, ground = render(specs, frames, size), background(specs, size)

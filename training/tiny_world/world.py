@@ -8,7 +8,7 @@ Where the shape starts and how large it is are drawn independently of the motion
 tell where the shape will go: only the caption does. About one in six combinations of colour, shape and
 background never appears in the train split.
 
-`sample_specs` draws clips; `render`, `flow`, `background` and `still` (of `tiny_render`) turn them into
+`sample_specs` draws clips; `render`, `flow`, `background` and `still` (of `render.py`) turn them into
 tensors. All randomness comes from the given generator: the same seed gives the same bits.
 """
 

@@ -7,7 +7,6 @@ recognise.py says what a file holds; one module per source says how it becomes o
     animatediff.py  AnimateDiff motion modules, as a patch                   keys, infer     what they share
     folders.py      what a diffusers folder says beside its weights
     lora.py         LoRAs in PEFT's names, renamed for the host's LoRA loader
-    export.py       the other way: ours -> AnimateDiff and diffusers
 """
 
 from __future__ import annotations
