@@ -532,7 +532,9 @@ def test_what_is_logged_is_the_mean_since_the_last_line(tmp_path, monkeypatch):
     def noted(self, load=None):
         take = self.mix.at(self.stage_step)
         numbers = advance(self, load)
-        seen.append((f"{take.source.name} {take.bucket}", float(numbers[self.task.headline]), float(numbers["grad_norm"])))
+        seen.append(
+            (f"{take.source.name} {take.bucket}", float(numbers[self.task.headline]), float(numbers["grad_norm"]))
+        )
         return numbers
 
     monkeypatch.setattr(Trainer, "train_step", noted)
