@@ -47,10 +47,10 @@ import torch  # noqa: E402
 spec = importlib.util.spec_from_file_location("a_pack", f"{PACK}/__init__.py", submodule_search_locations=[PACK])
 sys.modules["a_pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["a_pack"])
-from ..nodes.bridge.model import PREFIX, load_video_model  # noqa: E402
-from .device import GIB, LEFT, Here, left  # noqa: E402
-from .network import DEMO, NAMES, TOLERANCES, demo_noise, demo_prompt, off  # noqa: E402
-from .report import NotHere, Wrong, close, run  # noqa: E402
+from a_pack.check.device import GIB, LEFT, Here, left  # noqa: E402
+from a_pack.check.network import DEMO, NAMES, TOLERANCES, demo_noise, demo_prompt, off  # noqa: E402
+from a_pack.check.report import NotHere, Wrong, close, run  # noqa: E402
+from a_pack.nodes.bridge.model import PREFIX, load_video_model  # noqa: E402
 
 HERE = Here(torch.device("cpu" if DEVICE == "cpu" else management.get_torch_device()), Path(OUT).parent, SMALL)
 FRAMES, SIZE, STEPS = (4, (8, 8), 2) if SMALL else (16, (40, 64), 4)

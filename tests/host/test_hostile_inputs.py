@@ -53,7 +53,7 @@ def files(server):
         shutil.copytree(ELSEWHERE, folder)
         settings = json.loads((folder / named).read_text("utf-8")) | {setting: ["//elsewhere/share/tokenizer.1.json"]}
         (folder / named).write_text(json.dumps(settings), encoding="utf-8")
-    (unets / "not_listed.bin").write_bytes(b"none")
+    (unets / "not_listed.gguf").write_bytes(b"none")
     save_patch(video, patches / "other_shape.safetensors", ["paca"])
     save_patch(video, patches / "temporal.safetensors", ["temporal"])
     save_patch(video, unets / "patch.safetensors", ["paca"])
@@ -254,7 +254,7 @@ CASES = {
         "Video UNet", "unet_name", "there is no",
     ),
     "a network that is not listed": (
-        both(load("small.safetensors"), linked("Video UNet", "unet_name", "not_listed.bin")),
+        both(load("small.safetensors"), linked("Video UNet", "unet_name", "not_listed.gguf")),
         "Video UNet", "unet_name", "there is no",
     ),
     "a network on another machine": (

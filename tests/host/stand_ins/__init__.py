@@ -17,7 +17,7 @@ DEMO = Path(__file__).resolve().parents[3] / "pipelines" / "demo"
 
 def pack(module: str):
     """A module of the pack under test, which the host has loaded under a name of its own."""
-    return next(m for name, m in sys.modules.items() if name.endswith(f"ComfyUI-DreamFactory.nodes.{module}"))
+    return next(m for name, m in sys.modules.items() if name.endswith(f"ComfyUI-DreamFactory.nodes.bridge.{module}"))
 
 
 class TinySD(comfy.supported_models.SD20):
