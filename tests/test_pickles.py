@@ -45,6 +45,13 @@ class Listed(list):
     """Another one, filled as a list."""
 
 
+def hung(weight: torch.Tensor) -> torch.nn.Parameter:
+    """With attributes of its own, one of them in the place of a method."""
+    weight = torch.nn.Parameter(weight)
+    weight.numel, weight.tag = collections.OrderedDict(), 1
+    return weight
+
+
 class Slotted:
     __slots__ = ("value",)
 
@@ -102,6 +109,14 @@ def same(found, expected=None) -> None:
         "nested": lambda w: {"checkpoint": {"model": w, "step": 3}},
         "parallel": lambda w: {"state_dict": {f"module.{k}": v for k, v in w.items()}},
         "compiled": lambda w: {f"_orig_mod.{k}": v for k, v in w.items()},
+        "compiled in parallel": lambda w: {f"_orig_mod.module.{k}": v for k, v in w.items()},
+        "a score beside": lambda w: {
+            "epoch": 3,
+            "best_acc1": torch.tensor(1.0),
+            "state_dict": w,
+            "loss": torch.ones(()),
+        },
+        "attributes": lambda w: {"model": {k: hung(v) for k, v in w.items()}},
         "ordered": lambda w: collections.OrderedDict(w),
         "parameters": lambda w: {k: torch.nn.Parameter(v) for k, v in w.items()},
         "averages of a few": lambda w: {"model": w, "ema": {"a.weight": torch.zeros(2, 3)}},
@@ -131,6 +146,22 @@ def test_what_is_left_aside_is_told(tmp_path):
     )
     torch.save(ONE, tmp_path / "a.ckpt")
     assert open_pickle(tmp_path / "a.ckpt").note == ""
+    torch.save({"state_dict": {**ONE, 3: ONE["b"]}, "m": {"x": [ONE["b"]]}}, tmp_path / "a.ckpt")
+    assert open_pickle(tmp_path / "a.ckpt").beside == ("m", "state_dict.3")
+    torch.save({**ONE, "m": {"x": [1], "y": ONE["b"]}}, tmp_path / "a.ckpt")
+    found = open_pickle(tmp_path / "a.ckpt")
+    same(found.weights, {**ONE, "m.y": ONE["b"]})
+    assert found.beside == ("m.x",)
+
+
+def test_what_a_host_allows_itself_changes_nothing(tmp_path):
+    """ComfyUI lets torch read some of numpy; under the same names ours stand in, and its own are there afterwards."""
+    theirs = [(numpy.dtype, "numpy.dtype"), (print, "argparse.Namespace")]
+    torch.save({"state_dict": ONE, **leftovers()}, tmp_path / "a.ckpt")
+    with torch.serialization.safe_globals(theirs):
+        before = set(torch.serialization.get_safe_globals())
+        same(open_pickle(tmp_path / "a.ckpt").weights)
+        assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_the_content_says_what_a_file_is(tmp_path):
@@ -329,7 +360,7 @@ def test_nothing_is_run(tmp_path, how, zipped):
         with pytest.raises(CheckpointError, match=r"^[^\n]* made to run code: delete it\.$"):
             open_pickle(file)
     elif how in ("path", "load"):
-        with pytest.raises(CheckpointError, match=r"^[^\n]* (do not use it|save it again as [^\n]*)\.$"):
+        with pytest.raises(CheckpointError, match=r"^[^\n]* (save its state_dict alone|save it again as [^\n]*)\.$"):
             open_pickle(file)
     else:
         found = open_pickle(file)
@@ -441,6 +472,14 @@ PROGRAMS = {
     "a long name": b"\x80\x02c" + b"a" * 10_000 + b"\nb\n.",
     "no unicode": b"\x80\x02c\xff\xfe\n\xff\n.",
     "a number": b"\x80\x02K\x01.",
+    "keys of tuples in tuples": b"\x80\x02})q\x00" + b"h\x00\x86q\x00" * 40 + b"Ns.",
+    "a key as deep as can be": b"\x80\x02})" + b"\x85" * 900_000 + b"Ns.",
+    "keys of one hash": b"\x80\x02}(" + b"".join(whole(i * (2**61 - 1)) + b"N" for i in range(100_000)) + b"u.",
+    "a set of one hash": weights(
+        named("builtins.set") + b"](" + b"".join(whole(i * (2**61 - 1)) for i in range(100_000)) + b"e\x85R"
+    ),
+    "a class each": b"\x80\x02](" + b"".join(named(f"a.c{i}") + b")R" for i in range(100_000)) + b"e.",
+    "no name": b"\x80\x02cfoo\nba\x00r\n)R.",
     "nothing inside": b"\x80\x02}.",
     "texts only": weights(text("x")),
 }
@@ -504,6 +543,20 @@ def an_end_in_a_comment(path):
     archive(path, weights(SOUND), FOUR)
     content = path.read_bytes()
     path.write_bytes(content[:-2] + struct.pack("<H", 40) + bytes(40))
+    return path
+
+
+def two_in_one(path):
+    """Of two archives one is found from the start, the other from the end."""
+    bodies = []
+    for program in (weights(named("builtins.bytearray") + HUGE + b"\x85R"), weights(SOUND)):
+        stream = io.BytesIO()
+        archive(stream, program, FOUR)
+        content = stream.getvalue()
+        start = struct.unpack("<I", content[-6:-2])[0]
+        bodies.append((content[:start], content[start:-22], content[-22:]))
+    (evil, evil_list, _), (good, good_list, end) = bodies
+    path.write_bytes(evil + evil_list + good + good_list + end[:-6] + struct.pack("<IH", len(evil), 0))
     return path
 
 
@@ -583,6 +636,7 @@ CONTAINERS = {
     "one name twice, by case": (twice_by_case, "several files under one name"),
     "two roots": (two_roots, "several files under one name"),
     "an end in a comment": (an_end_in_a_comment, "is cut short, or no archive"),
+    "two archives in one": (two_in_one, "two archives in one|is cut short or damaged"),
     "TorchScript": (script, "is TorchScript, a program"),
     "tar": (old_tar, r"is no file of torch.save"),
     "too many records": (records(100_001), "more parts than any checkpoint"),

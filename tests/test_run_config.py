@@ -286,3 +286,15 @@ def test_run_files_with_one_value_replaced_are_told(tmp_path, capsys):
         code = main(["train", str(tmp_path / "run.json"), "--plan"])
         assert code in (0, 2), (case, key, owner[key])
         assert len(capsys.readouterr().err.replace(str(tmp_path), "")) < 700
+
+
+def test_settings_come_on_top_of_a_written_run(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(load_run("demo").to_dict()))
+    assert load_run(path) == load_run("demo")
+    changed = load_run(path, ["optim.lr=0.123", "data.frames=3"])
+    assert [(stage.optim.lr, stage.data.frames) for stage in changed.stages] == [(0.123, 3)] * len(changed.stages)
+    with pytest.raises(TrainingError, match="gan_weight is of super-resolution"):
+        load_run(path, ["loss.gan_weight=0.5"])
+    with pytest.raises(TrainingError, match="upscaler is of super-resolution"):
+        load_run(path, ["upscaler.groups=2"])

@@ -17,7 +17,7 @@ def check_libraries(config: RunConfig) -> None:
     validates = config.output.validation_clips > 0
     if not upscales:
         wanted["transformers.models.clip.modeling_clip"] = ("encoding captions", "")
-    if Path(config.encoders.codec).is_dir():
+    if config.encoders.codec != "demo" and Path(config.encoders.codec).is_dir():
         wanted["diffusers.models.autoencoders.autoencoder_kl"] = ("encoders.codec", "")
     if upscales and validates:
         wanted["torchmetrics.functional.image"] = ("validation", "set output.validation_clips to 0")

@@ -59,31 +59,37 @@ def from_dict(values: dict) -> RunConfig:
     for i, stage in enumerate(stages, start=1):
         where = f"stage.{i}." if len(stages) > 1 else ""
         known(stage, own, where)
-        stage = {"name": f"stage{i}" if len(stages) > 1 else "train", **merged(shared, stage)}
-        built.append(_stage(stage, where, resolved is not None))
+        if resolved is None:
+            stage = merged(shared, stage)
+        kind = UpscalerStageConfig if stage.get("upscaler") is not None else VideoStageConfig
+        _check_kind(stage if resolved is None else shared, kind, where)
+        if resolved is not None:  # written by a run, maybe when a stage had the tables of both; --set comes on top
+            stage = merged(_own(stage, kind), shared)
+        built.append(build(kind, {"name": f"stage{i}" if len(stages) > 1 else "train", **stage}, where))
     # A stage of no steps is passed over; a run of none is refused by the check.
     config = replace(build(RunConfig, values), stages=tuple(s for s in built if s.optim.steps) or tuple(built))
     check(config)
     return config
 
 
-def _stage(values: dict, where: str, resolved: bool) -> StageConfig:
-    """Of one of the two kinds. resolved: written by a run, maybe when a stage had the tables of both."""
-    upscaler = values.get("upscaler") is not None
-    kind, other = (UpscalerStageConfig, VideoStageConfig) if upscaler else (VideoStageConfig, UpscalerStageConfig)
-    mine = _names(kind)
-    foreign = [name for name in values if name not in mine]
+def _check_kind(values: dict, kind: type[StageConfig], where: str) -> None:
+    """Refuse settings of the other kind of stage."""
+    other = UpscalerStageConfig if kind is VideoStageConfig else VideoStageConfig
+    foreign = [name for name in values if name not in _names(kind)]
     loss = values.get("loss")
-    loss_names = _names(LOSSES[kind])
     foreign += [f"loss.{name}" for name in (loss if isinstance(loss, dict) else ()) if name in _names(LOSSES[other])]
-    if foreign and not resolved:
-        remedy = "leave it out of super-resolution" if upscaler else "add [upscaler]"
+    if foreign:
+        remedy = "add [upscaler]" if kind is VideoStageConfig else "leave it out of super-resolution"
         raise TrainingError(f"{where}{foreign[0]} is of {OF[other]}; {remedy}.")
-    if resolved:
-        values = {name: value for name, value in values.items() if name in mine}
-        if isinstance(loss, dict):
-            values["loss"] = {name: value for name, value in loss.items() if name in loss_names}
-    return build(kind, values, where)
+
+
+def _own(values: dict, kind: type[StageConfig]) -> dict:
+    """Of a stage that has the tables of both kinds, its own."""
+    values = {name: value for name, value in values.items() if name in _names(kind)}
+    loss = values.get("loss")
+    if isinstance(loss, dict):
+        values["loss"] = {name: value for name, value in loss.items() if name in _names(LOSSES[kind])}
+    return values
 
 
 def _names(kind: type) -> list[str]:

@@ -22,6 +22,7 @@ MAX_PROGRAM = 2**26  # bytes; the weights themselves lie elsewhere
 MAX_STEPS = 1_000_000  # of one file: a large checkpoint with its optimizer has some hundred thousand
 MAX_COPIED = 2**25  # characters and items that calls may copy
 MAX_NAME = 200  # characters of a class's
+MAX_UNKNOWN = 500  # classes that torch does not know; it looks all of them up at each name and call
 PROTOCOL = 2  # torch.save's
 
 # What saved weights consist of: what may be called, and what is only named.
@@ -33,6 +34,7 @@ CALLED = {
     "_codecs.encode",
     "torch.Size",
     "torch.device",
+    "torch.serialization._get_layout",
     "torch.nn.parameter.Parameter",
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
@@ -42,11 +44,12 @@ CALLED = {
 }
 STORAGE = re.compile(r"torch\.(cuda\.)?\w+Storage|torch\.storage\.(Untyped|Typed)Storage")
 NUMBERS = re.compile(r"torch\.(float|bfloat|u?int|complex|bool)[0-9a-z_]*")
-# Of what torch itself would call, all the rest: tensors of no storage, of any size, on any device.
-OTHERS_OF_TORCH = re.compile(r"torch\._|torch\.(\w+\.)*\w*Tensor$|builtins\.bytearray$|torch\.serialization\.")
+TENSORS = re.compile(r"torch\.(\w+\.)*\w*Tensor")  # may be named, as in a type of numbers; called they have any size
+# Of what torch itself would call, all the rest.
+OTHERS_OF_TORCH = re.compile(r"torch\._|builtins\.bytearray$|torch\.serialization\.")
 # What files ask for that were made to do something: nothing of it would be run, but whoever has one should know.
 HOSTILE = re.compile(
-    r"(os|posix|nt|sys|subprocess|shutil|socket|runpy|importlib|ctypes|pty|webbrowser|commands|popen2|pip|_posixsubprocess)"
+    r"(os|posix|nt|subprocess|shutil|socket|runpy|importlib|ctypes|pty|webbrowser|commands|popen2|pip|_posixsubprocess)"
     r"(\.|$)|builtins\.(eval|exec|execfile|compile|open|__import__|breakpoint|input|globals|vars)$"
 )
 
@@ -62,6 +65,7 @@ class _Thing:
     name: str = ""
     size: int = 0
     items: tuple = field(default=(), repr=False)
+    flat: bool = True  # of a list: what is in it may be looked for in a set
 
 
 class _Limited:
@@ -132,15 +136,19 @@ class Program:
         full = f"{module}.{name}"
         if HOSTILE.match(full):
             raise CheckpointError(f"names {some([full])}, which no weights need; it was made to run code: delete it")
-        if len(full) > MAX_NAME:
-            raise CheckpointError(f"names {some([full])}, longer than any class; download it again")
-        ours = full in CALLED or STORAGE.fullmatch(full) or NUMBERS.fullmatch(full)
+        if module == "sys":
+            raise CheckpointError(f"names {some([full])}, which torch's reader never reads; save its state_dict alone")
+        if len(full) > MAX_NAME or not full.isprintable():
+            raise CheckpointError(f"names {some([full])}, which is no class; download it again")
+        ours = full in CALLED or any(known.fullmatch(full) for known in (STORAGE, NUMBERS, TENSORS))
         if not ours and OTHERS_OF_TORCH.match(full):
             raise CheckpointError(
                 f"holds {some([full])} and not plain tensors alone; save it again as a state_dict of dense tensors"
             )
         if not ours:
             self.unknown.setdefault(full, "object")
+            if len(self.unknown) > MAX_UNKNOWN:
+                raise CheckpointError("names more classes than any checkpoint; it was made to keep its reader busy")
         self._stack.append(_Thing("global", full))
 
     def _call(self, _) -> None:
@@ -152,13 +160,18 @@ class Program:
             self._count(name, arguments.items if isinstance(arguments, _Thing) else ())
             is_dict = name in ("collections.OrderedDict", "collections.Counter")
             self._stack.append(_Thing("dict") if is_dict else None)
-        else:
-            raise CheckpointError(f"calls {name or 'what it made itself'}, which no weights need; do not use it")
+        elif name:
+            raise CheckpointError(f"calls {some([name])}, which no weights need; do not use it")
+        else:  # as protocol 2 writes a class inside of another
+            raise CheckpointError("holds an object of a nested class beside its weights; save its state_dict alone")
 
     def _count(self, name: str, arguments: tuple) -> None:
         """What a call copies: one large text or list can be copied by each of a million calls."""
         if name == "_codecs.encode" and (len(arguments) != 2 or arguments[1] != "latin1"):
             raise CheckpointError("calls a codec other than latin1, which no weights need; do not use it")
+        looked_up = name in ("builtins.set", "collections.OrderedDict", "collections.Counter")
+        if looked_up and not all(_is_flat(a) for a in arguments):
+            raise CheckpointError("looks up what nothing is looked up by; it was made to keep its reader busy")
         self._copied += sum(len(a) if isinstance(a, (str, bytes)) else getattr(a, "size", 0) for a in arguments)
         if self._copied > MAX_COPIED:
             raise CheckpointError("copies more than any checkpoint does; it was made to fill the memory: do not use it")
@@ -187,22 +200,35 @@ class Program:
         target.size += count
 
     def _append(self, _) -> None:
-        self._stack.pop()
-        self._fill("list", 1)
+        self._extend([self._stack.pop()])
 
     def _appends(self, _) -> None:
-        self._fill("list", len(self._to_mark()))
+        self._extend(self._to_mark())
+
+    def _extend(self, items: list) -> None:
+        self._fill("list", len(items))
+        self._stack[-1].flat &= all(map(_is_key, items))
 
     def _set_item(self, _) -> None:
+        self._look_up(self._stack[-2:])
         del self._stack[-2:]
         self._fill("dict", 1)
 
     def _set_items(self, _) -> None:
-        self._fill("dict", len(self._to_mark()) // 2)
+        items = self._to_mark()
+        self._look_up(items)
+        self._fill("dict", len(items) // 2)
+
+    def _look_up(self, items: list) -> None:
+        """Keys and values by turns. Hashing a tuple in tuples takes any time, and more stack than there is."""
+        if not all(map(_is_key, items[::2])):
+            raise CheckpointError("looks up what nothing is looked up by; it was made to keep its reader busy")
 
     def _build(self, _) -> None:
         state = self._stack.pop()
         target = self._stack[-1]
+        if target.kind == "made" and self.unknown[target.name] == "list":
+            raise CheckpointError(f"holds {some([target.name])}, a list with attributes; save its state_dict alone")
         if target.kind == "dict" and isinstance(state, _Thing):
             self._count("attributes", (state,))
         elif target.kind != "made":
@@ -230,6 +256,22 @@ class Program:
 
     def _remember(self, place: int) -> None:
         self._memo[place] = self._stack[-1]
+
+
+def _is_plain(value: object) -> bool:
+    """Not many of these have one hash: whole numbers of more than 64 bits may."""
+    return not isinstance(value, _Thing) and not (isinstance(value, int) and value.bit_length() > 64)
+
+
+def _is_key(value: object) -> bool:
+    if isinstance(value, _Thing) and value.kind == "tuple":
+        return value.size <= MAX_NAME and all(map(_is_plain, value.items))
+    return _is_plain(value) or (isinstance(value, _Thing) and value.kind in ("global", "made"))
+
+
+def _is_flat(value: object) -> bool:
+    """Of what a set or dict is made from: the keys of a dict were looked at when it was filled."""
+    return isinstance(value, _Thing) and (value.kind == "dict" or (value.kind == "list" and value.flat))
 
 
 def _steps(stream: _Limited) -> Iterator[tuple]:

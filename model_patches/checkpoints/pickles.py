@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +34,7 @@ END = struct.Struct("<4s4H2LH")  # of a zip archive; the last field is a comment
 MAX_RECORDS = 100_000
 SAFE_SINCE = "2.6"  # of torch: before, its reader ran what old files said
 MAX_DEPTH = 8  # of dicts in dicts
+_LOCK = threading.Lock()  # what torch may read is known to the whole process
 # More numbers than the file has bytes for, made by repeating a few.
 SWELL, SMALL = 4, 2**26
 
@@ -154,18 +156,21 @@ def _check_end(file, size: int) -> None:
     file.seek(0)
     if len(end) < END.size or not end.startswith(b"PK\x05\x06") or END.unpack(end)[-1]:
         raise CheckpointError("is cut short, or no archive of torch.save; copy or download it again")
-    records, directory = END.unpack(end)[4:6]
-    if directory == 0xFFFFFFFF or records == 0xFFFF:  # told before, in the wider form
-        file.seek(max(0, size - END.size - 20))
-        locator = file.read(20)
-        if not locator.startswith(b"PK\x06\x07"):
-            raise CheckpointError("is cut short, or no archive of torch.save; copy or download it again")
-        file.seek(struct.unpack("<Q", locator[8:16])[0])
+    (records, directory, start), place = END.unpack(end)[4:7], size - END.size
+    file.seek(max(0, place - 20))
+    locator = file.read(20)
+    file.seek(0)
+    if locator.startswith(b"PK\x06\x07"):  # told before, in the wider form
+        place = struct.unpack("<Q", locator[8:16])[0]
+        file.seek(min(place, size))
         wide = file.read(56)
         file.seek(0)
         if len(wide) < 56 or not wide.startswith(b"PK\x06\x06"):
             raise CheckpointError("is cut short, or no archive of torch.save; copy or download it again")
-        records, directory = struct.unpack("<2Q", wide[32:48])
+        records, directory, start = struct.unpack("<3Q", wide[32:56])
+    # Where it begins is found from either end, by different readers.
+    if start + directory != place:
+        raise CheckpointError("is damaged, or two archives in one; copy or download it again")
     if records > MAX_RECORDS or directory > MAX_RECORDS * 200:
         raise CheckpointError("has more parts than any checkpoint; it was made to keep its reader busy: do not use it")
 
@@ -186,9 +191,17 @@ def _stand_in(name: str, kind: str) -> type:
 
 def _load(path: Path, zipped: bool, unknown: Mapping[str, str]) -> object:
     stand_ins = [(_stand_in(name, kind), name) for name, kind in unknown.items()]
+    known = torch.serialization.get_safe_globals
     try:
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
+        with _LOCK:  # what a host allows itself stays out of it: of two with one name either would be taken
+            before = known()
+            torch.serialization.clear_safe_globals()
+            try:
+                torch.serialization.add_safe_globals(stand_ins)
+                return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
+            finally:
+                torch.serialization.clear_safe_globals()
+                torch.serialization.add_safe_globals(before)
     except Exception as error:  # whatever torch makes of a file
         if blameless(error):
             raise
@@ -206,27 +219,30 @@ def _checked(found: object, path: Path) -> Pickled:
     chosen: list[str] = []
     beside: list[str] = []
     inner = found
-    while not _tensors(inner) and (key := _key(inner)) is not None and len(chosen) < MAX_DEPTH:
+    while (key := _key(inner)) is not None and len(chosen) < MAX_DEPTH:
         beside += [".".join([*chosen, str(other)]) for other in inner if other != key]
         chosen.append(key)
         inner = inner[key]
-    weights = dict(_flat(inner))
-    beside += [".".join([*chosen, str(k)]) for k, v in inner.items() if not isinstance(v, Tensor) and not _filled(v)]
+    passed_over: list[str] = []
+    # Tensors alone, without what a file may have hung onto them.
+    weights = {name: Tensor.detach(weight) for name, weight in _flat(inner, passed_over)}
+    beside += [".".join([*chosen, name]) for name in passed_over]
     if not weights:
         raise CheckpointError("holds no weights; give the file that does")
-    for wrap in WRAPPED:
-        if all(name.startswith(wrap) for name in weights):
-            weights = {name.removeprefix(wrap): weight for name, weight in weights.items()}
+    while (wrap := next((w for w in WRAPPED if all(name.startswith(w) for name in weights)), None)) is not None:
+        weights = {name.removeprefix(wrap): weight for name, weight in weights.items()}
     _check_tensors(weights, path)
-    return Pickled({n: w.detach() for n, w in weights.items()}, ".".join(chosen), tuple(beside))
-
-
-def _tensors(values: Mapping) -> bool:
-    return any(isinstance(value, Tensor) for value in values.values())
+    return Pickled(weights, ".".join(chosen), tuple(beside))
 
 
 def _key(values: Mapping) -> str | None:
-    """Under which key the weights stand. Averages are taken where they are those of all weights."""
+    """Under which key the weights stand; None: they are these. Averages are taken where they are those of all weights.
+    A loss or a score may lie beside; but more tensors than under the key are the weights themselves."""
+    key, bare = _known_key(values), sum(isinstance(value, Tensor) for value in values.values())
+    return key if key is not None and bare <= sum(1 for _ in _flat(values[key])) else None
+
+
+def _known_key(values: Mapping) -> str | None:
     raw = next((k for k in WEIGHTS if _filled(values.get(k))), None)
     averages = next((k for k in AVERAGES if _filled(values.get(k))), None)
     if averages is not None and (raw is None or values[averages].keys() == values[raw].keys()):
@@ -242,8 +258,11 @@ def _filled(value: object) -> bool:
     return isinstance(value, Mapping) and next(_flat(value), None) is not None
 
 
-def _flat(values: Mapping) -> Iterator[tuple[str, Tensor]]:
-    """Dicts in dicts, as IP-Adapter's files are, under joined names. A dict that is in itself is seen once."""
+def _flat(values: Mapping, passed_over: list[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Dicts in dicts, as IP-Adapter's files are, under joined names. A dict that is in itself is seen once.
+
+    passed_over: gets the names of what is no tensor, nor holds one.
+    """
     waiting, seen = [("", values)], {id(values)}
     while waiting:
         prefix, inner = waiting.pop()
@@ -251,8 +270,13 @@ def _flat(values: Mapping) -> Iterator[tuple[str, Tensor]]:
             if isinstance(key, str) and isinstance(value, Tensor):
                 yield prefix + key, value
             elif isinstance(key, str) and isinstance(value, Mapping) and id(value) not in seen:
+                if passed_over is not None and not _filled(value):
+                    passed_over.append(prefix + key)
+                    continue
                 seen.add(id(value))
                 waiting.append((f"{prefix}{key}.", value))
+            elif passed_over is not None:
+                passed_over.append(f"{prefix}{key}")
 
 
 def _check_tensors(weights: Mapping[str, Tensor], path: Path) -> None:
