@@ -15,7 +15,6 @@ from ...errors import InputError, nearest, reason, some
 from ...model_patches.checkpoints.files import MAX_SETTINGS, no_file
 from ..image_to_video import Settings
 
-SHOWN_KEY = 100  # characters of a key that are compared with those there are
 SHOWN = 5  # problems, and lines of each, that a refusal of a list names
 
 
