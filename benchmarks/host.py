@@ -67,7 +67,7 @@ def compare(case: Case) -> dict:
     import comfy.samplers
     from comfy.ldm.modules.attention import optimized_attention
 
-    from dreamfactory.model_patches import load_unet
+    from dreamfactory.model_patches import Conditions, load_unet
     from dreamfactory.nodes.bridge.model import load_video_model
 
     model = load_video_model(str(case.path))
@@ -92,13 +92,12 @@ def compare(case: Case) -> dict:
 
     def bare() -> Tensor:
         x = noise * (1 + sigmas[0] ** 2).sqrt()
-        tokens, pictures = unet.project_image(seen), torch.cat([first, first])
+        conditions = Conditions(text, motion, torch.cat([first, first]), image_tokens=unet.project_image(seen))
         for sigma, after in pairwise(sigmas):
             scaled = sampling.calculate_input(sigma, x)
             uncond, cond = unet(
-                torch.cat([scaled, scaled]), sampling.timestep(sigma).reshape(1), text, num_frames=case.frames,
-                motion_text=motion, first_frame=pictures, image_tokens=tokens,
-            ).chunk(2)  # fmt: skip
+                torch.cat([scaled, scaled]), sampling.timestep(sigma).reshape(1), conditions, num_frames=case.frames
+            ).chunk(2)
             denoised = sampling.calculate_denoised(sigma, uncond + CFG * (cond - uncond), x)
             x = x + (x - denoised) / sigma * (after - sigma)
         return x

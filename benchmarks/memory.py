@@ -53,12 +53,12 @@ def peak_of(forward) -> int:
 
 
 def video_network(name: str, frames: int, height: int, width: int) -> int:
-    from dreamfactory.model_patches import VideoUNet
+    from dreamfactory.model_patches import Conditions, VideoUNet
     from dreamfactory.model_patches.network.presets import preset
 
     config = preset(name)
     unet = VideoUNet(config, attention=fused_attention, dtype=DTYPE, device="meta").eval()
-    given = {"num_frames": frames}
+    given = {}
     if config.motion_text != "off":
         given["motion_text"] = meta(CLIPS, 77, config.motion_dim)
     if config.first_frame_concat != "off" or config.paca:
@@ -67,7 +67,8 @@ def video_network(name: str, frames: int, height: int, width: int) -> int:
         projector = config.image_projector
         given["image_tokens"] = meta(CLIPS, projector.queries * (projector.frames or 1), projector.output_dim)
     x, t = meta(CLIPS * frames, config.in_channels, height, width), torch.empty(CLIPS, device="meta")
-    return peak_of(lambda: unet(x, t, meta(CLIPS, 77, config.context_dim), **given))
+    conditions = Conditions(meta(CLIPS, 77, config.context_dim), **given)
+    return peak_of(lambda: unet(x, t, conditions, num_frames=frames))
 
 
 def image_network(rows: int, height: int, width: int) -> int:

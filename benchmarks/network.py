@@ -20,7 +20,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from dreamfactory.model_patches import UNetConfig, VideoUNet
+from dreamfactory.model_patches import Conditions, UNetConfig, VideoUNet
 from dreamfactory.model_patches.network.attention import Factory, MultiHeadAttention, sdpa_attention
 from dreamfactory.model_patches.network.swap_attention import SwapAttention, window_attention
 from dreamfactory.model_patches.network.temporal import TemporalConv
@@ -109,7 +109,7 @@ def swap_share_of_network() -> float:
     fields = base.to_dict() | {"fusion": "conv", "temporal_skips": True}
     without = fill(VideoUNet(UNetConfig.from_dict(fields)))
     with_swap = fill(VideoUNet(UNetConfig.from_dict(fields | {"swap_attention": "swapped"})))
-    inputs = torch.randn(16, 4, 16, 16), torch.tensor([500]), torch.randn(1, 77, 1024)
+    inputs = torch.randn(16, 4, 16, 16), torch.tensor([500]), Conditions(torch.randn(1, 77, 1024))
     return ratio(
         lambda: with_swap(*inputs, num_frames=16), lambda: without(*inputs, num_frames=16), rounds=3, same=None
     )
@@ -132,7 +132,7 @@ def network_against_diffusers() -> float:
 
     def us() -> Tensor:
         frames = rearrange(x, "b c t h w -> (b t) c h w")
-        return rearrange(ours(frames, t, text, num_frames=8), "(b t) c h w -> b c t h w", t=8)
+        return rearrange(ours(frames, t, Conditions(text), num_frames=8), "(b t) c h w -> b c t h w", t=8)
 
     return ratio(us, lambda: peer(x, t, text).sample, rounds=4)
 

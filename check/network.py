@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._triton import has_triton
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..model_patches import UNetConfig, VideoUNet, load_unet, preset, save_unet
+from ..model_patches import Conditions, UNetConfig, VideoUNet, load_unet, preset, save_unet
 from ..model_patches.kernels import same_bits
 from ..pipelines.sampling import Prompt, sample
 from ..schedulers import SCHEDULES, ScheduleConfig
@@ -100,7 +100,8 @@ def full_network(here: Here) -> VideoUNet:
     return here.kept["full"]
 
 
-def full_inputs(here: Here, clips: int = 2) -> tuple[tuple, dict]:
+def full_inputs(here: Here, clips: int = 2) -> tuple[tuple[Tensor, Tensor, Conditions], int]:
+    """Latents, timesteps and conditions, and how many frames a clip has."""
     config, generator = full_config(here), torch.Generator().manual_seed(0)
     frames, size = (FRAMES, SIZE) if not here.small else (4, (8, 8))
 
@@ -109,12 +110,13 @@ def full_inputs(here: Here, clips: int = 2) -> tuple[tuple, dict]:
 
     tokens = config.image_projector.queries * (config.image_projector.frames or 1)
     given = (randn(clips * frames, config.in_channels, *size), torch.full((clips,), 500, device=here.device))
-    return (*given, randn(clips, 77, config.context_dim)), {
-        "num_frames": frames,
-        "first_frame": randn(clips, config.in_channels, *size),
-        "image_tokens": randn(clips, tokens, config.image_token_dim),
-        "frame_rate": 8.0,
-    }
+    conditions = Conditions(
+        text=randn(clips, 77, config.context_dim),
+        first_frame=randn(clips, config.in_channels, *size),
+        image_tokens=randn(clips, tokens, config.image_token_dim),
+        frame_rate=8.0,
+    )
+    return (*given, conditions), frames
 
 
 def save_full(here: Here) -> Path:
@@ -129,10 +131,10 @@ def save_full(here: Here) -> Path:
 @torch.no_grad()
 def speed(here: Here) -> dict:
     """A step with guidance: two clips in a batch. Against the card's own matrix product."""
-    unet, (given, conditions) = full_network(here), full_inputs(here)
+    unet, (given, frames) = full_network(here), full_inputs(here)
 
     def step() -> Tensor:
-        return unet(*given, **conditions)
+        return unet(*given, num_frames=frames)
 
     with FlopCounterMode(display=False) as counted:
         answer = step()
@@ -154,11 +156,11 @@ def speed(here: Here) -> dict:
 @torch.no_grad()
 def same_seed(here: Here) -> dict:
     """The same step three times: as it is, after other work on the card, and with little memory left."""
-    unet, (given, conditions) = full_network(here), full_inputs(here)
+    unet, (given, frames) = full_network(here), full_inputs(here)
 
     def step() -> Tensor:
         with same_bits():
-            return unet(*given, **conditions).cpu()
+            return unet(*given, num_frames=frames).cpu()
 
     first, facts = step(), {}
     others = [torch.randn(n, n, device=here.device) for n in (257, 1023, 511)]
@@ -171,7 +173,7 @@ def same_seed(here: Here) -> dict:
     facts["little memory"] = bool(tight)
     for name, found in (("after other work", second), ("with little memory left", third)):
         if not torch.equal(first, found):
-            where = first_difference(unet, lambda: unet(*given, **conditions))
+            where = first_difference(unet, lambda: unet(*given, num_frames=frames))
             raise Wrong(f"{name} the same step gives other bits ({off(found, first):.1g} rms); {where}", facts)
     return facts
 
@@ -203,11 +205,11 @@ def first_difference(unet: VideoUNet, step) -> str:
 @torch.no_grad()
 def cuda_graph(here: Here) -> dict:
     """The whole forward pass in one CUDA graph: the same numbers, without the pauses between kernels."""
-    unet, (given, conditions) = full_network(here), full_inputs(here)
+    unet, (given, frames) = full_network(here), full_inputs(here)
 
     def step() -> Tensor:
         with same_bits():
-            return unet(*given, **conditions)
+            return unet(*given, num_frames=frames)
 
     expected = step().cpu()
     if not here.is_card:
@@ -231,20 +233,17 @@ def compiled(here: Here) -> dict:
     """torch.compile of the demo network as one graph (a full-size one takes minutes)."""
     unet = load_unet(DEMO, dtype=torch.float32, device=here.device)
     prompt, noise = demo_prompt(unet.config, here.device), demo_noise(unet.config).to(here.device)
-    given = (noise, torch.full((1,), 500, device=here.device), prompt.text)
-    conditions = {
-        "num_frames": 8, "motion_text": prompt.motion, "first_frame": prompt.first_frame,
-        "image_tokens": prompt.image_tokens,
-    }  # fmt: skip
+    conditions = Conditions(prompt.text, prompt.motion, prompt.first_frame, image_tokens=prompt.image_tokens)
+    given, frames = (noise, torch.full((1,), 500, device=here.device), conditions), 8
     if here.is_card and not has_triton():
         raise NotHere("torch.compile needs Triton, which is not installed or does not know this card")
     backend = "inductor" if here.is_card else "eager"
     faster = torch.compile(unet, fullgraph=True, backend=backend)
     with exact(torch.float32):
-        expected = unet(*given, **conditions)
-        found = off(faster(*given, **conditions), expected)
+        expected = unet(*given, num_frames=frames)
+        found = off(faster(*given, num_frames=frames), expected)
     facts = {"rms": found, "backend": backend}
-    facts["times as fast"] = timed(here, lambda: unet(*given, **conditions)) / timed(
-        here, lambda: faster(*given, **conditions)
+    facts["times as fast"] = timed(here, lambda: unet(*given, num_frames=frames)) / timed(
+        here, lambda: faster(*given, num_frames=frames)
     )
     return close("the compiled network's answer", found, 5e-3, facts)

@@ -12,6 +12,7 @@ from .checkpoints.compose import apply_patch
 from .checkpoints.files import read_header
 from .checkpoints.load import load_unet
 from .checkpoints.save import save_patch, save_unet
+from .network.conditions import Conditions
 from .network.config import ProjectorConfig, UNetConfig
 from .network.presets import PRESETS, preset
 from .network.unet import VideoUNet
@@ -19,6 +20,7 @@ from .network.unet import VideoUNet
 __all__ = [
     "PRESETS",
     "CheckpointError",
+    "Conditions",
     "ConfigError",
     "ProjectorConfig",
     "UNetConfig",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..model_patches import VideoUNet
+from ..model_patches import Conditions, VideoUNet
 from ..model_patches.kernels import same_bits
 from ..schedulers import (
     NoiseSchedule,
@@ -208,15 +208,17 @@ def _predict(
     output = unet(
         x if guidance is None else torch.cat([x, x]),
         timesteps.flatten(),
-        both(prompt.text, prompt.uncond_text),
+        Conditions(
+            text=both(prompt.text, prompt.uncond_text),
+            motion_text=both(prompt.motion, prompt.uncond_motion),
+            first_frame=both(prompt.first_frame, None),
+            last_frame=both(prompt.last_frame, None),
+            image_tokens=both(prompt.image_tokens, prompt.uncond_image_tokens),
+            frame_rate=prompt.frame_rate,
+            frame_index=torch.arange(frames, device=x.device) + prompt.distance,
+            strengths=prompt.strengths,
+        ),
         num_frames=frames,
-        motion_text=both(prompt.motion, prompt.uncond_motion),
-        first_frame=both(prompt.first_frame, None),
-        last_frame=both(prompt.last_frame, None),
-        image_tokens=both(prompt.image_tokens, prompt.uncond_image_tokens),
-        frame_rate=prompt.frame_rate,
-        frame_index=torch.arange(frames, device=x.device) + prompt.distance,
-        strengths=prompt.strengths,
     )
     if guidance is None:
         return output

@@ -11,6 +11,7 @@ from torch import nn
 
 from dreamfactory.model_patches import (
     CheckpointError,
+    Conditions,
     ProjectorConfig,
     UNetConfig,
     VideoUNet,
@@ -23,6 +24,7 @@ from dreamfactory.model_patches import (
 from dreamfactory.model_patches.checkpoints import files
 from dreamfactory.model_patches.checkpoints.converters import convert_file, convert_file_in_memory
 from dreamfactory.model_patches.codec import PatchAutoencoder, PatchCodecConfig, save_codec
+from dreamfactory.model_patches.network.hooks import Hooks
 
 BASE = UNetConfig(
     model_channels=32,
@@ -392,7 +394,7 @@ def test_every_weight_comes_from_the_hosts_operations(tmp_path):
     assert all(p.ndim <= 4 for p in unet.parameters())  # 5-D weights break channels-last
     x, text = torch.randn(2, 4, 8, 8), torch.randn(1, 3, 16)
     with torch.no_grad():
-        out = unet(x.bfloat16(), torch.tensor([5]), text, num_frames=2)
+        out = unet(x.bfloat16(), torch.tensor([5]), Conditions(text), num_frames=2)
     assert out.dtype == torch.bfloat16
 
 
@@ -407,8 +409,7 @@ def test_attention_is_the_hosts_to_choose():
     unet = VideoUNet(BASE, attention=attention)
     options = {"uuids": [1]}
     with torch.no_grad():
-        unet(
-            torch.randn(2, 4, 8, 8), torch.tensor([5]), torch.randn(1, 3, 16), num_frames=2, transformer_options=options
-        )
+        x, text = torch.randn(2, 4, 8, 8), torch.randn(1, 3, 16)
+        unet(x, torch.tensor([5]), Conditions(text), num_frames=2, hooks=Hooks(options))
     # 7 transformers of space and 7 of time, two attentions each, all given the host's options.
     assert calls == [options] * 28

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dreamfactory.errors import ConfigError, InputError, TrainingError
-from dreamfactory.model_patches import VideoUNet
+from dreamfactory.model_patches import Conditions, VideoUNet
 from dreamfactory.model_patches.network.long_clip import default_overlap, pieces
 from dreamfactory.model_patches.network.presets import preset
 from dreamfactory.pipelines.bundle import load_bundle
@@ -167,13 +167,13 @@ def test_positions_of_each_clip_are_as_those_of_one():
     torch.manual_seed(0)
     unet = randomise(VideoUNet(preset("tiny")))
     x, text = torch.randn(6, 12, 8, 8), torch.randn(2, 5, 64)
-    more = {"motion_text": torch.randn(2, 5, 64), "first_frame": torch.randn(2, 12, 8, 8), "num_frames": 3}
+    given = {"text": text, "motion_text": torch.randn(2, 5, 64), "first_frame": torch.randn(2, 12, 8, 8)}
     index = torch.tensor([[0, 1, 2], [5, 6, 7]])
-    both = unet(x, torch.tensor([500, 500]), text, frame_index=index, **more)
+    both = unet(x, torch.tensor([500, 500]), Conditions(**given, frame_index=index), num_frames=3)
     for clip in range(2):
-        own = {k: v[clip : clip + 1] if isinstance(v, torch.Tensor) else v for k, v in more.items()}
+        own = Conditions(**{k: v[clip : clip + 1] for k, v in given.items()}, frame_index=index[clip])
         rows = slice(3 * clip, 3 * clip + 3)
-        alone = unet(x[rows], torch.tensor([500]), text[clip : clip + 1], frame_index=index[clip], **own)
+        alone = unet(x[rows], torch.tensor([500]), own, num_frames=3)
         assert torch.allclose(both[rows], alone, atol=1e-4)
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from dreamfactory import cli
 from dreamfactory.model_patches import (
     CheckpointError,
+    Conditions,
     VideoUNet,
     apply_patch,
     load_unet,
@@ -133,7 +134,7 @@ def difference(ours: VideoUNet, peer: UNetMotionModel, frames=FRAMES, size=(16, 
     x, t, text = torch.randn(2, 4, frames, *size), torch.tensor([7, 801]), torch.randn(2, 5, 768)
     # The peer has one row of text a frame; its timesteps are one a clip.
     theirs = peer(x, t, text.repeat_interleave(frames, 0)).sample
-    out = ours(rearrange(x, "b c t h w -> (b t) c h w"), t, text, num_frames=frames, still=False)
+    out = ours(rearrange(x, "b c t h w -> (b t) c h w"), t, Conditions(text, still=False), num_frames=frames)
     out = rearrange(out, "(b t) c h w -> b c t h w", t=frames)
     assert out.shape == theirs.shape
     assert theirs.std() > 0.05

@@ -12,7 +12,15 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNet3DConditionModel,
 from einops import rearrange
 from safetensors.torch import load_file, save_file
 
-from dreamfactory.model_patches import CheckpointError, VideoUNet, apply_patch, load_unet, preset, read_header
+from dreamfactory.model_patches import (
+    CheckpointError,
+    Conditions,
+    VideoUNet,
+    apply_patch,
+    load_unet,
+    preset,
+    read_header,
+)
 from dreamfactory.model_patches.checkpoints.compose import merge_motion
 from dreamfactory.model_patches.checkpoints.converters import convert_file, ip_adapter, modelscope, sd
 from dreamfactory.model_patches.checkpoints.save import build
@@ -144,7 +152,7 @@ def test_adapter_on_stable_diffusion_equals_the_peer(tmp_path, kind, context):
         tokens = peer.encoder_hid_proj([seen[:, None]])[0].flatten(1, 2)
         assert relative(patched.project_image(seen), tokens) <= TOLERANCE
         theirs = peer(x, t, text, added_cond_kwargs={"image_embeds": [seen[:, None]]}).sample
-        out = patched(x, t, text, num_frames=1, image_tokens=patched.project_image(seen))
+        out = patched(x, t, Conditions(text, image_tokens=patched.project_image(seen)), num_frames=1)
     assert relative(out, theirs) <= TOLERANCE
     assert relative(without, theirs) > 1e-2  # the adapter matters
 
@@ -162,7 +170,7 @@ def test_strength_is_the_peers_scale(tmp_path, strength):
     with torch.no_grad():
         theirs = peer(x, t, text, added_cond_kwargs={"image_embeds": [seen[:, None]]}).sample
         tokens = patched.project_image(seen)
-        out = patched(x, t, text, num_frames=1, image_tokens=tokens, strengths={"image_adapter": strength})
+        out = patched(x, t, Conditions(text, image_tokens=tokens, strengths={"image_adapter": strength}), num_frames=1)
     assert relative(out, theirs) <= TOLERANCE
 
 
@@ -188,7 +196,9 @@ def test_adapter_and_motion_together_equal_the_peer(tmp_path, kind):
             x, t, text.repeat_interleave(frames, 0), added_cond_kwargs={"image_embeds": [seen[:, None]]}
         ).sample
         tokens = patched.project_image(seen)
-        out = patched(rearrange(x, "b c t h w -> (b t) c h w"), t, text, num_frames=frames, image_tokens=tokens)
+        out = patched(
+            rearrange(x, "b c t h w -> (b t) c h w"), t, Conditions(text, image_tokens=tokens), num_frames=frames
+        )
     assert relative(rearrange(out, "(b t) c h w -> b c t h w", t=frames), theirs) <= TOLERANCE
 
 
@@ -206,9 +216,9 @@ def test_adapter_on_a_modelscope_network(tmp_path):
     x, t, text = torch.randn(2, 4, 8, 8), torch.tensor([7]), torch.randn(1, 5, 1024)
     with torch.no_grad():
         tokens = patched.project_image(features("base", 1))
-        plain = base(x, t, text, num_frames=2)
-        assert torch.equal(patched(x, t, text, num_frames=2), plain)
-        assert relative(patched(x, t, text, num_frames=2, image_tokens=tokens), plain) > 1e-2
+        plain = base(x, t, Conditions(text), num_frames=2)
+        assert torch.equal(patched(x, t, Conditions(text), num_frames=2), plain)
+        assert relative(patched(x, t, Conditions(text, image_tokens=tokens), num_frames=2), plain) > 1e-2
 
 
 # -- full size --------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dreamfactory.model_patches import VideoUNet, preset
+from dreamfactory.model_patches import Conditions, VideoUNet, preset
 from dreamfactory.model_patches.network.config import ProjectorConfig
+from dreamfactory.model_patches.network.hooks import Hooks
 from dreamfactory.model_patches.network.presets import PRESETS
 
 FRAMES, SIZE, CARD = 4, (8, 12), "meta"
@@ -66,7 +67,7 @@ def inputs(config, device, clips: int = 2):
     def randn(*shape):
         return torch.randn(shape, device=device)
 
-    latent, given = (config.in_channels, *SIZE), {"num_frames": FRAMES}
+    latent, given = (config.in_channels, *SIZE), {"text": randn(clips, 7, config.context_dim)}
     if config.motion_text != "off":
         given["motion_text"] = randn(clips, 5, config.motion_dim)
     if config.first_frame_concat != "off" or config.paca:
@@ -77,7 +78,7 @@ def inputs(config, device, clips: int = 2):
         tokens = (config.image_tokens_per_frame or 1) * FRAMES
         given["image_tokens"] = randn(clips, tokens, config.image_token_dim)
     timesteps = torch.full((clips,), 500, device=device)
-    return (randn(clips * FRAMES, *latent), timesteps, randn(clips, 7, config.context_dim)), given
+    return (randn(clips * FRAMES, *latent), timesteps), given
 
 
 # What may be asked of one step beside that.
@@ -118,11 +119,14 @@ def test_nothing_in_the_forward_pass_waits_for_the_cpu(name):
     given, conditions = inputs(config, CARD)
     with OnTheDevice(), NothingFromPython(), torch.no_grad():
         for asked in ASKED if "every" in name else ("everything",):
-            answer = unet(*given, **conditions, **copy.deepcopy(ASKED[asked]))
+            changes = copy.deepcopy(ASKED[asked])
+            hooks = Hooks(changes.pop("transformer_options", None), changes.pop("control", None))
+            answer = unet(*given, Conditions(**conditions, **changes), num_frames=FRAMES, hooks=hooks)
             assert answer.shape == (2 * FRAMES, config.out_channels, *SIZE)
-        unet(*given, **conditions, frame_index=torch.arange(3, 3 + FRAMES, device=CARD))
+        index = torch.arange(3, 3 + FRAMES, device=CARD)
+        unet(*given, Conditions(**conditions, frame_index=index), num_frames=FRAMES)
         if config.predict_net:
-            unet(*given, **conditions, return_flow=True)
+            unet(*given, Conditions(**conditions), num_frames=FRAMES, return_flow=True)
 
 
 @pytest.mark.parametrize("mistake", ["item", "a tensor of the CPU", "a copy"])
@@ -154,7 +158,8 @@ def test_the_whole_network_is_one_graph(name):
         one_level["temporal_attention_levels"] = (True,)
     config = replace(CONFIGS[name], **one_level)
     unet = VideoUNet(config).eval().requires_grad_(False)
-    given, conditions = inputs(config, "cpu")
-    expected = unet(*given, **conditions, frame_rate=8.0)
-    answer = torch.compile(unet, fullgraph=True, backend="eager")(*given, **conditions, frame_rate=8.0)
+    given, tensors = inputs(config, "cpu")
+    conditions = Conditions(**tensors, frame_rate=8.0)
+    expected = unet(*given, conditions, num_frames=FRAMES)
+    answer = torch.compile(unet, fullgraph=True, backend="eager")(*given, conditions, num_frames=FRAMES)
     assert torch.equal(answer, expected)

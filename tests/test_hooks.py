@@ -9,8 +9,9 @@ import pytest
 import torch
 from einops import repeat
 
-from dreamfactory.model_patches import UNetConfig, VideoUNet
+from dreamfactory.model_patches import Conditions, UNetConfig, VideoUNet
 from dreamfactory.model_patches.network.attention import math_attention
+from dreamfactory.model_patches.network.hooks import Hooks
 
 DOUBLE = torch.float64
 FRAMES, ROWS = 3, 6
@@ -65,15 +66,17 @@ def build(config: UNetConfig, **kwargs) -> VideoUNet:
     return unet
 
 
-def run(unet: VideoUNet, *, rows: int = ROWS // FRAMES, **kwargs):
+def run(unet: VideoUNet, *, rows: int = ROWS // FRAMES, options=None, control=None, return_flow=False, **changes):
     """The same inputs each time; `rows` of text: one a clip, or one a frame."""
     torch.manual_seed(1)
     x, text = torch.randn(ROWS, 4, 5, 6, dtype=DOUBLE), torch.randn(rows, 7, 12, dtype=DOUBLE)
     clips = ROWS // FRAMES
     if unet.config.paca:
-        kwargs["first_frame"] = torch.randn(clips, 4, 5, 6, dtype=DOUBLE)
-        kwargs["image_tokens"] = torch.randn(clips, 2, 10, dtype=DOUBLE)
-    return unet(x, torch.tensor([3, 700]), text, num_frames=FRAMES, **kwargs)
+        changes["first_frame"] = torch.randn(clips, 4, 5, 6, dtype=DOUBLE)
+        changes["image_tokens"] = torch.randn(clips, 2, 10, dtype=DOUBLE)
+    hooks = Hooks(options, control)
+    conditions = Conditions(text, **changes)
+    return unet(x, torch.tensor([3, 700]), conditions, num_frames=FRAMES, hooks=hooks, return_flow=return_flow)
 
 
 def sd_blocks(config: UNetConfig) -> tuple[list[bool], list[bool]]:
@@ -128,7 +131,7 @@ def everywhere(config: UNetConfig, function) -> dict:
 def test_a_patch_that_hands_its_input_back_changes_nothing(name, kind):
     unet = build(NETWORKS[name])
     with torch.no_grad():
-        patched = run(unet, transformer_options={"patches": {kind: [IDENTITIES[kind]]}})
+        patched = run(unet, options={"patches": {kind: [IDENTITIES[kind]]}})
         torch.testing.assert_close(patched, run(unet))
 
 
@@ -178,7 +181,7 @@ def test_every_hook_is_called_at_the_blocks_of_stable_diffusion_and_in_its_order
         "patches_replace": {kind: everywhere(config, replacement(kind)) for kind in ("attn1", "attn2")},
     }
     with torch.no_grad():
-        torch.testing.assert_close(run(unet, transformer_options=passed), run(unet))
+        torch.testing.assert_close(run(unet, options=passed), run(unet))
     assert calls == sd_calls(config)
 
 
@@ -190,7 +193,7 @@ def test_softmax_attention_in_the_place_of_softmax_attention_changes_nothing(whi
     unet = build(config)
     options = {"patches_replace": {which: everywhere(config, softmax_attention)}}
     with torch.no_grad():
-        torch.testing.assert_close(run(unet, rows=rows, transformer_options=options), run(unet, rows=rows))
+        torch.testing.assert_close(run(unet, rows=rows, options=options), run(unet, rows=rows))
 
 
 def test_a_replacement_at_an_index_goes_before_one_for_the_block():
@@ -201,7 +204,7 @@ def test_a_replacement_at_an_index_goes_before_one_for_the_block():
 
     places = {("middle", 0, 0): named("index"), ("middle", 0): named("block"), ("output", 1): named("block")}
     with torch.no_grad():
-        run(unet, transformer_options={"patches_replace": {"attn2": {**places, ("output", 1, 1): named("none")}}})
+        run(unet, options={"patches_replace": {"attn2": {**places, ("output", 1, 1): named("none")}}})
     assert seen == [("index", ("middle", 0)), ("block", ("output", 1))]
 
 
@@ -210,8 +213,8 @@ def test_the_image_adapter_is_added_to_what_replaces_text_attention():
     unet = build(FULL)
     options = {"patches_replace": {"attn2": everywhere(FULL, lambda q, k, v, extra: torch.zeros_like(q))}}
     with torch.no_grad():
-        image = run(unet, transformer_options=dict(options))
-        none = run(unet, transformer_options=dict(options), strengths={"image_adapter": 0.0})
+        image = run(unet, options=dict(options))
+        none = run(unet, options=dict(options), strengths={"image_adapter": 0.0})
     assert (image - none).abs().max() > 1e-3
 
 
@@ -229,7 +232,7 @@ def residuals(unet: VideoUNet, scale: float = 1.0) -> dict[str, list]:
         "output_block_patch": [lambda h, skip, options: shapes["output"].append(skip.shape) or (h, skip)],
     }
     with torch.no_grad():
-        run(unet, transformer_options={"patches": patches})
+        run(unet, options={"patches": patches})
     torch.manual_seed(2)
     return {k: [torch.randn(s, dtype=DOUBLE) * scale for s in reversed(v)] for k, v in shapes.items()}
 
@@ -258,7 +261,7 @@ def test_control_residuals_are_added_where_the_matching_patch_could_add_them(nam
     with torch.no_grad():
         plain = run(unet)
         controlled = run(unet, control=given)
-        torch.testing.assert_close(controlled, run(unet, transformer_options={"patches": patches}))
+        torch.testing.assert_close(controlled, run(unet, options={"patches": patches}))
         torch.testing.assert_close(run(unet, control=residuals(unet, 0.0)), plain)
         for side in control:
             alone = run(unet, control={side: list(control[side])})
@@ -282,9 +285,7 @@ def test_an_output_patch_may_keep_the_skip():
         return torch.cat([h, skip], dim=1), None
 
     with torch.no_grad():
-        torch.testing.assert_close(
-            run(unet, transformer_options={"patches": {"output_block_patch": [join]}}), run(unet)
-        )
+        torch.testing.assert_close(run(unet, options={"patches": {"output_block_patch": [join]}}), run(unet))
 
 
 def test_patches_that_change_something_are_heard():
@@ -305,7 +306,7 @@ def test_patches_that_change_something_are_heard():
     with torch.no_grad():
         plain = run(unet)
         for kind, half in halves.items():
-            once, twice = (run(unet, transformer_options={"patches": {kind: [half] * n}}) for n in (1, 2))
+            once, twice = (run(unet, options={"patches": {kind: [half] * n}}) for n in (1, 2))
             assert (once - plain).abs().max() > 1e-4, kind
             assert (twice - once).abs().max() > 1e-4, kind
 
@@ -320,7 +321,7 @@ def test_without_hooks_every_attention_gets_the_very_options_that_came_in(option
 
     unet = build(FULL, attention=attention)
     with torch.no_grad():
-        torch.testing.assert_close(run(unet, transformer_options=options), run(build(FULL)))
+        torch.testing.assert_close(run(unet, options=options), run(build(FULL)))
     assert seen
     assert all(got is options for got in seen)
 
@@ -335,7 +336,7 @@ def test_gradient_checkpointing_computes_layers_again_in_the_blocks_they_were_in
     def gradients() -> list:
         unet.zero_grad()
         options = {"patches": {"attn2_output_patch": [by_place], "attn1_output_patch": [by_place]}}
-        run(unet, transformer_options=options, control=residuals(unet)).square().sum().backward()
+        run(unet, options=options, control=residuals(unet)).square().sum().backward()
         return [p.grad.clone() for p in unet.parameters() if p.grad is not None]
 
     kept = gradients()
@@ -358,9 +359,9 @@ def test_predict_net_takes_no_part_in_the_hooks():
     with torch.no_grad():
         _, flow = run(unet, return_flow=True)
         options = {"patches": {"attn1_output_patch": [record]}}
-        output, patched_flow = run(unet, return_flow=True, transformer_options=options, control=copy(control))
+        output, patched_flow = run(unet, return_flow=True, options=options, control=copy(control))
         assert calls == [(block, index) for kind, block, index in sd_calls(config) if kind == "attn1_output_patch"]
-        alone = run(unet, transformer_options=options, control=copy(control))
+        alone = run(unet, options=options, control=copy(control))
     torch.testing.assert_close(patched_flow, flow)
     torch.testing.assert_close(output, alone)
 
@@ -375,9 +376,10 @@ def test_text_for_clips_equals_the_same_text_for_frames_under_a_patch():
 
     torch.manual_seed(1)
     x, text = torch.randn(ROWS, 4, 5, 6, dtype=DOUBLE), torch.randn(2, 7, 12, dtype=DOUBLE)
+    patches = {"attn2_patch": [append]}
     with torch.no_grad():
         a, b = (
-            unet(x, torch.tensor([5]), t, num_frames=FRAMES, transformer_options={"patches": {"attn2_patch": [append]}})
+            unet(x, torch.tensor([5]), Conditions(t), num_frames=FRAMES, hooks=Hooks({"patches": patches}))
             for t in (text, repeat(text, "b n c -> (b t) n c", t=FRAMES))
         )
     torch.testing.assert_close(a, b)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dreamfactory.errors import InputError
-from dreamfactory.model_patches import PRESETS, CheckpointError, UNetConfig, VideoUNet, load_unet, save_unet
+from dreamfactory.model_patches import PRESETS, CheckpointError, Conditions, UNetConfig, VideoUNet, load_unet, save_unet
 from dreamfactory.model_patches.checkpoints.converters import modelscope, sd
 from dreamfactory.model_patches.checkpoints.converters.diffusers_names import diffusers_names
 from dreamfactory.model_patches.checkpoints.converters.keys import rename
@@ -45,7 +45,7 @@ def run(unet: VideoUNet, frames: int = 2) -> torch.Tensor:
     torch.manual_seed(2)
     x, context = torch.randn(frames, 4, 8, 8), torch.randn(1, 5, unet.config.context_dim)
     with torch.no_grad():
-        return unet(x, torch.tensor([400]), context, num_frames=frames)
+        return unet(x, torch.tensor([400]), Conditions(context), num_frames=frames)
 
 
 def run_peer(peer: nn.Module, frames: int = 0) -> torch.Tensor:

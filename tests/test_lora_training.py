@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from dreamfactory.errors import TrainingError
-from dreamfactory.model_patches import load_unet
+from dreamfactory.model_patches import Conditions, load_unet
 from dreamfactory.training import checkpoint as disk
 from dreamfactory.training.loop import train
 from dreamfactory.training.run_file import load_run
@@ -66,9 +66,9 @@ def test_the_file_holds_what_was_trained(base, tmp_path, part):
     trainer = train(lora_run(base, tmp_path, lora))
     made, plain = trainer.result().unet, load_unet(base / "unet.safetensors")
     x, t, text = torch.randn(6, 12, 8, 8), torch.tensor([400, 900]), torch.randn(2, 5, 64)
-    before = plain(x, t, text, num_frames=3)
+    before = plain(x, t, Conditions(text), num_frames=3)
     assert with_lora(plain, tmp_path / "lora.safetensors") > 3
-    expected, got = plain(x, t, text, num_frames=3), made(x, t, text, num_frames=3)
+    expected, got = plain(x, t, Conditions(text), num_frames=3), made(x, t, Conditions(text), num_frames=3)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert (expected - before).abs().max() > 1e-4, "the additions add something"
     checkpoint = disk.checkpoints(tmp_path / disk.FOLDER)[-1]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dreamfactory.model_patches import CheckpointError, ProjectorConfig, UNetConfig, VideoUNet
+from dreamfactory.model_patches import CheckpointError, Conditions, ProjectorConfig, UNetConfig, VideoUNet
 from dreamfactory.model_patches.checkpoints.warm_start import extend
 from dreamfactory.model_patches.network import attention as attention_module, swap_attention as swap_module
 
@@ -75,7 +75,7 @@ def randomise(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def run(unet, frames=3, **options):
+def run(unet, frames=3, return_flow=False, **changes):
     """The network with everything a branch could want to look at; the same numbers at every call."""
     g = torch.Generator().manual_seed(1)
     config = unet.config
@@ -87,17 +87,15 @@ def run(unet, frames=3, **options):
     motion, tokens, features = randn(2, 5, 20), randn(2, 6, 10), randn(2, 7, 24)
     if config.image_projector is not None:
         tokens = unet.project_image(features)
-    return unet(
-        x,
-        torch.tensor([10, 700]),
+    conditions = Conditions(
         text,
-        num_frames=frames,
         motion_text=motion if config.motion_text != "off" else None,
         first_frame=first,
         last_frame=last,
         image_tokens=tokens if config.image_adapter != "off" else None,
-        **{"frame_rate": 12, **options},
+        **{"frame_rate": 12, **changes},
     )
+    return unet(x, torch.tensor([10, 700]), conditions, num_frames=frames, return_flow=return_flow)
 
 
 def assert_equal(ours, expected):

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dreamfactory.model_patches import UNetConfig, VideoUNet
+from dreamfactory.model_patches import Conditions, UNetConfig, VideoUNet
 from dreamfactory.model_patches.network.attention import Factory, MultiHeadAttention
+from dreamfactory.model_patches.network.hooks import Hooks
 from dreamfactory.model_patches.network.image_adapter import ImageAdapter, split_tokens
 from dreamfactory.model_patches.network.paca import LatentPyramid, PixelAwareAttention
 
@@ -162,7 +163,7 @@ def run(unet, **inputs):
     x = torch.randn(6, 4, 8, 7, generator=generator)
     text = torch.randn(2, 3, 16, generator=generator)
     with torch.no_grad():
-        return unet(x, torch.tensor([10, 700]), text, num_frames=3, **inputs)
+        return unet(x, torch.tensor([10, 700]), Conditions(text, **inputs), num_frames=3)
 
 
 @pytest.mark.parametrize("where", ["up", "all"])
@@ -228,8 +229,28 @@ def test_paca_reads_the_first_frame_on_its_own_grid_when_the_network_runs_smalle
     patches = {"input_block_patch_after_skip": [shrink], "output_block_patch": [restore]}
     x, first = torch.randn(4, 4, 16, 12), torch.randn(1, 4, 16, 12)
     with torch.no_grad():
-        args = (x, torch.tensor([5]), torch.randn(1, 3, 16))
-        near = unet(*args, num_frames=4, first_frame=first, transformer_options={"patches": patches})
-        without = unet(*args, num_frames=4, transformer_options={"patches": patches})
+        text, t = torch.randn(1, 3, 16), torch.tensor([5])
+        near = unet(x, t, Conditions(text, first_frame=first), num_frames=4, hooks=Hooks({"patches": patches}))
+        without = unet(x, t, Conditions(text), num_frames=4, hooks=Hooks({"patches": patches}))
     assert near.shape == x.shape
     assert not torch.equal(near, without)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"strengths": {"swap": 0}}, "unknown strength 'swap'; choose from image_adapter, paca, swap_attention."),
+        ({"swap_windows": "all"}, "swap_windows is 'all'; choose from trained, global."),
+        ({"first_frame": torch.zeros(4, 8, 7)}, r"first_frame has 3 dimensions, \(4, 8, 7\); it takes 4."),
+        ({"image_tokens": torch.zeros(2, 10)}, r"image_tokens has 2 dimensions, \(2, 10\); it takes 3."),
+    ],
+)
+def test_conditions_that_no_network_takes_are_refused_where_they_are_made(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Conditions(torch.zeros(2, 3, 16), **changes)
+
+
+def test_conditions_of_another_number_of_clips_are_refused():
+    unet = VideoUNet(replace(CONFIG, paca=True))
+    with pytest.raises(ValueError, match=r"first_frame has 3 rows for 2 clips; it takes 1 or 2\."):
+        run(unet, first_frame=torch.zeros(3, 4, 8, 7))

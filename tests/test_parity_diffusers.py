@@ -15,7 +15,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from einops import rearrange, repeat
 from safetensors.torch import save_file
 
-from dreamfactory.model_patches import CheckpointError, ProjectorConfig, VideoUNet, load_unet, preset
+from dreamfactory.model_patches import CheckpointError, Conditions, ProjectorConfig, VideoUNet, load_unet, preset
 from dreamfactory.model_patches.checkpoints.converters import convert_file, convert_file_in_memory, lvdm, modelscope, sd
 from dreamfactory.model_patches.checkpoints.save import build
 from dreamfactory.schedulers.schedule import SCHEDULES, ScheduleConfig
@@ -79,7 +79,7 @@ def compare_2d(peer, ours, size=(8, 8), context=768) -> float:
     assert norms(ours) == norms(peer)
     x, t, text = torch.randn(2, 4, *size), torch.tensor([7, 801]), torch.randn(2, 5, context)
     with torch.no_grad():
-        return relative_error(ours(x, t, text, num_frames=1), peer(x, t, text).sample)
+        return relative_error(ours(x, t, Conditions(text), num_frames=1), peer(x, t, text).sample)
 
 
 def compare_3d(peer, ours, frames, size=(8, 8), context=32) -> float:
@@ -88,7 +88,7 @@ def compare_3d(peer, ours, frames, size=(8, 8), context=32) -> float:
     x, t, text = torch.randn(2, 4, frames, *size), torch.tensor([7, 801]), torch.randn(2, 5, context)
     with torch.no_grad():
         theirs = peer(x, t, text).sample
-        out = ours(rearrange(x, "b c t h w -> (b t) c h w"), t, text, num_frames=frames, still=False)
+        out = ours(rearrange(x, "b c t h w -> (b t) c h w"), t, Conditions(text, still=False), num_frames=frames)
     return relative_error(rearrange(out, "(b t) c h w -> b c t h w", t=frames), theirs)
 
 
@@ -435,6 +435,6 @@ def test_text_of_every_frame_equals_repeated_text():
     unet = build(config, state)
     x, t, text = torch.randn(6, 4, 8, 8), torch.tensor([5, 600]), torch.randn(2, 5, 32)
     with torch.no_grad():
-        folded = unet(x, t, text, num_frames=3)
-        repeated = unet(x, t, repeat(text, "b n c -> (b t) n c", t=3), num_frames=3)
+        folded = unet(x, t, Conditions(text), num_frames=3)
+        repeated = unet(x, t, Conditions(repeat(text, "b n c -> (b t) n c", t=3)), num_frames=3)
     assert relative_error(folded, repeated) <= TOLERANCE

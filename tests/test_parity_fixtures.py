@@ -13,7 +13,7 @@ from einops import rearrange
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dreamfactory.model_patches import load_unet
+from dreamfactory.model_patches import Conditions, load_unet
 from dreamfactory.model_patches.checkpoints.converters import convert_file, convert_file_in_memory, lvdm, modelscope
 from dreamfactory.model_patches.checkpoints.save import build
 from dreamfactory.model_patches.network.attention import Factory
@@ -57,14 +57,9 @@ def frames(x: torch.Tensor) -> torch.Tensor:
 def run_dynamicrafter(unet, inputs, **changes):
     x = inputs["x"]
     with torch.no_grad():
-        return unet(
-            frames(x[:, :4]),
-            inputs["timesteps"],
-            inputs["context"],
-            num_frames=FRAMES,
-            first_frame=x[:, 4:, 0],
-            **{"image_tokens": inputs["image_tokens"], "frame_rate": inputs["fs"], **changes},
-        )
+        given = {"image_tokens": inputs["image_tokens"], "frame_rate": inputs["fs"], **changes}
+        conditions = Conditions(inputs["context"], first_frame=x[:, 4:, 0], **given)
+        return unet(frames(x[:, :4]), inputs["timesteps"], conditions, num_frames=FRAMES)
 
 
 def test_dynamicrafter():
@@ -84,9 +79,8 @@ def test_videocrafter2():
     config, state, _, _ = lvdm.convert(weights)
     assert (config.first_frame_concat, config.image_adapter, config.frame_rate_default) == ("off", "off", 16)
     with torch.no_grad():
-        ours = build(config, state)(
-            frames(inputs["x"]), inputs["timesteps"], inputs["context"], num_frames=FRAMES, frame_rate=inputs["fps"]
-        )
+        conditions = Conditions(inputs["context"], frame_rate=inputs["fps"])
+        ours = build(config, state)(frames(inputs["x"]), inputs["timesteps"], conditions, num_frames=FRAMES)
     assert error(ours, output) <= TOLERANCE
 
 
@@ -97,7 +91,8 @@ def test_modelscope_original(prefix):
     config, state, _, _ = modelscope.convert({prefix + k: v for k, v in weights.items()}, overrides=overrides)
     assert (config.head_dim, config.init_temporal_head_dim) == (source["head_dim"], source["head_dim"])
     with torch.no_grad():
-        ours = build(config, state)(frames(inputs["x"]), inputs["timesteps"], inputs["context"], num_frames=FRAMES)
+        conditions = Conditions(inputs["context"])
+        ours = build(config, state)(frames(inputs["x"]), inputs["timesteps"], conditions, num_frames=FRAMES)
     assert error(ours, output) <= TOLERANCE
 
 

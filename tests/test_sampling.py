@@ -21,7 +21,7 @@ class Oracle:
     def __init__(self, schedule, x0):
         self.schedule, self.x0, self.steps = schedule, x0, []
 
-    def __call__(self, x, t, text, **kwargs):
+    def __call__(self, x, t, conditions, num_frames):
         step = int(t[0])
         self.steps.append(step)
         x0 = self.x0.repeat(len(x) // len(self.x0), 1, 1, 1)
@@ -65,10 +65,10 @@ def test_an_eps_model_starts_where_signal_is_left_and_is_told_the_truth(steps):
     x0, noise = torch.randn(FRAMES, 4, 32, 32), torch.randn(FRAMES, 4, 32, 32)
 
     class Watching(Oracle):
-        def __call__(self, x, t, text, **kwargs):
+        def __call__(self, x, t, conditions, num_frames):
             ac = float(self.schedule.alphas_cumprod[int(t[0])])
             self.seen.append(((x - ac**0.5 * self.x0).std() / (1 - ac) ** 0.5).item())
-            return super().__call__(x, t, text, **kwargs)
+            return super().__call__(x, t, conditions, num_frames)
 
     oracle = Watching(schedule, x0)
     oracle.seen = []
@@ -135,7 +135,7 @@ def test_ddim_is_euler_in_sigma_whether_or_not_steps_divide_the_timesteps(steps)
 
 def test_a_picture_of_no_numbers_is_refused():
     class Broken(Oracle):
-        def __call__(self, x, t, text, **kwargs):
+        def __call__(self, x, t, conditions, num_frames):
             return x * float("nan")
 
     schedule = SCHEDULES["factorized-dreamer"].build(8, 64, 64)
@@ -148,10 +148,10 @@ def test_guidance_mixes_both_halves():
     """u + g (c - u), seen through one DDIM step to the clean latent (v-prediction at SNR 0: x0 = -v)."""
 
     class TwoVoices(Oracle):
-        def __call__(self, x, t, text, **kwargs):
-            return torch.stack([torch.full_like(x[0], float(row)) for row in text.flatten()]).repeat_interleave(
-                FRAMES, 0
-            )
+        def __call__(self, x, t, conditions, num_frames):
+            return torch.stack(
+                [torch.full_like(x[0], float(row)) for row in conditions.text.flatten()]
+            ).repeat_interleave(FRAMES, 0)
 
     config = SCHEDULES["factorized-dreamer"]
     schedule = config.build(16, 256, 256)

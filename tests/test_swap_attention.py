@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from dreamfactory.model_patches import UNetConfig, VideoUNet
 from dreamfactory.model_patches.network.attention import Factory, math_attention
-from dreamfactory.model_patches.network.blocks import Conditions
+from dreamfactory.model_patches.network.conditions import Embedded
 from dreamfactory.model_patches.network.layout import layout
 from dreamfactory.model_patches.network.swap_attention import SwapAttention, window_attention
 
@@ -170,7 +170,7 @@ def test_join_is_the_sum_of_spatial_temporal_and_swap():
     s, t = torch.randn(2, 4, 32, 3, 3)
     swap = unet.swap_attentions["input_1"](s, t, 4)
     for strength in (1.0, 0.0, 0.3):
-        cond = Conditions(None, None, 4, False, None, strengths={"swap_attention": strength})
+        cond = Embedded(None, None, 4, False, None, strengths={"swap_attention": strength})
         z, carry = unet.join(position, s, lambda x: t, {}, None, cond, enters=False, last=True)
         torch.testing.assert_close(z, s + t + strength * swap)
         assert carry is t

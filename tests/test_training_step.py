@@ -28,10 +28,10 @@ class Recorder(torch.nn.Module):
         super().__init__()
         self.answer, self.config = answer, UNetConfig(in_channels=3, out_channels=3, **config)
 
-    def forward(self, x, t, text, **kwargs):
-        self.seen = {"x": x, "t": t, "text": text, **kwargs}
+    def forward(self, x, t, conditions, num_frames, return_flow=False):
+        self.seen = {"x": x, "t": t, "num_frames": num_frames, **vars(conditions)}
         answer = torch.full_like(x, self.answer)
-        return (answer, torch.ones(len(x), 2, *x.shape[2:])) if kwargs.get("return_flow") else answer
+        return (answer, torch.ones(len(x), 2, *x.shape[2:])) if return_flow else answer
 
     def project_image(self, features):
         return features[:, None] + 1

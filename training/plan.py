@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..model_patches import UNetConfig, VideoUNet
+from ..model_patches import Conditions, UNetConfig, VideoUNet
 from ..model_patches.dtypes import DTYPES
 from .config import RunConfig, StageConfig, UpscalerStageConfig, VideoStageConfig
 from .live import Live
@@ -88,7 +88,7 @@ def activations(config: UNetConfig, stage: StageConfig, dtype: torch.dtype, clip
     def meta(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    given: dict = {"num_frames": frames, "first_frame": meta(clips, config.in_channels, height, width)}
+    given: dict = {"first_frame": meta(clips, config.in_channels, height, width)}
     if config.motion_text != "off":
         given["motion_text"] = meta(clips, 120, config.motion_dim)
     if config.image_projector is not None:
@@ -102,7 +102,7 @@ def activations(config: UNetConfig, stage: StageConfig, dtype: torch.dtype, clip
             given["image_tokens"] = unet.project_image(features)
         x, text = meta(clips * frames, config.in_channels, height, width), meta(clips, 77, config.context_dim)
         t = torch.zeros(clips, dtype=torch.long, device="meta")
-        output = unet(x, t, text, return_flow=with_flow, **given)
+        output = unet(x, t, Conditions(text, **given), num_frames=frames, return_flow=with_flow)
         output = output if with_flow else (output,)
         sum(o.float().square().mean() for o in output).backward()
     return max(0, live.peak - gradients)

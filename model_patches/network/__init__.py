@@ -2,6 +2,7 @@
 
 config.py, presets.py   every choice as a field, networks by name
 layout.py, parts.py     where everything sits, which weights belong to which part
+conditions.py           what a clip is made from besides its noise
 unet.py, blocks.py      the whole forward pass
 spatial.py              Stable Diffusion's blocks
 temporal.py             ModelScope's temporal half, motion text (FD 3.2), temporal skips (VF 4)

@@ -6,8 +6,6 @@ positions, PredictNet those of the decoder once more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -15,38 +13,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Factory, zero
+from .conditions import Embedded
 from .config import UNetConfig
-from .hooks import Hooks
 from .image_adapter import ImageAdapter
 from .layout import Position, layout
 from .paca import PixelAwareAttention
 from .spatial import ResBlock, SpatialTransformer, Upsample
 from .swap_attention import SwapAttention
 from .temporal import MotionAttention, TemporalConv, TemporalSkip, TemporalTransformer
-
-
-@dataclass
-class Conditions:
-    """Everything a layer may look at besides its input; made once per forward pass."""
-
-    embedding: Tensor  # (b*t, 4*model_channels)
-    text: Tensor  # (b, n, context_dim) or (b*t, n, context_dim)
-    frames: int
-    still: bool
-    frame_index: Tensor
-    motion: Tensor | None = None  # (b, m, motion_dim)
-    image_tokens: Tensor | None = None  # (b, n, image_token_dim) or (b*t, n, image_token_dim)
-    pyramid: list | None = None  # PACA's features, one (tokens, size) a level
-    strengths: Mapping[str, float] = field(default_factory=dict)
-    swap_windows: str = "trained"
-    hooks: Hooks = field(default_factory=Hooks)
-
-    @property
-    def options(self) -> dict | None:
-        return self.hooks.options
-
-    def strength(self, name: str) -> float:
-        return self.strengths.get(name, 1.0)
 
 
 class Fusion(nn.Module):
@@ -136,7 +110,7 @@ class UNetBlocks(nn.Module):
 
     # -- how a layer runs -------------------------------------------------------------------------------------
 
-    def convolve_in_time(self, position: Position, s: Tensor, temporal_skip: Tensor | None, cond: Conditions):
+    def convolve_in_time(self, position: Position, s: Tensor, temporal_skip: Tensor | None, cond: Embedded):
         """Temporal convolution after a ResBlock, joined to it."""
         if cond.still or position.name not in self.temporal_convs:
             return s, temporal_skip
@@ -144,7 +118,7 @@ class UNetBlocks(nn.Module):
         last = position.name not in self.temporal_attentions
         return self.join(position, s, module, self.conv_fusions, temporal_skip, cond, enters=True, last=last)
 
-    def attend_in_time(self, position: Position, s: Tensor, temporal_skip: Tensor | None, cond: Conditions):
+    def attend_in_time(self, position: Position, s: Tensor, temporal_skip: Tensor | None, cond: Embedded):
         """Temporal transformer after a spatial one, joined to it."""
         if cond.still or position.name not in self.temporal_attentions:
             return s, temporal_skip
@@ -152,14 +126,14 @@ class UNetBlocks(nn.Module):
             self.temporal_attentions[position.name],
             frames=cond.frames,
             frame_index=cond.frame_index,
-            motion=cond.motion,
+            motion=cond.motion_text,
             motion_attention=_get(self.motion_attentions, position.name),
             options=cond.options,
         )
         enters = position.name not in self.temporal_convs
         return self.join(position, s, module, self.attention_fusions, temporal_skip, cond, enters=enters, last=True)
 
-    def join(self, position, s, temporal, fusions, temporal_skip, cond: Conditions, *, enters: bool, last: bool):
+    def join(self, position, s, temporal, fusions, temporal_skip, cond: Embedded, *, enters: bool, last: bool):
         """z = s + t (a sum, or VF's fusion convolution), + Swap-CA(s, t) at the end of a block (VF Eq. 2-3).
 
         t is the temporal module's residual, fed with the temporal skip of the previous resolution where one
@@ -181,7 +155,7 @@ class UNetBlocks(nn.Module):
             return fusions[name](s, t), t
         return s + t, t
 
-    def attend_in_space(self, position: Position, transformer: nn.Module, x: Tensor, cond: Conditions) -> Tensor:
+    def attend_in_space(self, position: Position, transformer: nn.Module, x: Tensor, cond: Embedded) -> Tensor:
         """Spatial transformer with the image adapter and PACA of its position."""
         name, adapter, paca = position.name, None, None
         if cond.image_tokens is not None and name in self.image_adapters:
@@ -211,22 +185,22 @@ class UNetBlocks(nn.Module):
         return x
 
     def layer(
-        self, position: Position, modules: nn.ModuleList, x: Tensor, temporal_skip: Tensor | None, cond: Conditions
+        self, position: Position, modules: nn.ModuleList, x: Tensor, temporal_skip: Tensor | None, cond: Embedded
     ):
         """ResBlock, temporal convolution [, spatial transformer] [, temporal transformer]."""
-        x = modules[0](x, cond.embedding)
+        x = modules[0](x, cond.timestep)
         x, temporal_skip = self.convolve_in_time(position, x, temporal_skip, cond)
         if position.spatial_attention:
             x = self.attend_in_space(position, modules[1], x, cond)
         return self.attend_in_time(position, x, temporal_skip, cond)
 
-    def run(self, function, *args, cond: Conditions):
+    def run(self, function, *args, cond: Embedded):
         """One layer as a unit; with gradient checkpointing it is computed again in the backward pass."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(cond.hooks.repeatable(function), *args, cond, use_reentrant=False)
         return function(*args, cond)
 
-    def decode(self, x: Tensor, skips: list[Tensor], temporal_skip: Tensor | None, cond: Conditions) -> Tensor:
+    def decode(self, x: Tensor, skips: list[Tensor], temporal_skip: Tensor | None, cond: Embedded) -> Tensor:
         """The up path over `output_blocks`; sizes come from the skips, so odd sizes fit."""
         for position, modules in zip(layout(self.config).outputs, self.output_blocks, strict=True):
             cond.hooks.note(block=("output", position.index))

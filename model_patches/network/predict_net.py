@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .attention import Factory
-from .blocks import Conditions, UNetBlocks, output_head, residual_layer
+from .blocks import UNetBlocks, output_head, residual_layer
+from .conditions import Embedded
 from .config import UNetConfig
 from .layout import layout
 
@@ -23,5 +24,5 @@ class PredictNet(UNetBlocks):
         self.output_blocks = nn.ModuleList(residual_layer(config, make, p) for p in plan.outputs)
         self.out = output_head(config, make, config.flow_channels)
 
-    def forward(self, x: Tensor, skips: list[Tensor], temporal_skip: Tensor | None, cond: Conditions) -> Tensor:
+    def forward(self, x: Tensor, skips: list[Tensor], temporal_skip: Tensor | None, cond: Embedded) -> Tensor:
         return self.out(self.decode(x, skips, temporal_skip, cond))

@@ -18,7 +18,6 @@ else lives in module dictionaries keyed by position (`layout.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -26,7 +25,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .attention import Attention, Factory, zero
-from .blocks import Conditions, UNetBlocks, output_head, residual_layer, spatial_transformer
+from .blocks import UNetBlocks, output_head, residual_layer, spatial_transformer
+from .conditions import Conditions, Embedded
 from .config import UNetConfig
 from .hooks import Hooks, per_row
 from .image_adapter import image_projector, split_tokens
@@ -35,8 +35,6 @@ from .paca import LatentPyramid
 from .predict_net import PredictNet
 from .spatial import Downsample, ResBlock, embedding_mlp, timestep_embedding
 from .temporal import TemporalTransformer
-
-STRENGTHS = ("image_adapter", "paca", "swap_attention")
 
 
 class VideoUNet(UNetBlocks):
@@ -99,49 +97,27 @@ class VideoUNet(UNetBlocks):
         self,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor,
+        conditions: Conditions,
         *,
         num_frames: int,
-        motion_text: Tensor | None = None,
-        first_frame: Tensor | None = None,
-        last_frame: Tensor | None = None,
-        image_tokens: Tensor | None = None,
-        frame_rate: Tensor | float | None = None,
-        frame_index: Tensor | None = None,
-        still: bool | None = None,
-        strengths: Mapping[str, float] | None = None,
-        swap_windows: str = "trained",
-        transformer_options: dict | None = None,
-        control: dict[str, list] | None = None,
+        hooks: Hooks | None = None,
         return_flow: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict what the schedule asks for (noise, v or x0) from noisy latents.
 
-        x: (b*t, in_channels, h, w) noisy latents, frames in the batch, any h and w.
-        timesteps: (b,) or (b*t,) in [0, 1000). context: text tokens (b, n, context_dim), or one row a frame.
-        num_frames: t. motion_text: (b, m, motion_dim). first_frame, last_frame: clean latents (b, in_channels, h, w).
-        image_tokens: (b, n, image_token_dim), see `project_image`. frame_rate: one number, or (b,); None takes the
-        config's default. frame_index: positions of the frames in a longer clip, (t,) or (b, t) of each. still: leave
-        the temporal half out; None does so for single frames (VF C.3). strengths: `image_adapter`, `paca`,
-        `swap_attention`, each 1 by default, 0 switches the branch off. swap_windows: "trained", or "global" (VF
-        Table 2).
-        transformer_options, control: what a host attaches, see `hooks.py`; both are used up, so pass copies.
+        x: (b*t, in_channels, h, w) noisy latents, frames in the batch, any h and w. timesteps: (b,) or (b*t,) in
+        [0, 1000). num_frames: t. hooks: what a host attached to this pass; they are used up by it.
 
         Returns (b*t, out_channels, h, w); with return_flow also PredictNet's (b*t, flow_channels, h, w).
         """
-        self._check(x, num_frames, strengths, return_flow)
-        batch = x.shape[0] // num_frames
-        first_frame = _rows("first_frame", first_frame, batch)
-        last_frame = _rows("last_frame", last_frame, batch)
-        hooks = Hooks(transformer_options, control)
+        self._check(x, num_frames, return_flow)
+        hooks = Hooks() if hooks is None else hooks
         hooks.begin(x)
-        cond = self._conditions(
-            x, batch, timesteps, context, num_frames, motion_text, first_frame, image_tokens, frame_rate,
-            frame_index, still, strengths, swap_windows, hooks,
-        )  # fmt: skip
+        conditions = conditions.for_clips(x.shape[0] // num_frames, num_frames)
+        cond = self._embed(x, timesteps, conditions, num_frames, hooks)
         latents = x
         if self.config.first_frame_concat != "off":
-            x = torch.cat([x, self._concat_frames(x, num_frames, first_frame, last_frame)], dim=1)
+            x = torch.cat([x, self._concat_frames(x, num_frames, conditions)], dim=1)
 
         plan, temporal_skip = layout(self.config), None
         hooks.note(block=("input", 0))
@@ -160,7 +136,7 @@ class VideoUNet(UNetBlocks):
             skips.append(skip)
         hooks.note(block=("middle", 0))
         x, temporal_skip = self.run(self._middle, x, temporal_skip, cond=cond)
-        x = hooks.after_middle(x, latents, cond.embedding, cond.text, timesteps.flatten())
+        x = hooks.after_middle(x, latents, cond.timestep, cond.text, timesteps.flatten())
 
         flow = None
         if return_flow:
@@ -180,79 +156,69 @@ class VideoUNet(UNetBlocks):
 
     # -- parts of forward -------------------------------------------------------------------------------------
 
-    def _middle(self, x: Tensor, temporal_skip: Tensor | None, cond: Conditions):
+    def _middle(self, x: Tensor, temporal_skip: Tensor | None, cond: Embedded):
         first, centre, last = layout(self.config).middle
-        x = self.middle_block[0](x, cond.embedding)
+        x = self.middle_block[0](x, cond.timestep)
         x, temporal_skip = self.convolve_in_time(first, x, temporal_skip, cond)
         x = self.attend_in_space(centre, self.middle_block[1], x, cond)
         x, temporal_skip = self.attend_in_time(centre, x, temporal_skip, cond)
-        x = self.middle_block[2](x, cond.embedding)
+        x = self.middle_block[2](x, cond.timestep)
         return self.convolve_in_time(last, x, temporal_skip, cond)
 
-    def _conditions(
-        self, x, batch, timesteps, context, frames, motion, first_frame, image_tokens, frame_rate,
-        frame_index, still, strengths, swap_windows, hooks,
-    ) -> Conditions:  # fmt: skip
+    def _embed(self, x: Tensor, timesteps: Tensor, given: Conditions, frames: int, hooks: Hooks) -> Embedded:
         config, dtype = self.config, x.dtype
-        context = _rows("context", context, batch, frames)
-        motion = _rows("motion_text", motion, batch)
-        image_tokens = _rows("image_tokens", image_tokens, batch)
-
-        embedding = self.time_embed(timestep_embedding(timesteps.flatten(), config.model_channels).to(dtype))
-        embedding = per_row(embedding.expand(max(batch, embedding.shape[0]), -1), x)
-        embedding = hooks.after_embedding(embedding, config.model_channels)
-        if config.frame_rate_embedding != "off":
-            rate = config.frame_rate_default if frame_rate is None else frame_rate
-            # A number is filled in on the device: a copy from the CPU would stop it, and no CUDA graph holds one.
-            rate = rate.to(x.device) if isinstance(rate, Tensor) else torch.full((1,), float(rate), device=x.device)
-            rate = rate.flatten()
-            rate = self.frame_rate_embedding(timestep_embedding(rate, config.model_channels).to(dtype))
-            embedding = embedding + per_row(rate.expand(max(batch, rate.shape[0]), -1), x)
-        if image_tokens is not None:
-            image_tokens = split_tokens(image_tokens.to(dtype), frames, config.image_tokens_per_frame)
-        sees_pixels = config.paca and first_frame is not None and (strengths or {}).get("paca", 1.0) != 0
-        return Conditions(
-            embedding=embedding,
-            text=context.to(dtype),
+        motion, tokens, pyramid = given.motion_text, given.image_tokens, None
+        timestep = self._embed_time(x, timesteps, given.frame_rate, frames, hooks)
+        if tokens is not None:
+            tokens = split_tokens(tokens.to(dtype), frames, config.image_tokens_per_frame)
+        if config.paca and given.first_frame is not None and given.strengths.get("paca", 1.0) != 0:
+            pyramid = self.paca_pyramid(given.first_frame.to(dtype))
+        return Embedded(
+            timestep=timestep,
+            text=given.text.to(dtype),
             frames=frames,
-            still=frames == 1 if still is None else still,
-            frame_index=torch.arange(frames, device=x.device) if frame_index is None else frame_index,
-            motion=None if motion is None else motion.to(dtype),
-            image_tokens=image_tokens,
-            pyramid=self.paca_pyramid(first_frame.to(dtype)) if sees_pixels else None,
-            strengths=strengths or {},
-            swap_windows=swap_windows,
+            still=frames == 1 if given.still is None else given.still,
+            frame_index=torch.arange(frames, device=x.device) if given.frame_index is None else given.frame_index,
+            motion_text=None if motion is None else motion.to(dtype),
+            image_tokens=tokens,
+            pyramid=pyramid,
+            strengths=given.strengths,
+            swap_windows=given.swap_windows,
             hooks=hooks,
         )
 
-    def _concat_frames(self, x: Tensor, frames: int, first: Tensor | None, last: Tensor | None) -> Tensor:
+    def _embed_time(
+        self, x: Tensor, timesteps: Tensor, frame_rate: Tensor | float | None, frames: int, hooks: Hooks
+    ) -> Tensor:
+        """(b*t, 4*model_channels): the timestep, and the frame rate where the network was told it."""
+        config, clips = self.config, x.shape[0] // frames
+        embedding = self.time_embed(timestep_embedding(timesteps.flatten(), config.model_channels).to(x.dtype))
+        embedding = per_row(embedding.expand(max(clips, embedding.shape[0]), -1), x)
+        embedding = hooks.after_embedding(embedding, config.model_channels)
+        if config.frame_rate_embedding == "off":
+            return embedding
+        rate = config.frame_rate_default if frame_rate is None else frame_rate
+        # A number is filled in on the device: a copy from the CPU would stop it, and no CUDA graph holds one.
+        rate = rate.to(x.device) if isinstance(rate, Tensor) else torch.full((1,), float(rate), device=x.device)
+        rate = self.frame_rate_embedding(timestep_embedding(rate.flatten(), config.model_channels).to(x.dtype))
+        return embedding + per_row(rate.expand(max(clips, rate.shape[0]), -1), x)
+
+    def _concat_frames(self, x: Tensor, frames: int, conditions: Conditions) -> Tensor:
         """The extra input channels: the first frame repeated, or the two ends with zeros between."""
-        if first is None:
+        if conditions.first_frame is None:
             return torch.zeros_like(x)
-        first = first.to(x)
+        first = conditions.first_frame.to(x)
         if self.config.first_frame_concat == "repeat":
             return repeat(first, "b c h w -> (b t) c h w", t=frames)
         clip = torch.zeros_like(x).unflatten(0, (-1, frames))
-        clip[:, -1] = first if last is None else last.to(x)
+        clip[:, -1] = first if conditions.last_frame is None else conditions.last_frame.to(x)
         clip[:, 0] = first
         return rearrange(clip, "b t c h w -> (b t) c h w")
 
-    def _check(self, x: Tensor, frames: int, strengths: Mapping[str, float] | None, return_flow: bool) -> None:
+    def _check(self, x: Tensor, frames: int, return_flow: bool) -> None:
         if frames < 1 or x.shape[0] % frames:
             raise ValueError(f"{x.shape[0]} latents do not divide into clips of {frames} frames.")
         if x.shape[1] != self.config.in_channels:
             raise ValueError(f"latents have {x.shape[1]} channels; this network takes {self.config.in_channels}.")
-        unknown = set(strengths or ()) - set(STRENGTHS)
-        if unknown:
-            raise ValueError(f"unknown strength {sorted(unknown)[0]!r}; choose from {', '.join(STRENGTHS)}.")
         if return_flow and not self.config.predict_net:
             raise ValueError("this network has no PredictNet; set predict_net in its config to train one.")
-
-
-def _rows(name: str, tensor: Tensor | None, batch: int, frames: int = 1) -> Tensor | None:
-    """One row a clip (a single one serves all clips), or one a frame where that is allowed (frames > 1)."""
-    if tensor is None or tensor.shape[0] in (batch, batch * frames):
-        return tensor
-    if tensor.shape[0] == 1:
-        return tensor.expand(batch, *tensor.shape[1:])
-    raise ValueError(f"{name} has {tensor.shape[0]} rows for {batch} clips of {frames} frames.")

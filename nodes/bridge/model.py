@@ -44,11 +44,12 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...errors import NodeError
-from ...model_patches import UNetConfig, VideoUNet
+from ...model_patches import Conditions, UNetConfig, VideoUNet
 from ...model_patches.checkpoints.files import read_weights
 from ...model_patches.checkpoints.load import read_network
 from ...model_patches.checkpoints.save import check_network
 from ...model_patches.kernels import same_bits
+from ...model_patches.network.hooks import Hooks
 from ...model_patches.network.layout import layout
 from ...schedulers import ScheduleConfig
 from .advice import advise, note_added
@@ -102,8 +103,9 @@ class HostUNet(VideoUNet):
         executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._predict, self, wrappers)
         return executor.execute(x, timesteps, context, control, options, **conds)
 
-    def _predict(self, x, timesteps, context, control, transformer_options, **conds):
-        return super().forward(x, timesteps, context, control=control, transformer_options=transformer_options, **conds)
+    def _predict(self, x, timesteps, context, control, transformer_options, *, num_frames, **conds):
+        hooks = Hooks(transformer_options, control)
+        return super().forward(x, timesteps, Conditions(context, **conds), num_frames=num_frames, hooks=hooks)
 
 
 class VideoModel(comfy.model_base.BaseModel):

@@ -30,7 +30,8 @@ spec = importlib.util.spec_from_file_location(
 pack = importlib.util.module_from_spec(spec)
 sys.modules["a_pack"] = pack
 spec.loader.exec_module(pack)
-from a_pack.model_patches import UNetConfig, VideoUNet
+from a_pack.model_patches import Conditions, UNetConfig, VideoUNet
+from a_pack.model_patches.network.hooks import Hooks
 
 operations, ROWS, FRAMES = comfy.ops.disable_weight_init, 6, 3
 
@@ -240,7 +241,7 @@ def compare(networks, size, model, rows=ROWS, controlled=False):
         if which == 0:
             results.append(theirs(x.clone(), all_t, per_frame, control=given, transformer_options=options))
         else:
-            results.append(ours(x.clone(), t, text, num_frames=FRAMES, control=given, transformer_options=options))
+            results.append(ours(x.clone(), t, Conditions(text), num_frames=FRAMES, hooks=Hooks(options, given)))
         left.append({{k: len(v) for k, v in (given or {{}}).items()}})
         left[-1]["told"] = sorted((k, str(v)) for k, v in options.items() if k not in ("patches", "patches_replace"))
     a, b = results

@@ -21,7 +21,7 @@ spec = importlib.util.spec_from_file_location(
 pack = importlib.util.module_from_spec(spec)
 sys.modules["a_pack"] = pack
 spec.loader.exec_module(pack)
-from a_pack.model_patches import load_unet
+from a_pack.model_patches import Conditions, load_unet
 
 path = {root!r} + "/pipelines/demo/unet.safetensors"
 plain = load_unet(path)
@@ -29,17 +29,17 @@ hosted = load_unet(path, operations=comfy.ops.manual_cast, attention=optimized_a
 kinds = {{type(m).__module__ for m in hosted.modules() if any(True for _ in m.parameters(recurse=False))}}
 torch.manual_seed(0)
 config = plain.config
-inputs = dict(
-    num_frames=8,
+conditions = Conditions(
+    torch.randn(2, 16, config.context_dim),
     motion_text=torch.randn(2, 16, config.motion_dim),
     first_frame=torch.randn(2, config.in_channels, 8, 9),
     image_tokens=torch.randn(2, 4, config.image_token_dim),
 )
-args = torch.randn(16, config.in_channels, 8, 9), torch.tensor([3, 700]), torch.randn(2, 16, config.context_dim)
+args = torch.randn(16, config.in_channels, 8, 9), torch.tensor([3, 700]), conditions
 with torch.no_grad():
-    a, b = plain(*args, **inputs), hosted(*args, **inputs)
+    a, b = plain(*args, num_frames=8), hosted(*args, num_frames=8)
     half = load_unet(path, operations=comfy.ops.manual_cast, attention=optimized_attention, dtype=torch.bfloat16)
-    c = half(*args, **inputs)
+    c = half(*args, num_frames=8)
 loaded = sorted(m for m in ("diffusers", "transformers.models.t5", "torchvision") if m in sys.modules)
 scale = a.abs().max()
 print(json.dumps(dict(

@@ -15,6 +15,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from ...model_patches import Conditions
 from ...schedulers import NoiseSchedule, min_snr_weights, snr
 from ..batch import Batch
 from ..config import DropoutConfig, LossConfig
@@ -119,13 +120,15 @@ class DiffusionObjective(nn.Module):
         output = self.unet(
             x_t,
             timesteps.to(latents.device),
-            self.tokens("text", batch.text),
+            Conditions(
+                text=self.tokens("text", batch.text),
+                motion_text=self.tokens("motion", batch.motion),
+                first_frame=self.first_frame(batch, latents, frames, drop),
+                image_tokens=self.image_tokens(batch, drop),
+                frame_rate=batch.frame_rate,
+                frame_index=self.frame_index(draws, frames, latents.device),
+            ),
             num_frames=frames,
-            motion_text=self.tokens("motion", batch.motion),
-            first_frame=self.first_frame(batch, latents, frames, drop),
-            image_tokens=self.image_tokens(batch, drop),
-            frame_rate=batch.frame_rate,
-            frame_index=self.frame_index(draws, frames, latents.device),
             return_flow=with_flow,
         )
         output, flow = output if with_flow else (output, None)

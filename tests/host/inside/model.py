@@ -17,8 +17,9 @@ import comfy.supported_models
 import folder_paths
 import torch
 from a_pack.errors import NodeError
-from a_pack.model_patches import load_unet
+from a_pack.model_patches import Conditions, load_unet
 from a_pack.model_patches.checkpoints.load import read_network
+from a_pack.model_patches.network.hooks import Hooks
 from a_pack.nodes.bridge.model import load_video_model, make_model
 from a_pack.nodes.patches import MotionOnModel, with_motion, with_patch, with_strength
 from a_pack.schedulers import ScheduleConfig
@@ -227,8 +228,8 @@ def control():
     control = Residuals(residuals).get_control(None, None, None, None, None)
     t = sampling.timestep(sigma).reshape(1)
     seen = sampling.calculate_input(sigma, x)
-    direct = plain(seen, t, inputs["text"], num_frames=f, control=control)
-    without = plain(seen, t, inputs["text"], num_frames=f)
+    direct = plain(seen, t, Conditions(inputs["text"]), num_frames=f, hooks=Hooks(control=control))
+    without = plain(seen, t, Conditions(inputs["text"]), num_frames=f)
     expected = sampling.calculate_denoised(sigma, direct, x)
     return {
         "error": difference(model.model.process_latent_in(out), expected), "effect": difference(without, direct),
