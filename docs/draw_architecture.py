@@ -2,8 +2,8 @@
 
 A room is a package of the repository, or a module that stands alone at its root. Where a room stands in the picture is
 said here (`ROOMS`); what stands on what is read from the code, so a new import is a new arrow. The drawn rooms and
-arrows carry their names (`data-room`, `data-from`, `data-to`), by which tests/test_architecture_picture.py compares the
-committed picture with the code. grimp, which reads the imports, comes with import-linter.
+arrows carry their names (`data-room`, `data-from`, `data-to`), by which tests/repository/test_architecture_picture.py
+compares the committed picture with the code. grimp, which reads the imports, comes with import-linter.
 """
 
 from __future__ import annotations

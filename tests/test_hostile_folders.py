@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from dreamfactory.cli import main
 from dreamfactory.model_patches.checkpoints.files import BITS
 
-from .test_hostile_headers import DEMO, LONGEST, VALUES, pack, split
+from .model_patches.checkpoints.test_hostile_headers import DEMO, LONGEST, VALUES, pack, split
 
 PICTURE = DEMO / "pictures" / "red_circle.png"
 GUARD = 60  # seconds, for what never ends

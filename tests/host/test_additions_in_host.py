@@ -16,7 +16,7 @@ from dreamfactory.pipelines.encoders import ImageEncoder
 from dreamfactory.pipelines.sampling import Prompt, sample
 from dreamfactory.schedulers import SCHEDULES, ScheduleConfig, spacing
 
-from ..test_convert_ip_adapter import adapters, base_projector, plus_projector
+from ..model_patches.checkpoints.converters.test_ip_adapter import adapters, base_projector, plus_projector
 from .inside.networks import PLAIN, random_network, save_network
 from .server import ROOT, run_inside
 
