@@ -5,6 +5,7 @@ checkpoints/    networks on disk, public weights converted
 upscaling/      super-resolution (VF 4), and any image upscaler
 codec.py        the small image codec of the demo
 kernels.py      kernels that give the same bits
+tokens.py       what is taken for granted of a tokenizer
 """
 
 from ..errors import CheckpointError, ConfigError

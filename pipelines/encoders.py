@@ -29,9 +29,8 @@ from ..model_patches.checkpoints.foreign_config import (
     read_headers,
     weight_files,
 )
+from ..model_patches.tokens import T5_LENGTH, UNBOUNDED
 
-T5_LENGTH = 120  # tokens of motion text where a tokenizer states no length of its own
-UNBOUNDED = 100_000  # transformers writes "no limit" as a huge number
 MOST_TOKENS = 4096  # of one text: attention's memory grows with their square
 
 TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model")

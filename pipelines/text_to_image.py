@@ -33,7 +33,8 @@ from ..model_patches.checkpoints.foreign_config import (
     read_headers,
     weight_files,
 )
-from .encoders import TOKENIZER_FILES, TOKENIZER_SETTINGS, UNBOUNDED, TextEncoder, is_cut, stated_length
+from ..model_patches.tokens import UNBOUNDED
+from .encoders import TOKENIZER_FILES, TOKENIZER_SETTINGS, TextEncoder, is_cut, stated_length
 from .stable_diffusion import (
     CLIP,
     OPEN_CLIP,

@@ -9,8 +9,10 @@ from PIL import Image
 
 from dreamfactory.cli import main
 from dreamfactory.pipelines.bundle import DEMO
-from dreamfactory.pipelines.media.files import read_image, read_video, write_video
+from dreamfactory.pipelines.media.files import read_image, write_video
 from dreamfactory.training.tiny_world.held_out import held_out
+
+from .videos import read_video
 
 
 def run(capsys, *args):

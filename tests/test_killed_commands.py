@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 
 from dreamfactory.model_patches import UNetConfig, VideoUNet, save_unet
 from dreamfactory.model_patches.checkpoints.files import read_header
-from dreamfactory.pipelines.media.files import is_whole, read_video
+from dreamfactory.pipelines.media.files import is_whole
 
 from .test_inputs_stay import DEMO, SMALL, peft, video
+from .videos import read_video
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has neither forks nor these signals")
 

@@ -407,13 +407,3 @@ def fingerprint(path: str | Path, *options: object) -> str:
             data.seek(max(0, size - SAMPLE))
             digest.update(data.read(SAMPLE))
     return digest.hexdigest()
-
-
-@contextmanager
-def sole(path: str | os.PathLike) -> Iterator[None]:
-    """Hold a lock file, which stays; raises BlockingIOError if another process holds it, OSError if it cannot be."""
-    only_file(path)
-    with Path(path).open("a") as file:
-        if fcntl is not None:  # Windows has no flock; two processes go unnoticed there
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield

@@ -34,14 +34,13 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPTokenizer, T5TokenizerFast
 
 from ...errors import NodeError, blameless, reason
+from ...model_patches.tokens import T5_LENGTH, UNBOUNDED
 from .tell import tell
 from .text_weights import NAMES, SCALES, Found, Source, find, own_entries, root_of
 
 LAYERS = ("auto", "last", "penultimate")
 
 # The lengths of headless generation.
-T5_LENGTH = 120  # tokens of a T5 prompt where the tokenizer states no length of its own
-UNBOUNDED = 100_000  # transformers writes "no limit" as a huge number
 
 # Sizes of the vocabulary (rows of the table) that the host's bundled tokenizers belong to; T5's table is padded.
 BUNDLED_ROWS = {"t5": range(32100, 32129), "clip": range(49408, 49409)}

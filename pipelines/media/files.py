@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...errors import InputError, reason
 from ...model_patches.checkpoints.files import MAX_SETTINGS, no_file, parse, whole
+from ...model_patches.upscaling.sizes import resize_cover_crop
 from .sheets import to_uint8
 from .stills import on_white
 
@@ -63,9 +64,8 @@ def read_image(path: str | Path, height: int, width: int) -> Tensor:
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype("uint8"))
     if image.has_transparency_data:
         image = on_white(image.convert("RGBA"))
-    image = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.reshape(1, height, width, 3).permute(0, 3, 1, 2).float() / 255
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    return resize_cover_crop(pixels.permute(2, 0, 1)[None].float() / 255, height, width)
 
 
 def check_output(path: str | Path, suffix: str = ".mp4") -> Path:
@@ -132,20 +132,6 @@ def write_video(
             out.mux(stream.encode())
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
-
-
-def read_video(path: str | Path) -> tuple[Tensor, dict]:
-    """(t, 3, h, w) in [0, 1] and the settings `write_video` stored ({} if none)."""
-    import av
-
-    from .viewer import Viewer
-
-    with av.open(str(path)) as file:
-        viewer = Viewer(file.streams.video[0])
-        decoded = (frame for packet in file.demux(viewer.stream) for frame in viewer.decode(packet))
-        frames = [torch.from_numpy(viewer.pixels(frame)) for frame in viewer.whole(decoded)]
-        settings = kept_settings(file.metadata.get("comment"))
-    return torch.stack(frames).permute(0, 3, 1, 2).float() / 255, settings
 
 
 def read_settings(path: str | Path) -> dict:

@@ -18,11 +18,11 @@ from dreamfactory.pipelines.bundle import DEMO, Bundle, Defaults, load_bundle, s
 from dreamfactory.pipelines.generate.plan import Networks, Planner
 from dreamfactory.pipelines.generate.request import Request
 from dreamfactory.pipelines.image_to_video import Settings, animate
-from dreamfactory.pipelines.media.files import read_video
 from dreamfactory.pipelines.turns import Turns
 from dreamfactory.schedulers import ScheduleConfig
 
 from ...random_weights import randomise
+from ...videos import read_video
 from ..test_text_to_image import sd1
 
 PICTURE = DEMO / "pictures" / "red_circle.png"

@@ -17,13 +17,14 @@ import torch
 
 from dreamfactory.errors import InputError
 from dreamfactory.model_patches import ConfigError
-from dreamfactory.model_patches.checkpoints.files import sole
 from dreamfactory.pipelines import image_to_video
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.generate import studio
 from dreamfactory.pipelines.generate.processes import Processes, processes
-from dreamfactory.pipelines.media.files import read_settings, read_video
+from dreamfactory.pipelines.lock import sole
+from dreamfactory.pipelines.media.files import read_settings
 
+from ...videos import read_video
 from .test_clip import painter, run, text_alone  # noqa: F401  (fixtures)
 
 KILLS = int(os.environ.get("KILLS", "3"))

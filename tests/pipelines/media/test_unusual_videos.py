@@ -21,7 +21,7 @@ from dreamfactory.errors import CannotShow
 from dreamfactory.pipelines.media import hdr
 from dreamfactory.pipelines.media.decode import Unreadable, probe, read_frames
 from dreamfactory.pipelines.media.fields import Deinterlacer
-from dreamfactory.pipelines.media.files import read_image, read_video
+from dreamfactory.pipelines.media.files import read_image
 from dreamfactory.pipelines.media.frames import SCALER
 from dreamfactory.pipelines.media.viewer import Viewer
 from dreamfactory.training.data.cache import Cache, key_of
@@ -29,6 +29,7 @@ from dreamfactory.training.data.encode import RESIZE, Encodings
 
 from ...training.data.test_records import reasons
 from ...training.data.test_video_source import CLIP, FakeEncoders, everything, source
+from ...videos import read_video
 from ..test_upscale import copying, run, save_rcan
 from .test_decode import record
 
