@@ -7,7 +7,6 @@ read later by seeking to its offset, so nothing is extracted and shards may be s
 from __future__ import annotations
 
 import glob
-import re
 import tarfile
 from pathlib import Path
 
@@ -21,23 +20,22 @@ def expand(pattern: str) -> list[str]:
     if Path(pattern).is_dir():
         return sorted(str(p) for p in Path(pattern).rglob("*.tar"))
     found = []
-    for path in _braces(pattern):
+    for path in _alternatives(pattern):
         # A shard that a range names and that is not there is told; a star stands for what is there.
         found += sorted(glob.glob(path)) if glob.has_magic(path) and not Path(path).exists() else [path]
     return list(dict.fromkeys(found))
 
 
-def _braces(pattern: str) -> list[str]:
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
+def _alternatives(pattern: str) -> list[str]:
+    """Braces as a shell and WebDataset read them; one without its partner is part of a name."""
+    if "{" not in pattern:
         return [pattern]
-    ends = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
-    if ends:
-        width = len(ends[1]) if ends[1].startswith("0") else 0
-        choices = [str(n).zfill(width) for n in range(int(ends[1]), int(ends[2]) + 1)]
-    else:
-        choices = match[1].split(",")
-    return [path for choice in choices for path in _braces(pattern[: match.start()] + choice + pattern[match.end() :])]
+    from braceexpand import UnbalancedBracesError, braceexpand
+
+    try:
+        return list(braceexpand(pattern, escape=False))  # a backslash parts folders on Windows
+    except UnbalancedBracesError:
+        return [pattern]
 
 
 def read_shards(name: str, pattern: str, uncaptioned: bool = False) -> Found:

@@ -236,6 +236,9 @@ def test_patterns_stand_for_shards(tmp_path):
     assert len(read(tmp_path / "s*.tar")[0]) == 4
     assert len(read(tmp_path / "s008.tar")[0]) == 1
     assert expand("x/{9..11}.tar") == ["x/9.tar", "x/10.tar", "x/11.tar"]
+    assert expand("x/{11..9}.tar") == ["x/11.tar", "x/10.tar", "x/9.tar"], "as a shell has it"
+    assert expand(r"C:\x\{a,b}.tar") == [r"C:\x\a.tar", r"C:\x\b.tar"]
+    assert expand("x/one{.tar") == ["x/one{.tar"]
     records, left_out = read(tmp_path / "s{010..013}.tar")
     assert len(records) == 2
     assert [left.file for left in left_out] == ["s012.tar", "s013.tar"]
