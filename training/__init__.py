@@ -5,6 +5,7 @@ loop.py                the loop around a run   trainer.py    a run in memory: st
 task.py                what is trained, behind one interface:
   video/                 a video network         super_resolution/   an upscaler (upscaler_config.py)
 sources.py, data/      clips, from disk to batches (batch.py); encode.py: the encoders that a cache asks
+codec.py               between pictures and latents
 start.py               what a run starts from    recipe.py     what it must share with the one it goes on from
 checkpoint.py          whole or not there        state.py      what is in them
 optimizer.py           rates, averages           parallel.py   processes      random.py   random numbers

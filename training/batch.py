@@ -39,11 +39,31 @@ class Batch:
     picture: Tensor | None = None  # (b, 3, h, w) or latents, what `frames` or `latents` began with before `window`
 
     def __len__(self) -> int:
-        return len(self.latents if self.frames is None else self.frames)
+        return len(self.clips)
+
+    @property
+    def clips(self) -> Tensor:
+        """Its frames, or the latents instead."""
+        clips = self.latents if self.frames is None else self.frames
+        assert clips is not None  # it has one of both
+        return clips
+
+    @property
+    def pixels(self) -> Tensor:
+        """Its frames, where nothing was encoded."""
+        assert self.frames is not None
+        return self.frames
+
+    @property
+    def moves(self) -> tuple[Tensor, Tensor]:
+        """Flow and its weight, of one that has them."""
+        assert self.flow is not None
+        assert self.flow_weight is not None
+        return self.flow, self.flow_weight
 
     def window(self, start: Tensor, frames: int) -> Batch:
         """So many frames of each clip, from its own start (b,) on; the picture it began with is kept beside them."""
-        every = self.latents if self.frames is None else self.frames
+        every = self.clips
         if frames >= every.shape[1]:
             return self
 

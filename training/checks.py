@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields, replace
 
 from ..errors import TrainingError
@@ -52,7 +53,7 @@ def check(config: RunConfig) -> None:
     upscalers = [getattr(stage, "upscaler", None) for stage in config.stages]
     if len({sizes and replace(sizes, patch=0) for sizes in upscalers}) > 1:
         raise TrainingError("upscaler differs between stages; all must train the same network, or none an upscaler.")
-    if len({stage.model.lora for stage in config.stages if isinstance(stage, VideoStageConfig)}) > 1:
+    if len({stage.model.lora for stage in config.video_stages}) > 1:
         raise TrainingError("model.lora differs between stages; it must be the same in all of them.")
     _ranges(
         "output.",
@@ -94,7 +95,7 @@ def _check_stage(stage: StageConfig, config: RunConfig, where: str) -> None:
             raise TrainingError(f"{where}optim.{name} is {value}; expected 0 to 1.")
     if isinstance(stage, UpscalerStageConfig):
         _check_upscaler(stage, config, where)
-    else:
+    elif isinstance(stage, VideoStageConfig):
         _check_video(stage, config, where)
     if data.height % 8 or data.width % 8:
         raise TrainingError(f"{where}data is {data.width}x{data.height}; both sides must be multiples of 8.")
@@ -226,7 +227,7 @@ def _share(name: str, value: float) -> None:
         raise TrainingError(f"{name} is {value}; expected 0 to 1.")
 
 
-def _ranges(where: str, table, least: dict[str, float]) -> None:
+def _ranges(where: str, table, least: Mapping[str, float]) -> None:
     for name, low in least.items():
         value = getattr(table, name)
         if value is not None and not value >= low:

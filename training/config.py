@@ -252,6 +252,16 @@ class RunConfig:
     stages: tuple[StageConfig, ...] = (VideoStageConfig(),)
 
     @property
+    def video_stages(self) -> tuple[VideoStageConfig, ...]:
+        """All stages of a run that trains a video network: a run has one kind alone."""
+        return tuple(stage for stage in self.stages if isinstance(stage, VideoStageConfig))
+
+    @property
+    def upscaler_stages(self) -> tuple[UpscalerStageConfig, ...]:
+        """All stages of a run of super-resolution."""
+        return tuple(stage for stage in self.stages if isinstance(stage, UpscalerStageConfig))
+
+    @property
     def steps(self) -> int:
         return sum(stage.optim.steps for stage in self.stages)
 

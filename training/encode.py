@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..model_patches.checkpoints.files import fingerprint
-from ..pipelines.bundle import DEMO
+from .codec import Codec, codec_file
 from .config import RunConfig
 
 
 class FrozenEncoders:
     """What the network reads, made of captions and frames. Results are on the CPU, in half precision."""
 
-    def __init__(self, config: RunConfig, codec: nn.Module, encoders: dict[str, nn.Module], device: torch.device):
+    def __init__(self, config: RunConfig, codec: Codec, encoders: Mapping[str, nn.Module], device: torch.device):
         trained = [k for k, m in encoders.items() if any(p.requires_grad for p in m.parameters())]
         if trained:
             raise TrainingError(
@@ -25,8 +25,7 @@ class FrozenEncoders:
             )
         self.codec, self.encoders, self.device = codec, encoders, device
         given = config.encoders
-        where = DEMO / "codec.safetensors" if given.codec == "demo" else Path(given.codec)
-        self.fingerprints: dict[str, str | None] = {"codec": fingerprint(where)}
+        self.fingerprints: dict[str, str | None] = {"codec": fingerprint(codec_file(config))}
         for name in ("text", "motion", "image"):
             encoder = encoders.get(name)
             # What it computes depends on the layer that is read, and on the precision.

@@ -21,7 +21,7 @@ def check_libraries(config: RunConfig) -> None:
         wanted["diffusers.models.autoencoders.autoencoder_kl"] = ("encoders.codec", "")
     if upscales and validates:
         wanted["torchmetrics.functional.image"] = ("validation", "set output.validation_clips to 0")
-    if not upscales and config.stages[0].model.lora is not None:
+    if any(stage.model.lora is not None for stage in config.video_stages):
         wanted["peft"] = ("LoRA training", "")
     paths = [Path(source.path) for source in config.sources.values() if source.path]
     if any((table_in(path) or path).suffix.lower() == ".parquet" for path in paths):
@@ -38,7 +38,7 @@ def _flows(config: RunConfig, upscales: bool, validates: bool) -> list[str]:
     """The settings for whose sake OpenCV is asked how clips move; of made-up ones it is known."""
     kinds = [source.kind for source in config.sources.values()]
     flows = any(stage.with_flow for stage in config.stages)
-    steady = any(stage.loss.temporal_weight for stage in config.stages) if upscales else False
+    steady = any(stage.loss.temporal_weight for stage in config.upscaler_stages)
     asks = {
         "loss.temporal_weight": steady,
         "loss.flow_weight": flows and not all(kind.startswith("tiny") for kind in kinds),

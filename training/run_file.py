@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from .checks import check
 from .config import LossConfig, RunConfig, StageConfig, UpscalerLossConfig, UpscalerStageConfig, VideoStageConfig
 from .settings import build, check_plain, known, merged, override
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ImportError:  # Python 3.10
+else:
     import tomli as tomllib
 
 PRESETS = Path(__file__).parent / "presets"

@@ -9,23 +9,21 @@ import ast
 import math
 import os
 import re
+import sys
 import types
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from ..errors import TrainingError, nearest, shown
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ImportError:  # Python 3.10
+else:
     import tomli as tomllib
 
-
-class UserPath(str):
-    """In a dataclass: a setting that names a file or folder, or stands for one ("demo", "fresh"). Values are texts."""
-
-    __slots__ = ()
+# In a dataclass: a text that names a file or folder, or stands for one ("demo", "fresh").
+UserPath = Annotated[str, "a path"]
 
 
 class Given(str):
@@ -51,7 +49,6 @@ class Given(str):
 
 
 DEEPEST, LONGEST_NAME, LONGEST = 12, 100, 4096
-NAMES = {UserPath: "a path"}  # of types, for people
 
 
 def check_plain(value: object, name: str = "", depth: int = 0) -> None:
@@ -83,7 +80,7 @@ def _is_text(value: str) -> bool:
 
 def build(cls, values: dict, where: str = ""):
     """A dataclass from plain data; `where` is the path of the table, for messages ("stage.1.optim.")."""
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     known(values, [f.name for f in fields(cls)], where)
     return cls(**{name: _typed(hints[name], value, where + name) for name, value in values.items()})
 
@@ -124,12 +121,14 @@ def _typed(hint, value, name: str):
         return {k: _typed(inner[1], v, f"{name}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is UserPath and isinstance(value, str):
+    if hint == UserPath:
+        if not isinstance(value, str):
+            raise TrainingError(f"{name} is {value!r}; expected a path.")
         return _expanded(value, name)
     if hint is float and isinstance(value, float) and not math.isfinite(value):
         raise TrainingError(f"{name} is {value}; expected a finite number.")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise TrainingError(f"{name} is {value!r}; expected {NAMES.get(hint, hint.__name__)}.")
+        raise TrainingError(f"{name} is {value!r}; expected {hint.__name__}.")
     return value
 
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +23,19 @@ from .data.mix import BatchPlan
 from .data.source import Source
 
 Loss = tuple[Tensor, dict[str, Tensor]]  # what is minimised, and its parts by name
+Objective = TypeVar("Objective", bound=nn.Module)  # a batch -> its loss
+Shown = TypeVar("Shown", bound=nn.Module, contravariant=True)  # an objective that is looked at
 
 
-class Validation(Protocol):
+class Validation(Protocol[Shown]):
     """Clips kept out of training, looked at and measured now and then. False where there are none."""
 
     def __bool__(self) -> bool: ...
 
-    def loss(self, objective: nn.Module, device: torch.device) -> dict[str, float]: ...
+    def loss(self, objective: Shown, device: torch.device) -> dict[str, float]: ...
 
     def sample(
-        self, objective: nn.Module, device: torch.device, step: int, folder: Path
+        self, objective: Shown, device: torch.device, step: int, folder: Path
     ) -> tuple[dict[str, float], Path | None]:
         """Measures, and the sheet to look at."""
         ...
@@ -61,17 +63,17 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[Objective]):
     """A stage, ready to train."""
 
-    objective: nn.Module  # a batch -> its loss; those of its parameters that require a gradient train
+    objective: Objective  # those of its parameters that require a gradient train
     saved: set[str]  # parameters and buffers that a checkpoint keeps
-    sources: dict[str, Source]
-    validation: Validation
+    sources: Mapping[str, Source]
+    validation: Validation[Objective]
     stills: bool  # whether a single picture teaches anything
 
 
-class Task(ABC):
+class Task(ABC, Generic[Objective]):
     """One kind of training. `build` comes first; what it keeps in `self` is the present stage's."""
 
     headline: ClassVar[str]  # of the parts of a loss, the one to show
@@ -80,7 +82,7 @@ class Task(ABC):
         self.run, self.config = run, run.config
 
     @abstractmethod
-    def build(self, index: int, found: Checkpoint | None) -> Stage:
+    def build(self, index: int, found: Checkpoint | None) -> Stage[Objective]:
         """A stage of the run: at its beginning, or as a checkpoint of it or of the stage before has it."""
 
     @abstractmethod
@@ -96,18 +98,18 @@ class Task(ABC):
         return dict(learning)
 
     @abstractmethod
-    def result(self, objective: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    def result(self, objective: Objective, weights: Mapping[str, Tensor]) -> Objective:
         """An objective of its own with averaged weights (whole ones, by the objective's names), to be looked at. What
         does not train is shared with `objective`, not copied."""
 
     @abstractmethod
-    def export(self, result: nn.Module, folder: Path, title: str) -> None:
+    def export(self, result: Objective, folder: Path, title: str) -> None:
         """The files that ComfyUI's nodes load. Raises TrainingError."""
 
-    def export_size(self, result: nn.Module) -> int:
+    def export_size(self, result: Objective) -> int:
         """About how many bytes `export` writes."""
         return sum(p.numel() for p in result.parameters()) * DTYPES[self.config.output.dtype].itemsize
 
     @abstractmethod
-    def save_bundle(self, result: nn.Module, folder: Path) -> str:
+    def save_bundle(self, result: Objective, folder: Path) -> str:
         """What a finished run leaves in its folder besides; says where."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -54,6 +54,15 @@ class Source(Protocol):
 
     def finish_report(self, failures: Iterable = ()) -> None:
         """Bring what is written of the source up to date, at the end of a run. failures: of every process."""
+        ...
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A source that knows what its clips should show, and measures it."""
+
+    def measure(self, clips: Tensor, indices: Sequence[int]) -> dict[str, float]:
+        """Validation clips (b, t, 3, h, w) as the network made them."""
         ...
 
 

@@ -52,8 +52,8 @@ def lora_weights(named: Mapping[str, Tensor], config: LoraConfig) -> dict[str, T
     """`diffusion_model.<key>.lora_A/B.weight` and `.alpha` from the network's own names."""
     out: dict[str, Tensor] = {}
     for name, weight in named.items():
-        if is_lora(name):
-            module, side = re.fullmatch(rf"(.+)\.lora_([AB])\.{ADAPTER}\.weight", name).groups()
+        if (match := re.fullmatch(rf"(.+)\.lora_([AB])\.{ADAPTER}\.weight", name)) is not None:
+            module, side = match.groups()
             out[f"{TARGET}{module}.lora_{side}.weight"] = weight
             out[f"{TARGET}{module}.alpha"] = torch.tensor(float(config.alpha))
     return out

@@ -16,9 +16,10 @@ from ...model_patches.checkpoints.foreign_config import weight_files
 from ...model_patches.checkpoints.warm_start import check_extends, extend
 from ...model_patches.dtypes import DTYPES
 from ...model_patches.network.parts import part_of
-from ...pipelines.bundle import DEMO, load_vae
+from ...pipelines.bundle import DEMO
 from ...pipelines.encoders import ImageEncoder, TextEncoder
 from ..checks import check_continuation, encoders_of
+from ..codec import Codec, open_codec
 from ..config import RunConfig, VideoStageConfig
 from ..start import Start
 from ..tiny_world.encoders import BOTH_LENGTH, image_encoder, motion_encoder, text_encoder
@@ -37,7 +38,7 @@ class Network:
 
 def start(config: RunConfig, origin: Start, say: Callable[[str], object] = print) -> Network:
     """The network of the first stage: fresh, or equal at its start to the file and patches the run names."""
-    stage, given = config.stages[0], config.start
+    stage, given = config.video_stages[0], config.start
     torch.manual_seed(config.seed)
     if given.network is None:
         if given.patches:
@@ -59,7 +60,7 @@ def start(config: RunConfig, origin: Start, say: Callable[[str], object] = print
 def _validate_stages(config: RunConfig, source: UNetConfig | None) -> None:
     """Every stage's network, without its weights: a mistake in the last stage is told before the first begins."""
     before = None
-    for stage in config.stages:
+    for stage in config.video_stages:
         source = stage.model.network(source)
         if before is not None:
             check_extends(before, source)
@@ -74,7 +75,8 @@ def _validate_stages(config: RunConfig, source: UNetConfig | None) -> None:
 
 def advance(network: Network, config: RunConfig, stage: int) -> Network:
     """The network of the next stage, equal at its start to the last one's."""
-    before, after = config.stages[stage - 1], config.stages[stage]
+    stages = config.video_stages
+    before, after = stages[stage - 1], stages[stage]
     touched = trainable(network.unet, before)
     untouched = network.untouched - touched
     wanted = after.model.network(network.unet.config)
@@ -146,7 +148,7 @@ FRESH = {"text": text_encoder, "motion": motion_encoder, "image": image_encoder}
 
 def make_encoder(
     config: RunConfig, name: str, network: UNetConfig, origin: Start | None = None, length: int | None = None
-) -> nn.Module:
+) -> TextEncoder | ImageEncoder:
     """A fresh one, which trains, as it is or as the run of `origin` left it; or a frozen folder's.
 
     length: tokens of a fresh text encoder, where they are known already.
@@ -162,22 +164,36 @@ def make_encoder(
             origin.teach(name, encoder)
         _check_width(name, encoder.width, network)
         return encoder
-    options = encoder_options(config, name, network)
-    encoder = (ImageEncoder if name == "image" else TextEncoder).load(where, dtype=DTYPES[config.precision], **options)
+    dtype = DTYPES[config.precision]
+    if name == "image":
+        encoder = ImageEncoder.load(where, features=image_features(config, network), dtype=dtype)
+    else:
+        encoder = TextEncoder.load(where, layer=text_layer(config, name), dtype=dtype)
     _check_width(name, encoder.width, network)
     return encoder.eval().requires_grad_(False)
 
 
+def text_layer(config: RunConfig, name: str) -> str:
+    """Which layer of a text encoder, "text" or "motion", is read."""
+    return config.encoders.text_layer if name == "text" else "last"
+
+
+def image_features(config: RunConfig, network: UNetConfig) -> str:
+    """What is read of the image encoder, by a network that has a projector for it."""
+    assert network.image_projector is not None  # else it reads no image encoder (encoders_of)
+    reads, features = network.image_projector.reads, config.encoders.image_features
+    if features is not None and (features == "pooled") != (reads == "pooled"):
+        raise TrainingError(
+            f"encoders.image_features is {features!r}, and this network's projector reads {reads!r}; leave it out."
+        )
+    return features or reads
+
+
 def encoder_options(config: RunConfig, name: str, network: UNetConfig) -> dict[str, str]:
-    """Which layer of an encoder is read."""
+    """What a bundle says of an encoder beside its path."""
     if name == "image":
-        reads, features = network.image_projector.reads, config.encoders.image_features
-        if features is not None and (features == "pooled") != (reads == "pooled"):
-            raise TrainingError(
-                f"encoders.image_features is {features!r}, and this network's projector reads {reads!r}; leave it out."
-            )
-        return {"features": features or reads}
-    return {"layer": config.encoders.text_layer} if name == "text" else {}
+        return {"features": image_features(config, network)}
+    return {"layer": text_layer(config, name)} if name == "text" else {}
 
 
 def encoder_marks(config: RunConfig) -> dict[str, str]:
@@ -201,7 +217,8 @@ def _mark(path: Path) -> str:
 
 def external_parts(config: RunConfig, network: UNetConfig) -> dict[str, str | dict]:
     """Entries of a bundle for the parts a run did not make: they stay where they are, by path."""
-    given, entries = config.encoders, {}
+    given = config.encoders
+    entries: dict[str, str | dict] = {}
     if given.codec != "demo":
         entries["codec"] = str(Path(given.codec).resolve())
     for name in encoders_of(network):
@@ -223,12 +240,11 @@ def _check_width(name: str, width: int, network: UNetConfig) -> None:
         )
 
 
-def make_codec(config: RunConfig, network: UNetConfig) -> nn.Module:
-    where = config.encoders.codec
-    codec = load_vae(DEMO / "codec.safetensors" if where == "demo" else Path(where))
+def make_codec(config: RunConfig, network: UNetConfig) -> Codec:
+    codec = open_codec(config)
     if codec.latent_channels != network.in_channels:
         raise TrainingError(
             f"encoders.codec makes {codec.latent_channels} latent channels, the network takes {network.in_channels}; "
             "choose the codec (VAE) it was made for."
         )
-    return codec.eval().requires_grad_(False)
+    return codec

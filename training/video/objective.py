@@ -8,16 +8,18 @@ same however many processes and rounds share it, and a resumed run draws what th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, overload
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ...model_patches import Conditions
+from ...model_patches import Conditions, VideoUNet
 from ...schedulers import NoiseSchedule, min_snr_weights, snr
 from ..batch import Batch
+from ..codec import Codec
 from ..config import DropoutConfig, LossConfig
 from ..random import generator
 
@@ -74,6 +76,14 @@ def draw(
     return Draws(torch.stack(t), torch.stack(noise), *torch.tensor(drops).unbind(1), *more)
 
 
+@dataclass(frozen=True)
+class Frozen:
+    """Parts that do not train: no module, so that nothing shards, averages or saves them with what does."""
+
+    codec: Codec
+    encoders: Mapping[str, nn.Module]
+
+
 class DiffusionObjective(nn.Module):
     """The network, the encoders that train with it, and the frozen ones, as one module with the loss as its output.
 
@@ -83,9 +93,9 @@ class DiffusionObjective(nn.Module):
 
     def __init__(
         self,
-        unet: nn.Module,
-        codec: nn.Module,
-        encoders: dict[str, nn.Module],
+        unet: VideoUNet,
+        codec: Codec,
+        encoders: Mapping[str, nn.Module],
         loss: LossConfig,
         dropout: DropoutConfig,
         grey: Tensor | None = None,
@@ -94,12 +104,11 @@ class DiffusionObjective(nn.Module):
         trains = {k: any(p.requires_grad for p in m.parameters()) for k, m in encoders.items()}
         self.unet = unet
         self.trained = nn.ModuleDict({k: m for k, m in encoders.items() if trains[k]})
-        # A plain dict: frozen parts are no weights of this module, so nothing shards, averages or saves them.
-        self.frozen = {"codec": codec, **{k: m for k, m in encoders.items() if not trains[k]}}
+        self.frozen = Frozen(codec, {k: m for k, m in encoders.items() if not trains[k]})
         self.loss, self.dropout, self.grey = loss, dropout, grey
 
     def encoder(self, name: str) -> nn.Module | None:
-        return self.trained[name] if name in self.trained else self.frozen.get(name)
+        return self.trained[name] if name in self.trained else self.frozen.encoders.get(name)
 
     def forward(self, batch: Batch, draws: Draws, schedule: NoiseSchedule) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (a scalar) and its parts, means over the clips."""
@@ -143,8 +152,9 @@ class DiffusionObjective(nn.Module):
             error = error * weights[draws.t.cpu()].to(error)
         total = error.mean()
         parts = {"diffusion": total.detach()}
-        if with_flow:
-            moved = flow_loss(flow, batch.flow / self.loss.flow_scale, batch.flow_weight)
+        if flow is not None:
+            true, weight = batch.moves
+            moved = flow_loss(flow, true / self.loss.flow_scale, weight)
             parts["flow"] = moved.detach()
             total = total + self.loss.flow_weight * moved
         return total, parts
@@ -153,15 +163,21 @@ class DiffusionObjective(nn.Module):
         """(b*t, c, h, w) float32 and t."""
         if batch.latents is not None:
             return batch.latents.flatten(0, 1).float(), batch.latents.shape[1]
-        return self.encoded(batch.frames.flatten(0, 1)), batch.frames.shape[1]
+        return self.encoded(batch.pixels.flatten(0, 1)), batch.pixels.shape[1]
 
     def encoded(self, pixels: Tensor) -> Tensor:
         """Pictures (n, 3, h, w) in [0, 1] -> latents, float32."""
-        codec = self.frozen["codec"]
+        codec = self.frozen.codec
         pixels = pixels.to(next(codec.parameters())) * 2 - 1
         # Out of a mixed-precision context: a VAE in half precision leaves marks in what the network learns.
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
             return codec.encode(pixels).float()
+
+    @overload
+    def tokens(self, name: Literal["text"], captions: list[str] | Tensor) -> Tensor: ...  # every network reads it
+
+    @overload
+    def tokens(self, name: str, captions: list[str] | Tensor | None) -> Tensor | None: ...
 
     def tokens(self, name: str, captions: list[str] | Tensor | None) -> Tensor | None:
         encoder = self.encoder(name)
@@ -195,6 +211,7 @@ class DiffusionObjective(nn.Module):
         features = features.float()  # a cache keeps half precision
         here = drop.reshape(-1, *[1] * (features.ndim - 1))
         if self.dropout.image_means == "grey":
+            assert self.grey is not None  # it was made when the stage began
             return self.unet.project_image(torch.where(here, self.grey.to(features), features))
         return self.unet.project_image(features).masked_fill(drop[:, None, None], 0)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,13 @@ from ...model_patches import UNetConfig, VideoUNet
 from ...model_patches.checkpoints.save import save_patch, save_unet
 from ...model_patches.dtypes import DTYPES
 from ...pipelines.bundle import Bundle, Defaults, save_bundle
+from ...pipelines.encoders import ImageEncoder, TextEncoder
 from ...schedulers import NoiseSchedule
 from ..batch import Batch, Bucket
 from ..checkpoint import Checkpoint, disk_errors
 from ..checks import encoders_of
+from ..codec import Codec
+from ..config import VideoStageConfig
 from ..data.mix import BatchPlan
 from ..data.source import Source
 from ..encode import FrozenEncoders
@@ -32,13 +36,17 @@ from .objective import Continued, DiffusionObjective, Draws, draw
 from .prompts import Asked, read_prompts
 from .validation import Validation
 
+Encoders = dict[str, TextEncoder | ImageEncoder]  # "text", "motion", "image"
 
-class VideoTask(Task):
+
+class VideoTask(Task[DiffusionObjective]):
     """Diffusion (FD Eq. 7) with PredictNet's flow beside it (FD Eq. 4), stage by stage."""
 
     headline = "diffusion"
+    stage: VideoStageConfig
+    codec: Codec
 
-    def build(self, index: int, found: Checkpoint | None) -> Stage:
+    def build(self, index: int, found: Checkpoint | None) -> Stage[DiffusionObjective]:
         config = self.config
         origin = Start(config.start)  # read once, and let go of
         network = models.start(config, origin, self.run.say if found is None else lambda text: None)
@@ -53,11 +61,11 @@ class VideoTask(Task):
             load_weights(found.tensors("weights"), own)
             if index > found.stage:
                 network = models.advance(network, config, index)
-                freeze_at_average(found, network.unet, models.trainable(network.unet, config.stages[index]))
-        self.stage = config.stages[index]
+                freeze_at_average(found, network.unet, models.trainable(network.unet, config.video_stages[index]))
+        self.stage = config.video_stages[index]
         return self._stage(network, encoders)
 
-    def _stage(self, network: models.Network, encoders: dict[str, nn.Module]) -> Stage:
+    def _stage(self, network: models.Network, encoders: Encoders) -> Stage[DiffusionObjective]:
         stage, config, device = self.stage, self.config, self.run.device
         learns = models.trainable(network.unet, stage)
         models.set_trainable(network.unet, stage, config.precision, network.untouched)
@@ -80,8 +88,8 @@ class VideoTask(Task):
         return Stage(objective, saved, sources, validation, stills)
 
     def _open(
-        self, network: UNetConfig, encoders: dict[str, nn.Module]
-    ) -> tuple[dict[str, Source], list[Asked], dict[str, Tensor]]:
+        self, network: UNetConfig, encoders: Encoders
+    ) -> tuple[Mapping[str, Source], list[Asked], dict[str, Tensor]]:
         """The stage's sources, its prompts, and tokens of the empty caption where captions come as tokens. With a cache
         the frozen encoders are let go of when it is full."""
         frozen, empty, stage, run = None, {}, self.stage, self.run
@@ -98,7 +106,7 @@ class VideoTask(Task):
             rank=run.rank,
             world=run.world,
             first=run.accelerator.main_process_first,
-            readers={n: encoders[n] for n in ("text", "motion") if n in encoders},
+            readers={n: e for n, e in encoders.items() if isinstance(e, TextEncoder)},
             say=run.say,
         )
         made_up = any(None in source.counts.values() for source in sources.values())
@@ -107,7 +115,7 @@ class VideoTask(Task):
             encoders.clear()
         return sources, prompts, empty
 
-    def _takes_stills(self, learns: set[str], encoders: dict[str, nn.Module], sources: dict[str, Source]) -> bool:
+    def _takes_stills(self, learns: set[str], encoders: Encoders, sources: Mapping[str, Source]) -> bool:
         """Whether a still image teaches anything in this stage; if not and there are some, says so."""
         trained = any(p.requires_grad for e in encoders.values() for p in e.parameters())
         takes = trained or models.learns_from_stills(learns)
@@ -116,7 +124,7 @@ class VideoTask(Task):
         return takes
 
     @torch.no_grad()
-    def _grey(self, encoders: dict[str, nn.Module], network: UNetConfig) -> Tensor | None:
+    def _grey(self, encoders: Encoders, network: UNetConfig) -> Tensor | None:
         """Features of a grey picture, where that is what a left-out image means."""
         encoder = encoders.get("image")
         if self.stage.dropout.image_means != "grey" or encoder is None:
@@ -163,14 +171,14 @@ class VideoTask(Task):
         own = {n.removeprefix("unet."): w for n, w in weights.items() if n.startswith("unet.")}
         unet.load_state_dict(own, assign=True)
         unet.schedule = self.stage.noise.to_dict()
-        encoders = {n: objective.encoder(n) for n in models.FRESH if objective.encoder(n) is not None}
+        encoders = {n: e for n in models.FRESH if (e := objective.encoder(n)) is not None}
         for name in objective.trained:
             prefix = f"trained.{name}."
             length = getattr(objective.trained[name], "length", None)
-            encoders[name] = models.make_encoder(self.config, name, unet.config, length=length)
-            encoders[name].to(self.run.device)
+            encoder = models.make_encoder(self.config, name, unet.config, length=length).to(self.run.device)
             own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
-            encoders[name].load_state_dict(own, strict=False)
+            encoder.load_state_dict(own, strict=False)
+            encoders[name] = encoder
         stage = self.stage
         made = DiffusionObjective(unet, self.codec, encoders, stage.loss, stage.dropout, objective.grey)
         return made.requires_grad_(False).eval()
@@ -216,5 +224,8 @@ class VideoTask(Task):
             steps=output.validation_steps,
             guidance_scale=output.guidance_scale,
         )
-        text, motion, image = (result.encoder(name) for name in ("text", "motion", "image"))
+        # None where a cache was filled and they were let go of: then the bundle names their folders (external_parts).
+        text = cast("TextEncoder", result.encoder("text"))
+        motion = cast("TextEncoder | None", result.encoder("motion"))
+        image = cast("ImageEncoder | None", result.encoder("image"))
         return Bundle(result.unet, self.codec, text, motion, image, stage.noise, defaults, "run")

@@ -7,7 +7,7 @@ truth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from ...pipelines.media.sheets import comparison_sheet, spaced, video_grid
 from ...pipelines.sampling import Prompt, sample
 from ..batch import Batch, Bucket
 from ..config import OutputConfig, VideoStageConfig
-from ..data.source import Source
+from ..data.source import Example, Measuring, Source
 from ..random import generator
 from .objective import DiffusionObjective, Draws
 from .prompts import Asked
@@ -38,9 +38,12 @@ class Validation:
     empty: tokens of the empty caption by encoder, where captions come as tokens.
     """
 
+    source: Source  # of the examples, where there are any
+    bucket: Bucket
+
     def __init__(
         self,
-        sources: dict[str, Source],
+        sources: Mapping[str, Source],
         stage: VideoStageConfig,
         output: OutputConfig,
         empty: dict[str, Tensor],
@@ -48,7 +51,7 @@ class Validation:
         prompts: Sequence[Asked] = (),
     ) -> None:
         self.stage, self.output, self.empty, self.seed, self.prompts = stage, output, empty, seed, prompts
-        self.source, self.bucket, self.examples = None, None, []
+        self.examples: list[Example] = []
         for source in sources.values():
             examples = source.examples(output.validation_clips)
             if examples:
@@ -146,7 +149,7 @@ class Validation:
             "first_frame_psnr": psnr(clips[:, 0], true[:, 0]).mean().item(),
             "video_psnr": psnr(clips, true).mean().item(),
         }
-        if hasattr(self.source, "measure"):
+        if isinstance(self.source, Measuring):
             scores |= self.source.measure(clips, [e.index for e in self.examples])
         return scores
 
@@ -160,7 +163,7 @@ class Validation:
         self, objective: DiffusionObjective, batch: Batch, bucket: Bucket, noise_of: Sequence[tuple]
     ) -> tuple[Tensor, Tensor]:
         """(b, t, 3, h, w) in [0, 1] made, and the true ones, as the codec shows them. noise_of: each clip's seed."""
-        unet, codec = objective.unet, objective.frozen["codec"]
+        unet, codec = objective.unet, objective.frozen.codec
         latents, frames = objective.latents(batch)
         shape = latents.shape[1:]
         keep = torch.zeros(len(batch), dtype=torch.bool, device=latents.device)
@@ -207,7 +210,9 @@ class Validation:
         if name in self.empty:
             device = next(objective.unet.parameters()).device
             return self.empty[name].to(device).expand(len(captions), -1, -1)
-        return objective.encoder(name)(captions)
+        encoder = objective.encoder(name)
+        assert encoder is not None  # one that was let go of has left its tokens in `empty`
+        return encoder(captions)
 
     def _rows(self) -> list[list[int]]:
         rows = list(range(len(self.examples)))
@@ -218,6 +223,6 @@ def _latent_shape(batch: Batch, objective: DiffusionObjective) -> tuple[int, ...
     """(t, c, h, w) of one clip."""
     if batch.latents is not None:
         return tuple(batch.latents.shape[1:])
-    codec = objective.frozen["codec"]
-    _, t, _, h, w = batch.frames.shape
+    codec = objective.frozen.codec
+    _, t, _, h, w = batch.pixels.shape
     return t, codec.latent_channels, h // codec.downscale, w // codec.downscale
