@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from ..libraries import fault
 from ..model_patches.checkpoints.files import whole
@@ -28,17 +30,17 @@ class Log:
 
                     self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else 0)
                 else:
-                    import wandb
-
-                    self.wandb = wandb.init(project="dreamfactory", dir=str(folder), name=folder.name, resume="allow")
+                    self.wandb = _wandb().init(
+                        project="dreamfactory", dir=str(folder), name=folder.name, resume="allow"
+                    )
             except Exception as error:
                 found = fault(error, name)
                 if found is None:
                     raise
                 say(f"{found}. Until then numbers go to {METRICS} alone")
 
-    def write(self, step: int, **groups: Mapping[str, float] | float) -> None:
-        """groups: numbers, or tables of numbers, by name."""
+    def write(self, step: int, **groups: Mapping[str, float] | float | str) -> None:
+        """groups: numbers, or tables of numbers, by name; texts are for METRICS alone."""
         try:
             self.file.write(json.dumps({"step": step, **groups}) + "\n")
             self.file.flush()
@@ -66,9 +68,7 @@ class Log:
             with Image.open(path) as image:
                 self.board.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
         if self.wandb is not None:
-            import wandb
-
-            self.wandb.log({name: wandb.Image(str(path))}, step=step)
+            self.wandb.log({name: _wandb().Image(str(path))}, step=step)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # told already
@@ -77,6 +77,11 @@ class Log:
             self.board.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def _wandb() -> ModuleType:
+    """Weights & Biases, which is no library of ours: it may be there or not."""
+    return importlib.import_module("wandb")
 
 
 def read(path: Path) -> list[dict]:

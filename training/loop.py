@@ -141,7 +141,7 @@ def finish(trainer: Trainer) -> None:
     """The result in the run's folder, and a summary to look at."""
     made = trainer.result()
     failed = {name: of_every_process(trainer.accelerator, s.failures()) for name, s in trainer.sources.items()}
-    if trainer.main:
+    if made is not None:
         trainer.export(made, trainer.folder)
         out = trainer.task.save_bundle(made, trainer.folder)
         with disk.disk_errors(trainer.folder, "summary"):

@@ -113,4 +113,5 @@ class Average:
         for born in sorted(set(self.born.values())):
             names, age = [n for n, b in self.born.items() if b == born], step - born
             decay = min(self.decay, (1 + age) / (10 + age))
-            torch._foreach_lerp_([self.weights[n] for n in names], [named[n].detach() for n in names], 1 - decay)
+            averages, latest = [self.weights[n] for n in names], [named[n].detach() for n in names]
+            torch._foreach_lerp_(averages, latest, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]  # its only name

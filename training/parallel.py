@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import datetime
 import os
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError, reason
 from .config import RunConfig
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 # What FSDP shards by itself, where the launcher names nothing: the blocks that hold nearly all weights.
 SHARDED = ("SpatialTransformer", "TemporalTransformer", "ResBlock", "TemporalConv", "SwapAttention", "Resampler")
@@ -92,7 +96,7 @@ def prepare(made, module: nn.Module, optimizer: torch.optim.Optimizer):
     return made.prepare(module, optimizer)
 
 
-def _is_dtensor(tensor: Tensor) -> bool:
+def _is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)
@@ -100,7 +104,8 @@ def _is_dtensor(tensor: Tensor) -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """A weight or moment, whole, wherever its shards are. All processes must ask for it together."""
-    return tensor.detach().full_tensor() if _is_dtensor(tensor) else tensor.detach()
+    tensor = tensor.detach()
+    return tensor.full_tensor() if _is_dtensor(tensor) else tensor
 
 
 def spread_like(tensor: Tensor, like: Tensor) -> Tensor:

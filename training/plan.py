@@ -72,7 +72,7 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
     return x.shape[0], x.shape[1], x[0, 0].numel()
 
 
-def activations(config: UNetConfig, stage: StageConfig, dtype: torch.dtype, clips: int) -> int:
+def activations(config: UNetConfig, stage: VideoStageConfig, dtype: torch.dtype, clips: int) -> int:
     """Peak bytes of one round's forward and backward pass, beside weights and their gradients."""
     unet = VideoUNet(config, operations=_Autocast, attention=fused_attention, dtype=dtype, device="meta")
     if stage.model.lora is not None:
@@ -104,13 +104,14 @@ def activations(config: UNetConfig, stage: StageConfig, dtype: torch.dtype, clip
         t = torch.zeros(clips, dtype=torch.long, device="meta")
         output = unet(x, t, Conditions(text, **given), num_frames=frames, return_flow=with_flow)
         output = output if with_flow else (output,)
-        sum(o.float().square().mean() for o in output).backward()
+        first, *more = [o.float().square().mean() for o in output]
+        (first + sum(more)).backward()
     return max(0, live.peak - gradients)
 
 
 def plan(
     config: RunConfig,
-    stage: StageConfig,
+    stage: VideoStageConfig,
     network: UNetConfig,
     processes: int = 1,
     changed: frozenset[str] = frozenset(),
@@ -132,7 +133,7 @@ def plan(
     return _table(config, stage, trained, frozen, kept, clips, active, state)
 
 
-def plan_upscaler(config: RunConfig, stage: StageConfig, processes: int = 1) -> dict[str, float]:
+def plan_upscaler(config: RunConfig, stage: UpscalerStageConfig, processes: int = 1) -> dict[str, float]:
     """The same of a super-resolution stage."""
     clips = _clips(stage, processes)
     learns = upscaler.trained(stage)
@@ -196,9 +197,11 @@ def show(config: RunConfig, processes: int = 1) -> str:
     lines = [told] if told else []
     for stage, network in zip(config.stages, found, strict=True):
         data = stage.data
-        if network is None:
+        if isinstance(stage, UpscalerStageConfig):
             rows = plan_upscaler(config, stage, processes)
         else:
+            assert isinstance(stage, VideoStageConfig)
+            assert network is not None
             rows = plan(config, stage, network, processes, changed)
             if stage.model.lora is None:
                 changed |= models.trainable(VideoUNet(network, device="meta"), stage)

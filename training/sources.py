@@ -13,7 +13,7 @@ from ..pipelines.encoders import TextEncoder
 from .checkpoint import disk_errors
 from .config import RunConfig, SourceConfig, StageConfig
 from .data.captions import read_by, sentences
-from .data.source import Source
+from .data.source import FileSource, Source
 from .data.statistics import SHOWN, samples
 from .data.survey_page import Surveyed, write_page
 from .encode import FrozenEncoders
@@ -35,7 +35,7 @@ def open_sources(
     folder: Path | None = None,
     readers: Mapping[str, TextEncoder] | None = None,
     say: Callable[[str], object] = print,
-) -> dict[str, Source]:
+) -> Mapping[str, Source]:
     """The sources of a stage by name, encoded into the cache where it has one, with a report of them.
 
     network: None for super-resolution, which reads no captions and takes what has none.
@@ -46,7 +46,7 @@ def open_sources(
     rate = None if network is None or network.frame_rate_embedding == "off" else network.frame_rate_embedding
     merge_captions = network is not None and network.motion_text == "off"
     place = (folder or Path(config.output.folder) / "data") / stage.name
-    sources: dict[str, Source] = {}
+    sources: dict[str, TinySource | FileSource] = {}
     for name in list(stage.data.mix) or list(config.sources):
         given = config.sources[name]
         if network is None:
@@ -96,7 +96,7 @@ def open_sources(
 def _tell(
     config: RunConfig,
     stage: StageConfig,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, TinySource | FileSource],
     folder: Path,
     readers: Mapping[str, TextEncoder],
     say: Callable[[str], object],

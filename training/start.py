@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..model_patches import UNetConfig, VideoUNet, load_unet
 from ..model_patches.checkpoints.compose import apply_patch
+from ..model_patches.checkpoints.converters.report import Report
 from ..model_patches.checkpoints.files import read_header
 from ..model_patches.checkpoints.load import read_network
 from ..model_patches.network.presets import OVERRIDES, preset
@@ -87,6 +88,7 @@ class Start:
     def file(self) -> Path:
         """Of a run: its checkpoint's network. Raises TrainingError."""
         if self._checkpoint is None:
+            assert self.given.network is not None  # a start at random has no file, and is not asked for one
             path = Path(self.given.network)
             return path / UNET if path.is_dir() else path
         found = next((self._checkpoint / n for n in (UNET, UPSCALER) if (self._checkpoint / n).exists()), None)
@@ -115,7 +117,7 @@ class Start:
         if self.file.name == UPSCALER:
             raise TrainingError(f"start.network {self.given.network} is a run of super-resolution; name a video run.")
         unet = load_unet(self.file, overrides=self._overrides(say))
-        if unet.report is not None and unet.report.guessed:
+        if isinstance(unet.report, Report) and unet.report.guessed:
             say(
                 f"start.network {self.file} does not say which release it is ({' and '.join(unet.report.guessed)} are "
                 f"guessed); set start.release to one of {', '.join(OVERRIDES)}"
@@ -151,7 +153,9 @@ class Start:
 
     def _overrides(self, say: Callable[[str], object] = print) -> dict | None:
         """What a public file of this release does not say of itself."""
-        if self.given.release is not None and read_header(self.file).kind == "unet":
+        if self.given.release is None:
+            return None
+        if read_header(self.file).kind == "unet":
             config = read_header(self.file).config
             if config.first_frame_concat != preset(self.given.release).first_frame_concat:
                 say(f"start.release {self.given.release} is left aside: {self.file} says itself what it is")

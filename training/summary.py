@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..model_patches.checkpoints.files import whole
 from .logs import METRICS, read
@@ -59,7 +60,9 @@ def _curves(lines: list[dict], ends: list[int], headline: str, path: Path) -> Pa
     axes.plot(steps, _smooth(losses), color="tab:blue", label="training, smoothed")
     names = sorted(n for n in (checked[-1]["validation_loss"] if checked else {}) if n.startswith("loss"))
     for i, name in enumerate(names):
-        shade = {"color": "black", "linewidth": 2} if name == "loss" else {"color": plt.cm.viridis(i / len(names))}
+        shade: dict[str, Any] = (
+            {"color": "black", "linewidth": 2} if name == "loss" else {"color": plt.cm.viridis(i / len(names))}
+        )
         points = [(x["step"], x["validation_loss"][name]) for x in checked if name in x["validation_loss"]]
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"validation {name}", **shade)
     for step in ends:

@@ -11,7 +11,7 @@ from ..model_patches import UNetConfig, VideoUNet
 from ..pipelines.encoders import TextEncoder
 from . import plan
 from .checks import encoders_of
-from .config import RunConfig, StageConfig
+from .config import RunConfig, StageConfig, VideoStageConfig
 from .loop import check_places
 from .sources import PAGE, open_sources
 from .start import Start, settled
@@ -37,7 +37,7 @@ def survey(config: RunConfig, say: Callable[[str], object] = print) -> list[Path
             continue
         if len(config.stages) > 1:
             say(f"{stage.name}:")
-        reach = network.first_frame_reach if network is not None and stage.continuation.share else 0
+        reach = network.first_frame_reach if network is not None and _goes_on(stage) else 0
         data = replace(stage.data, frames=stage.data.frames + reach)
         readers = {} if network is None else _readers(config, network, say)
         sources = open_sources(
@@ -51,6 +51,7 @@ def survey(config: RunConfig, say: Callable[[str], object] = print) -> list[Path
 
 
 def _takes_stills(config: RunConfig, stage: StageConfig, network: UNetConfig) -> bool:
+    assert isinstance(stage, VideoStageConfig)  # it has a network
     unet = VideoUNet(network, device="meta")
     if stage.model.lora is not None:
         lora.inject(unet, stage.model.lora, config.seed)
@@ -61,8 +62,12 @@ def _takes_stills(config: RunConfig, stage: StageConfig, network: UNetConfig) ->
 def _data(stage: StageConfig, network: UNetConfig | None) -> tuple:
     """What decides on the clips of a stage, and what is told of them."""
     reads = None if network is None else (network.motion_text, network.frame_rate_embedding, network.first_frame_reach)
-    goes_on = network is not None and stage.continuation.share > 0
-    return repr(stage.data), stage.with_flow, reads, goes_on
+    return repr(stage.data), stage.with_flow, reads, _goes_on(stage)
+
+
+def _goes_on(stage: StageConfig) -> bool:
+    """Whether clips that go on from others are among those of a stage."""
+    return isinstance(stage, VideoStageConfig) and stage.continuation.share > 0
 
 
 def _readers(config: RunConfig, network: UNetConfig, say: Callable[[str], object]) -> dict[str, TextEncoder]:
@@ -73,10 +78,12 @@ def _readers(config: RunConfig, network: UNetConfig, say: Callable[[str], object
         if name == "image":
             continue
         if where == "fresh":
-            found[name] = models.make_encoder(config, name, network, Start(config.start))
+            encoder = models.make_encoder(config, name, network, Start(config.start))
+            assert isinstance(encoder, TextEncoder)
+            found[name] = encoder
             continue
         try:
-            found[name] = TextEncoder.load(where, weights=False, **models.encoder_options(config, name, network))
+            found[name] = TextEncoder.load(where, weights=False, layer=models.text_layer(config, name))
         except InputError as error:  # not downloaded yet, mostly
             say(f"encoders.{name}: captions that it would cut are not counted; {error}")
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cached_property
@@ -42,12 +42,13 @@ PATIENCE = 50  # steps in a row that fp16 may skip
 class Trainer:
     """A run in memory, at some step of some stage. `resume` or `setup_stage` comes first."""
 
-    task: Task
-    ddp_module: nn.Module | None  # the objective, as it is spread over processes
-    optimizer: torch.optim.Optimizer | None
+    task: Task[Any]
+    # Of the present stage:
+    ddp_module: nn.Module  # the objective, as it is spread over processes
+    optimizer: torch.optim.Optimizer
     average: Average | None
-    validation: Validation | None
-    sources: dict[str, Source]
+    validation: Validation[Any]
+    sources: Mapping[str, Source]
     mix: Mix
 
     def __init__(self, config: RunConfig, say: Callable[[str], object] = print, resume: bool = True) -> None:
@@ -63,7 +64,6 @@ class Trainer:
             config = of_every_process(self.accelerator, config)[0]
         self.config = config
         self.stage_index, self.stage_step, self.skipped = 0, 0, 0
-        self.ddp_module = self.optimizer = self.average = self.validation = None
         for i, stage in enumerate(config.stages, start=1):
             if stage.optim.batch_size % (self.world * stage.optim.accumulate):
                 raise TrainingError(
@@ -133,7 +133,8 @@ class Trainer:
 
     def release_stage(self) -> None:
         """The last stage's network makes room for the next one's."""
-        self.ddp_module = self.optimizer = self.average = self.validation = None
+        for name in ("ddp_module", "optimizer", "average", "validation"):
+            vars(self).pop(name, None)
         self.accelerator.free_memory()
 
     def restore_optimizer_and_ema(self, found: disk.Checkpoint) -> None:
@@ -216,7 +217,9 @@ class Trainer:
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value / len(load)
         weights = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = whole(self.accelerator.clip_grad_norm_(weights, optim.clip or math.inf)).item()
+        clipped = self.accelerator.clip_grad_norm_(weights, optim.clip or math.inf)
+        assert clipped is not None  # DeepSpeed alone has none
+        norm = whole(clipped).item()
         self.skipped = 0 if math.isfinite(norm) else self.skipped + 1
         # In fp16 the scale of the loss is searched for: a step or a few without numbers are part of that.
         if self.skipped > (0 if self.accelerator.scaler is None else PATIENCE):
@@ -276,7 +279,7 @@ class Trainer:
         losses, scores, sheet, problem = {}, {}, None, None
         if self.validation:
             result = self.result()
-            if self.main:
+            if result is not None:
                 with self.accelerator.autocast():
                     device = self.accelerator.device
                     try:
@@ -307,7 +310,7 @@ class Trainer:
         """
         problem = [None]
         contents, result = self.state_dict(), self.result()
-        if self.main:
+        if result is not None:
             try:
                 self._write(contents, result)
             except TrainingError as error:

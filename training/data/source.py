@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from ...pipelines.media.decode import Unreadable
 from ..batch import Batch, Bucket
 from ..config import SourceConfig
 from .encode import Item
@@ -76,6 +78,7 @@ class FileSource(Source, Protocol):
     captions: int  # files that hold the words of others
     merge_captions: bool  # both captions are one
     forbid_upscaling: bool  # clips are what super-resolution is to come to
+    with_flow: bool
 
     def items(self) -> list[Item]:
         """Every clip, of training and validation."""
@@ -85,6 +88,14 @@ class FileSource(Source, Protocol):
         """A clip's "flow" and "weight", in latent pixels. Raises Unreadable."""
         ...
 
-    def leave_out(self, item: Item, error: Exception) -> None:
+    def leave_out(self, item: Item, error: Unreadable) -> None:
         """A clip that cannot be read after all."""
+        ...
+
+    def captions_for(self, kinds: Iterable[str]) -> dict[str, list[str]]:
+        """Of its clips, by the kind of caption: "text" or "motion"."""
+        ...
+
+    def write_report(self, folder: Path, say: Callable[[str], object] = print, **more: object) -> dict:
+        """Into a folder, with `more` in it; returns its numbers."""
         ...
