@@ -32,6 +32,8 @@ def activations(stage: UpscalerStageConfig, dtype: torch.dtype, clips: int) -> i
         made = learns["network"](small)
         loss = (made.float() - truth.float()).abs().mean()
         if stage.loss.gan_weight:
-            loss = loss + sum(gan(learns["discriminator"], made, truth))
+            judge = learns["discriminator"]
+            assert isinstance(judge, Discriminator)
+            loss = loss + sum(gan(judge, made, truth))
         loss.backward()
     return max(0, live.peak - gradients)

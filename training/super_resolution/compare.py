@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ...model_patches.upscaling.enlarge import Enlarger
 from ...model_patches.upscaling.sizes import bicubic
 from ...model_patches.upscaling.upscaler import Upscaler
+from ..codec import Codec
 from .degradation import downsize, through_codec
 from .measures import lanczos, measure
 
 Clips = Sequence[Tensor]
 
 
-def compare(upscaler: Upscaler, clips: Clips, codec: nn.Module | None, device: str = "cpu") -> dict[str, dict]:
+def compare(upscaler: Upscaler, clips: Clips, codec: Codec | None, device: str = "cpu") -> dict[str, dict]:
     """Means over clips (t, 3, h, w) in [0, 1], sides multiples of 32: {"ours": {"psnr": …}, "bicubic": …, …}.
 
     codec: what the small clip goes through; None: nothing.
@@ -44,7 +45,7 @@ def compare(upscaler: Upscaler, clips: Clips, codec: nn.Module | None, device: s
 
 
 @torch.no_grad()
-def made_small(clip: Tensor, scale: int, codec: nn.Module | None) -> Tensor:
+def made_small(clip: Tensor, scale: int, codec: Codec | None) -> Tensor:
     """The small clip as the upscaler gets it, in steps of 1/255 as in a file."""
     small = downsize(clip, scale)
     if codec is not None:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
+from ..codec import Codec
 from ..upscaler_config import LARGEST, DegradationConfig, PassConfig
 from .jpeg import jpeg
 from .kernels import between, draw_blur, draw_sinc, one_of
@@ -60,12 +61,12 @@ def draw_pass(config: PassConfig, generator: Generator) -> Pass:
 
 def fork(generator: Generator) -> Generator:
     """A generator of its own, for as many numbers as a clip's size asks for."""
-    return Generator().manual_seed(torch.randint(2**62, (), generator=generator).item())
+    return Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
 @torch.no_grad()
 def degrade(
-    clip: Tensor, config: DegradationConfig, generator: Generator, scale: int = 4, codec: nn.Module | None = None
+    clip: Tensor, config: DegradationConfig, generator: Generator, scale: int = 4, codec: Codec | None = None
 ) -> Tensor:
     """clip (t, 3, h, w) in [0, 1] -> (t, 3, h/scale, w/scale) in [0, 1], in steps of 1/255.
 
@@ -78,7 +79,7 @@ def degrade(
     passes, mode, rings, jpeg_last, coded, left = numbers
     with torch.autocast(clip.device.type, enabled=False):
         if passes < config.chance:
-            out = damaged(clip, first, clip.shape[-2:])
+            out = damaged(clip, first, _size(clip, 1))
             out = out if first.quality is None else jpeg(out, first.quality)
             out = damaged(out, second, size)
             # The last JPEG comes before or after resizing and low-pass; between these two it leaves bent lines.
@@ -142,13 +143,13 @@ def poisson_noise(clip: Tensor, drawn: Pass) -> Tensor:
     if drawn.grey:
         values = (values * torch.tensor([0.2989, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
     levels = (values * 255).round()
-    count = levels.byte().flatten().bincount().count_nonzero().item()
+    count = int(levels.byte().flatten().bincount().count_nonzero())
     n = 2 ** (count - 1).bit_length()
     counts = torch.poisson(levels * (n / 255), generator=drawn.noise)
     return (counts / n - levels / 255).to(clip) * drawn.strength
 
 
-def through_codec(clip: Tensor, codec: nn.Module, std: float, generator: Generator) -> Tensor:
+def through_codec(clip: Tensor, codec: Codec, std: float, generator: Generator) -> Tensor:
     """Encoded and decoded; std: of the noise on the latents, in units of their own."""
     height, width = clip.shape[-2:]
     pixels = F.pad(clip, (0, -width % codec.downscale, 0, -height % codec.downscale), mode="replicate") * 2 - 1

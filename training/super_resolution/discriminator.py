@@ -16,11 +16,13 @@ EPS = 1e-12
 class SpectralConv(nn.Module):
     """A convolution without bias whose weights have a largest singular value of about 1."""
 
+    u: Tensor  # left singular vector, so far
+
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
         self.weight = nn.Conv2d(inputs, outputs, kernel, bias=False).weight
         self.stride = stride
-        self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0))  # left singular vector, so far
+        self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0))
         self._found: tuple[int, Tensor, Tensor] | None = None  # of a step: its number, u and v
 
     def normalised(self, step: int) -> Tensor:
@@ -65,7 +67,10 @@ class Discriminator(nn.Module):
         """weights: of `normalised`. learns: whether gradients reach the discriminator itself, or only x."""
 
         def plain(layer: nn.Conv2d, x: Tensor) -> Tensor:
-            weight, bias = (layer.weight, layer.bias) if learns else (layer.weight.detach(), layer.bias.detach())
+            weight, bias = layer.weight, layer.bias
+            assert bias is not None
+            if not learns:
+                weight, bias = weight.detach(), bias.detach()
             return F.conv2d(x, weight, bias, padding=1)
 
         def spectral(group: str, i: int, x: Tensor) -> Tensor:

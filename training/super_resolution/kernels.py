@@ -28,7 +28,7 @@ def one_of(u: float, weights: dict[str, float]) -> str:
         left -= weight
         if left < 0:
             return name
-    return max(weights, key=weights.get)  # rounding left nothing
+    return max(weights, key=lambda name: weights[name])  # rounding left nothing
 
 
 def blur(kind: str, size: int, sigma: tuple[float, float], angle: float, beta: float) -> Tensor:
@@ -78,7 +78,8 @@ def draw_sinc(sizes: Sequence[int], generator: Generator) -> Tensor:
 def _grid(size: int) -> tuple[Tensor, Tensor]:
     """y and x of a kernel's pixels, (size, size) each, pixels from its centre."""
     at = torch.arange(size, dtype=torch.float64) - size // 2
-    return torch.meshgrid(at, at, indexing="ij")
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    return y, x
 
 
 def _finished(kernel: Tensor) -> Tensor:

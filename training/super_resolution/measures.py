@@ -34,8 +34,11 @@ def measure(ways: Mapping[str, Tensor], truth: Tensor) -> dict[str, dict[str, fl
     motion = with_flow(truth[None], True)
     scores = {}
     for name, made in ways.items():
-        scores[name] = {"psnr": psnr(made, truth).mean().item(), "ssim": ssim(made, truth, data_range=1.0).item()}
+        similarity = ssim(made, truth, data_range=1.0)
+        assert isinstance(similarity, Tensor)  # a pair only where its picture is asked for too
+        scores[name] = {"psnr": psnr(made, truth).mean().item(), "ssim": similarity.item()}
         if motion.flow is not None:
+            flow, valid = motion.moves
             for key, clip in (("warp_error", made), ("shimmer", made - truth)):
-                scores[name][key] = 255 * changes(clip[None], motion.flow, motion.flow_weight).item()
+                scores[name][key] = 255 * changes(clip[None], flow, valid).item()
     return scores

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...model_patches.upscaling.rcan import RCAN
 from ..batch import Batch
+from ..codec import Codec
 from ..config import UpscalerLossConfig
 from ..random import generator
 from ..upscaler_config import DegradationConfig
@@ -30,7 +31,7 @@ class SuperResolution(nn.Module):
         self,
         network: RCAN,
         discriminator: Discriminator | None,
-        codec: nn.Module,
+        codec: Codec,
         degradation: DegradationConfig,
         loss: UpscalerLossConfig,
     ) -> None:
@@ -42,13 +43,14 @@ class SuperResolution(nn.Module):
     def forward(self, batch: Batch, seeds: Sequence[tuple], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (a scalar) and its parts. batch.frames: (b, t, 3, h, w), the truth; seeds: of each clip's damage;
         batch.flow and flow_weight in pixels of the truth, where the temporal term counts."""
-        truth = batch.frames.flatten(0, 1)
-        made = self.network(self.damaged(batch.frames, seeds)).float()
+        clips = batch.pixels
+        truth = clips.flatten(0, 1)
+        made = self.network(self.damaged(clips, seeds)).float()
         total = (made - truth).abs().mean()
         parts = {"l1": total.detach()}
         if self.loss.temporal_weight and batch.flow is not None:
-            shape = batch.frames.shape
-            steady = temporal(made.view(shape), batch.frames, batch.flow, batch.flow_weight)
+            flow, valid = batch.moves
+            steady = temporal(made.view(clips.shape), clips, flow, valid)
             parts["temporal"] = steady.detach()
             total = total + self.loss.temporal_weight * steady
         if self.discriminator is not None:

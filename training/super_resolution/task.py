@@ -12,10 +12,10 @@ from ...errors import CheckpointError, TrainingError
 from ...model_patches.checkpoints.files import read_header, read_weights
 from ...model_patches.dtypes import DTYPES
 from ...model_patches.upscaling.rcan import RCAN, rcan_of, save_rcan, start_bilinear
-from ...pipelines.bundle import DEMO, load_vae
 from ..batch import Batch, Bucket
 from ..checkpoint import Checkpoint
-from ..config import RunConfig
+from ..codec import Codec, open_codec
+from ..config import RunConfig, UpscalerStageConfig
 from ..data.buckets import buckets_for
 from ..data.mix import BatchPlan
 from ..sources import open_sources
@@ -30,14 +30,16 @@ from .validation import Validation
 Seeds = list[tuple]
 
 
-class UpscalerTask(Task):
+class UpscalerTask(Task[SuperResolution]):
     """The absolute error, with a GAN and the change along the motion beside it (VF 4)."""
 
     headline = "l1"
+    stage: UpscalerStageConfig
+    codec: Codec
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        for stage in self.config.stages:
+        for stage in self.config.upscaler_stages:
             least = min(min(bucket.height, bucket.width) for bucket in buckets_for(stage.data))
             if stage.upscaler.patch > least:
                 raise TrainingError(
@@ -45,14 +47,12 @@ class UpscalerTask(Task):
                     f"clips of {least} pixels on their shorter side; choose a smaller patch, or aspect 'fixed'."
                 )
 
-    def build(self, index: int, found: Checkpoint | None) -> Stage:
+    def build(self, index: int, found: Checkpoint | None) -> Stage[SuperResolution]:
         config, run = self.config, self.run
         if getattr(run.accelerator.state, "fsdp_plugin", None) is not None:
             raise TrainingError("super-resolution networks are small: launch without FSDP, each GPU holds all of it.")
-        self.stage = stage = config.stages[index]
-        where = config.encoders.codec
-        self.codec = load_vae(DEMO / "codec.safetensors" if where == "demo" else Path(where)).eval()
-        self.codec.requires_grad_(False).to(run.device)
+        self.stage = stage = config.upscaler_stages[index]
+        self.codec = open_codec(config).to(run.device)
         objective = self._objective(start_network(config, run.say if found is None else lambda text: None))
         own = {**dict(objective.named_parameters()), **dict(objective.named_buffers())}
         load_weights(Start(config.start).learned if found is None else found.tensors("weights"), own)
@@ -87,7 +87,7 @@ class UpscalerTask(Task):
         """Squares cut from these rows' clips, one place a clip; with their flow, where it counts."""
         clips = []
         for row in rows:  # one by one: whole clips of this size are large
-            clip = plan.source.batch(plan.bucket, [plan.indices[row]], [False], [False]).frames[0]
+            clip = plan.source.batch(plan.bucket, [plan.indices[row]], [False], [False]).pixels[0]
             clips.append(cut(clip, self.stage.upscaler.patch, self.config.seed, step, row))
         patches = with_flow(torch.stack(clips), self.stage.loss.temporal_weight > 0)
         return patches, [(self.config.seed, step, row, "damage") for row in rows]
@@ -97,7 +97,9 @@ class UpscalerTask(Task):
 
     def result(self, objective: SuperResolution, weights: Mapping[str, Tensor]) -> SuperResolution:
         own = {n.removeprefix("network."): w.clone() for n, w in weights.items() if n.startswith("network.")}
-        made = SuperResolution(rcan_of(own), None, self.codec, self.stage.degradation, self.stage.loss)
+        network = rcan_of(own)
+        assert network is not None  # they are one's
+        made = SuperResolution(network, None, self.codec, self.stage.degradation, self.stage.loss)
         return made.requires_grad_(False).eval()
 
     def export(self, result: SuperResolution, folder: Path, title: str) -> None:
@@ -114,7 +116,7 @@ class UpscalerTask(Task):
 
 def start_network(config: RunConfig, say: Callable[[str], object]) -> RCAN:
     """Fresh, beginning as bilinear interpolation; or the file the run names."""
-    sizes, given = config.stages[0].upscaler, config.start
+    sizes, given = config.upscaler_stages[0].upscaler, config.start
     if given.patches:
         raise TrainingError("start.patches are of video networks; leave them out for super-resolution.")
     if given.network is None:
@@ -124,7 +126,7 @@ def start_network(config: RunConfig, say: Callable[[str], object]) -> RCAN:
         return network
     path = Start(given).file
     read_header(path)
-    network = rcan_of({n: w.float() for n, w in read_weights(path).items()}, path)
+    network = rcan_of({n: w.float() for n, w in read_weights(path).items()}, str(path))
     if network is None:
         raise TrainingError(f"start.network {given.network} is no RCAN; give a file of ours, or leave it out.")
     file = network.config

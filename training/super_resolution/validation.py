@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ...model_patches.upscaling.sizes import bicubic
 from ...pipelines.media.sheets import comparison, middle
 from ..config import OutputConfig, UpscalerStageConfig
-from ..data.source import Source
+from ..data.source import Example, Source
 from .measures import measure
 from .objective import SuperResolution
 
@@ -22,9 +23,13 @@ SHOWN = 8
 class Validation:
     """Validation clips of a stage: the middle square of each."""
 
-    def __init__(self, sources: dict[str, Source], stage: UpscalerStageConfig, output: OutputConfig, seed: int) -> None:
+    source: Source  # of the examples, where there are any
+
+    def __init__(
+        self, sources: Mapping[str, Source], stage: UpscalerStageConfig, output: OutputConfig, seed: int
+    ) -> None:
         self.stage, self.seed = stage, seed
-        self.source, self.examples = None, []
+        self.examples: list[Example] = []
         for source in sources.values():
             self.examples = source.examples(output.validation_clips)
             if self.examples:
@@ -63,6 +68,6 @@ class Validation:
     def _upscaled(self, objective: SuperResolution, device: torch.device, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """One clip's damaged, upscaled and true frames, (t, 3, h, w) on the CPU."""
         example = self.examples[number]
-        truth = middle(self.source.example_batch(example.bucket, [example.index]).frames[0], SIDE)
+        truth = middle(self.source.example_batch(example.bucket, [example.index]).pixels[0], SIDE)
         small = objective.damaged(truth[None].to(device), [(self.seed, "validation", number)])
         return small.cpu(), objective.network(small).float().clamp(0, 1).cpu(), truth
