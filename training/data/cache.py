@@ -44,7 +44,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     """CRC-32 of all numbers: finds what rots on a disk, at about a gigabyte a second."""
     found = 0
     for name in sorted(tensors):
-        found = zlib.crc32(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), found)
+        found = zlib.crc32(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
 
 

@@ -97,6 +97,7 @@ class Encodings:
         if kind == "flow":
             value = item.flow(frames, self.downscale)
         else:
+            assert encoders is not None  # flow alone is made without
             value = {kind: _kept(encoders.latents(frames) if kind == "latents" else encoders.image(frames[0]))}
         return value, self.cache.store(kind, self.keys(item)[kind], value, {"file": item.file.record.name})
 

@@ -49,7 +49,7 @@ class Mix:
         weights = []
         for source, _, count in self.entries:
             own = [n for s, _, n in self.entries if s is source]
-            total = len(own) if endless else sum(own)
+            total = len(own) if endless else sum(n or 0 for n in own)
             by_size = 1.0 if endless else float(total)
             share = shares.get(source.name, 0.0) if shares else by_size
             weights.append(share * (1 if count is None or endless else count) / total)

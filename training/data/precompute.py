@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ...errors import TrainingError
 from ...pipelines.media.decode import Unreadable
-from .encode import CAPTIONS, Encoders, Item
+from .encode import CAPTIONS, Encoders, Encodings, Item
 from .video_source import VideoSource
 
 FIRST_LOOK, LOOK_AGAIN = 4, 500  # clips after which the space that the others need is estimated
@@ -28,12 +28,13 @@ def encode_all(source: VideoSource, encoders: Encoders, rank: int = 0, world: in
         raise TrainingError(f"sources.{source.name} has no cache to encode into; set data.cache.")
     source.set_encoder_fingerprints(encoders.fingerprints)
     encodings = source.encodings
+    assert encodings is not None  # there is a cache
     for kind in CAPTIONS if rank == 0 else ():
         if kind in encodings.frozen and not source.cache.has(kind, encodings.caption_key(kind, "")):
             encodings.make_tokens(kind, "", encoders)
     todo = [(item, kinds) for item in source.items()[rank::world] if (kinds := encodings.lacking(item))]
     written = 0
-    with closing(_decoded(source, todo)) as clips:
+    with closing(_decoded(source, encodings, todo)) as clips:
         for done, (item, kinds, frames) in enumerate(tqdm(clips, desc, len(todo), disable=None, unit="clip"), start=1):
             for kind in kinds:
                 if kind in CAPTIONS:
@@ -50,7 +51,9 @@ def encode_all(source: VideoSource, encoders: Encoders, rank: int = 0, world: in
     source.encoders = None
 
 
-def _decoded(source: VideoSource, todo: Sequence[tuple[Item, list[str]]]) -> Iterator[tuple]:
+def _decoded(
+    source: VideoSource, encodings: Encodings, todo: Sequence[tuple[Item, list[str]]]
+) -> Generator[tuple, None, None]:
     """(item, kinds, frames) in order. Threads decode ahead and make the flow; unreadable clips come without kinds."""
 
     def work(entry: tuple[Item, list[str]]) -> tuple:
@@ -60,8 +63,8 @@ def _decoded(source: VideoSource, todo: Sequence[tuple[Item, list[str]]]) -> Ite
         except Unreadable as error:
             source.leave_out(item, error)
             return item, [], None
-        if "flow" in kinds:
-            source.encodings.make("flow", item, frames, None)
+        if frames is not None and "flow" in kinds:
+            encodings.make("flow", item, frames, None)
         return item, kinds, frames
 
     workers = max(1, source.data.workers)

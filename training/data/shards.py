@@ -124,13 +124,14 @@ def _records(shard: Path, label: str, samples: dict[str, dict[str, tarfile.TarIn
         for key, members in samples.items():
             kinds = {ending: media_of(Path(ending).suffix or ending) for ending in members}
             # The video where there is one: an image beside it is its thumbnail.
-            ending = next((e for kind in ("video", "image") for e in sorted(kinds) if kinds[e] == kind), None)
+            found = ((e, kind) for kind in ("video", "image") for e in sorted(kinds) if kinds[e] == kind)
+            ending, media = next(found, (None, None))
             for other, beside in members.items():
                 if other in CAPTIONS and ending is not None:
                     captions += 1
                 elif other != ending:
-                    left_out.append(LeftOut(f"{label}/{beside.name}", _why(kinds[other], ending and kinds[ending])))
-            if ending is None:
+                    left_out.append(LeftOut(f"{label}/{beside.name}", _why(kinds[other], media)))
+            if ending is None or media is None:
                 continue
             member = members[ending]
             name = f"{label}/{member.name}"
@@ -142,7 +143,7 @@ def _records(shard: Path, label: str, samples: dict[str, dict[str, tarfile.TarIn
                     continue
                 text = motion = ""
             suffix = Path(member.name).suffix.lower()
-            records.append(Record(name, shard, member.offset_data, member.size, kinds[ending], text, motion, suffix))
+            records.append(Record(name, shard, member.offset_data, member.size, media, text, motion, suffix))
     return Found(records, left_out, captions)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -76,13 +76,13 @@ def statistics(source: FileSource) -> dict:
     return found
 
 
-def quantiles(values: list[float]) -> dict[str, float]:
+def quantiles(values: Sequence[float]) -> dict[str, float]:
     """Least, 10 %, median, 90 % and largest."""
     names = ("least", "10 %", "median", "90 %", "largest")
     return {n: round(float(v), 3) for n, v in zip(names, np.quantile(values, (0, 0.1, 0.5, 0.9, 1)), strict=True)}
 
 
-def histogram(values: list[float]) -> list[list[float]]:
+def histogram(values: Sequence[float]) -> list[list[float]]:
     """Rows of (from, below, how many), of equal width; whole numbers where the values are."""
     if len(set(values)) == 1:
         return [[round(float(values[0]), 3), round(float(values[0]), 3), len(values)]]

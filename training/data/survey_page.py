@@ -119,7 +119,7 @@ def _cards(facts: Mapping) -> str:
     return "".join(cards)
 
 
-def _card(title: str, counts: Mapping[str, int] | Sequence[tuple[str, int]], about: str = "") -> str:
+def _card(title: str, counts: Mapping[str, float] | Sequence[tuple[str, float]], about: str = "") -> str:
     pairs = list(counts.items() if isinstance(counts, Mapping) else counts)
     most = max((n for _, n in pairs), default=0) or 1
     rows = "".join(
@@ -131,7 +131,7 @@ def _card(title: str, counts: Mapping[str, int] | Sequence[tuple[str, int]], abo
     return f'<div class="card"><h3>{escape(title)}</h3><table>{rows}</table>{told}</div>'
 
 
-def _bins(rows: Sequence[Sequence[float]]) -> list[tuple[str, int]]:
+def _bins(rows: Sequence[Sequence[float]]) -> list[tuple[str, float]]:
     """With as many digits as tell one from the next."""
     width = min((b - a for a, b, _ in rows), default=1) or 1
     digits = max(0, math.ceil(-math.log10(width)) + 1) if width < 1 or any(a % 1 for a, _, _ in rows) else 0

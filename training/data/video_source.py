@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -178,7 +178,7 @@ class VideoSource:
     def _batch(self, items: list[Item], bucket: Bucket, wanted: list[tuple[int, bool, bool]]) -> Batch:
         def row(item: Item, drop_text: bool, drop_motion: bool) -> dict:
             record = item.file.record
-            values = self._pixels(item)
+            values: dict[str, str | Tensor | None] = {**self._pixels(item)}
             values["text"] = self._caption("text", "" if drop_text else record.text)
             values["motion"] = self._caption("motion", "" if drop_motion else record.motion)
             values["frame_rate"] = self._frame_rate(item)
@@ -186,15 +186,17 @@ class VideoSource:
 
         rows = [self._readable(items, bucket, index, lambda i, d=drops: row(i, *d)) for index, *drops in wanted]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
+        text = _captions(columns["text"])
+        assert text is not None  # every network reads it
         return Batch(
-            text=_column(columns, "text"),
-            motion=_column(columns, "motion"),
-            frames=_column(columns, "frames"),
-            latents=_column(columns, "latents"),
-            image=_column(columns, "image"),
-            flow=_column(columns, "flow", torch.float32),
-            flow_weight=_column(columns, "weight", torch.float32),
-            frame_rate=_column(columns, "frame_rate"),
+            text=text,
+            motion=_captions(columns["motion"]),
+            frames=_stacked(columns, "frames"),
+            latents=_stacked(columns, "latents"),
+            image=_stacked(columns, "image"),
+            flow=_stacked(columns, "flow", torch.float32),
+            flow_weight=_stacked(columns, "weight", torch.float32),
+            frame_rate=_stacked(columns, "frame_rate"),
         )
 
     def _readable(self, items: list[Item], bucket: Bucket, index: int, make: Callable[[Item], dict]) -> dict:
@@ -235,7 +237,7 @@ class VideoSource:
 
     def flow_of(self, item: Item) -> dict[str, Tensor]:
         key = self.encodings.keys(item).get("flow") if self.encodings else None
-        cached = self.cache.load("flow", key) if key else None
+        cached = self.encodings.cache.load("flow", key) if self.encodings and key else None
         return item.flow(item.frames(), self.downscale) if cached is None else cached
 
     def _caption(self, kind: str, caption: str) -> str | Tensor | None:
@@ -301,8 +303,15 @@ def _by_bucket(items: Sequence[Item]) -> dict[Bucket, list[Item]]:
     return dict(found)
 
 
-def _column(columns: dict[str, list], name: str, dtype: torch.dtype | None = None) -> list[str] | Tensor | None:
+def _captions(rows: list) -> list[str] | Tensor | None:
+    """As they are, or their tokens; None where the network does not read them."""
+    if rows[0] is None:
+        return None
+    return rows if isinstance(rows[0], str) else torch.stack(rows)
+
+
+def _stacked(columns: Mapping[str, list], name: str, dtype: torch.dtype | None = None) -> Tensor | None:
     values = columns.get(name)
     if values is None or values[0] is None:
         return None
-    return values if isinstance(values[0], str) else torch.stack(values).to(dtype)
+    return torch.stack(values).to(dtype)

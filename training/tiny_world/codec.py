@@ -123,7 +123,7 @@ def freeze_encoder(codec: PatchAutoencoder, images: Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", required=True, help="where to write the .safetensors file")
     parser.add_argument("--minutes", type=float, default=CodecTraining.minutes, help="processor minutes")
     parser.add_argument("--seed", type=int, default=CodecTraining.seed)

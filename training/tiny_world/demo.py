@@ -78,7 +78,11 @@ def _show_prompts(sheet: Path, seed: int) -> None:
 
 def _animate(bundle: Bundle, images: Tensor | None, text: list[str], motion: list[str], seed: int) -> Tensor:
     with tqdm(total=bundle.defaults.steps, desc=f"making {len(text)} clips") as bar:
-        return animate(bundle, images, text, motion, Settings(seed=seed), on_step=lambda done, total: bar.update())
+
+        def on_step(done: int, total: int) -> None:
+            bar.update()
+
+        return animate(bundle, images, text, motion, Settings(seed=seed), on_step=on_step)
 
 
 def _enlarge(clips: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ def text_encoder(seed: int, length: int = TEXT_LENGTH) -> TextEncoder:
 
     start, end = "<|startoftext|>", "<|endoftext|>"
     tokenizer = _tokenizer(start, end, end, length)
+    ids = tokenizer.get_vocab()
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -54,9 +55,9 @@ def text_encoder(seed: int, length: int = TEXT_LENGTH) -> TextEncoder:
         num_attention_heads=HEADS,
         max_position_embeddings=length,
         projection_dim=WIDTH,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=ids[start],
+        eos_token_id=ids[end],
+        pad_token_id=ids[end],
     )
     torch.manual_seed(seed)
     return TextEncoder(CLIPTextModel(config), tokenizer, length)
@@ -66,7 +67,9 @@ def motion_encoder(seed: int) -> TextEncoder:
     """T5, width 64."""
     from transformers import T5Config, T5EncoderModel
 
-    tokenizer = _tokenizer(None, "</s>", "<pad>", MOTION_LENGTH)
+    end, pad = "</s>", "<pad>"
+    tokenizer = _tokenizer(None, end, pad, MOTION_LENGTH)
+    ids = tokenizer.get_vocab()
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=WIDTH,
@@ -76,10 +79,10 @@ def motion_encoder(seed: int) -> TextEncoder:
         num_heads=HEADS,
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
+        pad_token_id=ids[pad],
+        eos_token_id=ids[end],
+        decoder_start_token_id=ids[pad],  # pyright: ignore[reportCallIssue]  # a setting of every model's config
+        tie_word_embeddings=False,  # pyright: ignore[reportCallIssue]  # idem
     )
     torch.manual_seed(seed + 1)
     return TextEncoder(T5EncoderModel(config), tokenizer, MOTION_LENGTH)

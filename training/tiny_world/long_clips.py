@@ -43,7 +43,7 @@ def measure_long_clips(bundle: Bundle, count: int = 33, overlaps: Sequence[int] 
     specs = long_specs(count)
     text, motion = captions(specs, canonical=True)
     truth = render(specs, FRAMES, SIZE)
-    result = {"clips": len(specs), "frames": FRAMES}
+    result: dict = {"clips": len(specs), "frames": FRAMES}
     for overlap in overlaps:
         settings, made = Settings(frames=FRAMES, seed=1, context_overlap=overlap), []
         length, _ = seen_at_once(bundle, replace(settings, context_overlap=None), FRAMES)

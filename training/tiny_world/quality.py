@@ -58,7 +58,7 @@ def measure_bundle(checkpoint: str = "demo", count: int = 160) -> dict:
     def run(label: str, motion: list[str] | None = None, **changes) -> dict[str, float]:
         return score(animate_all(bundle, clips, motion or clips.motion, replace(settings, **changes), label))
 
-    result = run("as it is")
+    result: dict = run("as it is")
     shuffled = clips.motion[1:] + clips.motion[:1]
     result["baselines"] = {
         "copy_first_frame": score(clips.first_frames[:, None].expand(-1, frames, -1, -1, -1)),

@@ -15,7 +15,7 @@ from ..batch import Batch, Bucket
 from ..config import DataConfig
 from ..data.source import Example
 from ..data.statistics import Sample
-from .held_out import held_out
+from .held_out import HeldOut, held_out
 from .measure import MOVES, centroids, measure
 from .render import ClipSpec, coverage, flow, render
 from .world import DIRECTIONS, captions, sample_specs
@@ -48,16 +48,14 @@ class TinySource:
         )
         self.bucket = Bucket(1 if stills else data.frames, data.height, data.width)
         self.counts: dict[Bucket, int | None] = {self.bucket: None}
-        self._held_out = None
+        self._held_out: HeldOut | None = None
 
     def batch(
         self, bucket: Bucket, indices: Sequence[int], drop_text: Sequence[bool], drop_motion: Sequence[bool]
     ) -> Batch:
-        made = [self._clip(index) for index in indices]
-        specs = _concatenated([specs for specs, _, _ in made])
-        text = self._texts([t for _, t, _ in made], [m for _, _, m in made])
+        specs, text, motion = self._made(indices)
         text = ["" if drop else t for t, drop in zip(text, drop_text, strict=True)]
-        motion = ["" if drop else m for (_, _, m), drop in zip(made, drop_motion, strict=True)]
+        motion = ["" if drop else m for m, drop in zip(motion, drop_motion, strict=True)]
         return self._batch(specs, text, motion)
 
     def examples(self, count: int) -> list[Example]:
@@ -83,7 +81,7 @@ class TinySource:
         """Made-up clips have none."""
 
     def example_batch(self, bucket: Bucket, indices: Sequence[int]) -> Batch:
-        clips = self._held_out
+        clips = self._shown()
         text, motion = [clips.text[i] for i in indices], [clips.motion[i] for i in indices]
         return self._batch(self._specs(indices), self._texts(text, motion), motion)
 
@@ -95,12 +93,24 @@ class TinySource:
     def samples(self, count: int) -> list[Sample]:
         """The first clips, to look at."""
         rows = range(count)
-        clips = self.batch(self.bucket, rows, [False] * count, [False] * count)
-        return [Sample(self.clip_name(self.bucket, i), clips.text[i], clips.motion[i], clips.frames[i]) for i in rows]
+        specs, text, motion = self._made(rows)
+        frames = render(specs, self.bucket.frames, self.bucket.height)
+        return [Sample(self.clip_name(self.bucket, i), text[i], motion[i], frames[i]) for i in rows]
+
+    def _shown(self) -> HeldOut:
+        """What `examples` named."""
+        assert self._held_out is not None
+        return self._held_out
 
     def _specs(self, indices: Sequence[int]) -> ClipSpec:
         rows = torch.tensor(indices)
-        return ClipSpec(**{f.name: getattr(self._held_out.specs, f.name)[rows] for f in fields(ClipSpec)})
+        return ClipSpec(**{f.name: getattr(self._shown().specs, f.name)[rows] for f in fields(ClipSpec)})
+
+    def _made(self, indices: Sequence[int]) -> tuple[ClipSpec, list[str], list[str]]:
+        """Clips by number, and their captions: text and motion."""
+        made = [self._clip(index) for index in indices]
+        motion = [m for _, _, m in made]
+        return _concatenated([specs for specs, _, _ in made]), self._texts([t for _, t, _ in made], motion), motion
 
     def _clip(self, index: int) -> tuple[ClipSpec, str, str]:
         specs = sample_specs(1, torch.Generator().manual_seed(index), "train")

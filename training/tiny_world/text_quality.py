@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ...pipelines.bundle import Bundle
 from ...pipelines.image_to_video import Settings, animate
+from ..codec import Codec
 from .held_out import held_out
 from .render import SHAPES, ClipSpec, render
 from .source import colour_scores
@@ -42,7 +43,7 @@ def measure_text_bundle(bundle: Bundle, count: int = 160, guidance_scale: float 
         return {k: round(v, 4) for k, v in scores(made, clips.specs, judge).items()}
 
     made = make(clips.motion, "as it is")
-    result = score(made)
+    result: dict = score(made)
     result["baselines"] = {
         "another_caption": score(made.roll(1, 0)),
         "no_motion_caption": score(make([""] * count, "no motion caption")),
@@ -78,7 +79,7 @@ def shapes(clips: Tensor, judge: nn.Module) -> Tensor:
     return seen.mean(1).argmax(1)
 
 
-def train_judge(size: int, frames: int, codec: nn.Module, seed: int = 0, steps: int = STEPS) -> nn.Module:
+def train_judge(size: int, frames: int, codec: Codec, seed: int = 0, steps: int = STEPS) -> nn.Module:
     """A classifier of shapes, from true stills of every moment of a clip, every other batch through the codec."""
     rng, generator = torch.get_rng_state(), torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
