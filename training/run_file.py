@@ -15,7 +15,7 @@ from .settings import build, check_plain, known, merged, override
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]  # installed for Python 3.10 alone
 
 PRESETS = Path(__file__).parent / "presets"
 LOSSES = {VideoStageConfig: LossConfig, UpscalerStageConfig: UpscalerLossConfig}

@@ -20,7 +20,7 @@ from ..errors import TrainingError, nearest, shown
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]  # installed for Python 3.10 alone
 
 # In a dataclass: a text that names a file or folder, or stands for one ("demo", "fresh").
 UserPath = Annotated[str, "a path"]
