@@ -79,7 +79,7 @@ def _run_stage(trainer: Trainer, stop: Stop, log: Log | None, bar: tqdm, saved: 
     """The rest of the present stage; a checkpoint at its end. saved: step of the last one; returns the newest's."""
     output, stage = trainer.config.output, trainer.stage
     bar.set_description(stage.name)
-    marks = [(time.perf_counter(), trainer.step)]
+    moments = [(time.perf_counter(), trainer.step)]
     means = Means()
     for load in trainer.loads():
         means.loaded()
@@ -92,8 +92,8 @@ def _run_stage(trainer: Trainer, stop: Stop, log: Log | None, bar: tqdm, saved: 
             numbers, by_bucket, seconds = means.take()
             numbers = mean_over_processes(trainer.accelerator, numbers)
             by_bucket = mean_over_processes(trainer.accelerator, by_bucket)
-            marks = [*marks[-(PACE // output.log_every + 1) :], (time.perf_counter(), step)]
-            pace = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+            moments = [*moments[-(PACE // output.log_every + 1) :], (time.perf_counter(), step)]
+            pace = (moments[-1][1] - moments[0][1]) / (moments[-1][0] - moments[0][0])
             clips = pace * stage.optim.batch_size
             bar.set_postfix(loss=f"{numbers[trainer.task.headline]:.4f}", clips_per_s=f"{clips:.3g}")
             if log is not None:

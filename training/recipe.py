@@ -11,7 +11,7 @@ from .config import RunConfig
 from .run_file import from_dict
 
 
-def check_same(found: Checkpoint, config: RunConfig, origin: dict[str, str], encoder_marks: dict[str, str]) -> None:
+def check_same(found: Checkpoint, config: RunConfig, origin: Mapping[str, str], encoders: Mapping[str, str]) -> None:
     """Refuse to go on with another run's checkpoint."""
     if found.facts["origin"] != origin:
         raise TrainingError(
@@ -26,9 +26,9 @@ def check_same(found: Checkpoint, config: RunConfig, origin: dict[str, str], enc
         )
     begun = from_dict(found.config).to_dict()  # an older one lacks settings that came later
     saved, now = _recipe(begun, found.stage), _recipe(config.to_dict(), found.stage)
-    for name, mark in found.facts.get("encoders", {}).items():
+    for name, fingerprint in found.facts.get("encoders", {}).items():
         key = f"encoders.{name}"
-        if mark == encoder_marks[name]:  # the same, wherever it lies now
+        if fingerprint == encoders[name]:  # the same, wherever it lies now
             saved[key] = now[key]
         elif saved[key] == now[key]:
             raise TrainingError(
@@ -52,11 +52,11 @@ def check_same(found: Checkpoint, config: RunConfig, origin: dict[str, str], enc
 def changed_data(before: Mapping, now: Mapping) -> list[str]:
     """What of a run's data changed since its checkpoint, by source: "the captions of mine"."""
     found = []
-    for name, marks in now.items():
+    for name, fingerprints in now.items():
         old = before.get(name, {})
         old = {"clips": old} if isinstance(old, str) else old  # of checkpoints from before there were more
-        changed = [kind for kind, mark in marks.items() if kind in old and old[kind] != mark]
-        if "clips" in changed or (marks and not old):
+        changed = [kind for kind, is_now in fingerprints.items() if kind in old and old[kind] != is_now]
+        if "clips" in changed or (fingerprints and not old):
             changed = ["clips"]  # others have other captions, too
         found += [f"the {kind.partition(',')[0]} of {name}" for kind in changed]
     return found

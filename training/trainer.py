@@ -103,10 +103,10 @@ class Trainer:
         """Go to where the newest whole checkpoint stands, or to the beginning; whether there was one."""
         found = disk.newest(self.folder / disk.FOLDER, self.say)
         if found is not None:
-            recipe.check_same(found, self.config, self.origin, self.encoder_marks)
+            recipe.check_same(found, self.config, self.origin, self.encoder_fingerprints)
         self.setup_stage(found)
         if found is not None and found.stage == self.stage_index:
-            for changed in recipe.changed_data(found.facts["data"], self.data_marks):
+            for changed in recipe.changed_data(found.facts["data"], self.data_fingerprints):
                 self.say(f"{changed} have changed since step {found.step}; the run goes on with what is there")
         return found is not None
 
@@ -118,9 +118,9 @@ class Trainer:
             self.stage_index, self.stage_step = self.stage_index + 1, 0
         built = self.task.build(self.stage_index, found)
         self.sources, self.validation, self.saved = built.sources, built.validation, built.saved
-        self.data_marks = {n: getattr(s, "marks", {}) for n, s in built.sources.items()} if self.main else {}
+        self.data_fingerprints = {n: s.fingerprints() for n, s in built.sources.items()} if self.main else {}
         self.accelerator.wait_for_everyone()
-        self.begun_with = {"origin": self.origin, "encoders": self.encoder_marks}
+        self.begun_with = {"origin": self.origin, "encoders": self.encoder_fingerprints}
         named, optim = dict(built.objective.named_parameters()), self.stage.optim
         optimizer = make_optimizer({n: p for n, p in named.items() if p.requires_grad}, optim)
         objective = built.objective.to(self.accelerator.device)
@@ -163,8 +163,8 @@ class Trainer:
         return {Path(p).name: fingerprint(p) for p in paths}
 
     @cached_property
-    def encoder_marks(self) -> dict[str, str]:
-        return models.encoder_marks(self.config)
+    def encoder_fingerprints(self) -> dict[str, str]:
+        return models.encoder_fingerprints(self.config)
 
     # -- a step -----------------------------------------------------------------------------------------------
 
@@ -329,7 +329,7 @@ class Trainer:
         facts = {
             "stage_step": self.stage_step,
             "ends_stage": self.stage_done,
-            "data": self.data_marks,
+            "data": self.data_fingerprints,
             **self.begun_with,
             **({} if self.average is None else self.average.facts()),
             **state.optimizer_facts(self.optimizer),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Attention = Callable[..., Tensor]
+Weights = TypeVar("Weights", bound=nn.Module)
 
 # Kernels index the batch with 16 bits in places (xformers, flash, cuDNN); temporal attention has one row a pixel.
 MAX_ATTENTION_ROWS = 2**15 - 1
@@ -39,7 +41,7 @@ def math_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, transformer_opti
 
 def xformers_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, transformer_options: dict | None = None) -> Tensor:
     """xformers' memory-efficient attention."""
-    from xformers.ops import memory_efficient_attention
+    from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]  # for cards alone
 
     q, k, v = (rearrange(x, "b n (h d) -> b n h d", h=heads).contiguous() for x in (q, k, v))
     return rearrange(memory_efficient_attention(q, k, v), "b n h d -> b n (h d)")
@@ -59,15 +61,15 @@ class Factory:
     which cast and offload).
     """
 
-    def __init__(self, operations=nn, attention: Attention | str = "sdpa", dtype=None, device=None) -> None:
+    def __init__(self, operations: Any = nn, attention: Attention | str = "sdpa", dtype=None, device=None) -> None:
         self.operations = operations
         self.attention = ATTENTION[attention] if isinstance(attention, str) else attention
         self.where = {"dtype": dtype, "device": device}
 
-    def linear(self, inputs: int, outputs: int, bias: bool = True) -> nn.Module:
+    def linear(self, inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
         return self.operations.Linear(inputs, outputs, bias=bias, **self.where)
 
-    def conv(self, inputs: int, outputs: int, kernel: int | tuple[int, int] = 3, **kwargs) -> nn.Module:
+    def conv(self, inputs: int, outputs: int, kernel: int | tuple[int, int] = 3, **kwargs) -> nn.Conv2d:
         kwargs.setdefault("padding", kernel // 2 if isinstance(kernel, int) else tuple(k // 2 for k in kernel))
         return self.operations.Conv2d(inputs, outputs, kernel, **kwargs, **self.where)
 
@@ -82,7 +84,7 @@ class Factory:
         return nn.Parameter(torch.zeros(shape, **self.where))
 
 
-def zero(module: nn.Module) -> nn.Module:
+def zero(module: Weights) -> Weights:
     """Fill a module's weights with zeros: how every added branch starts (Zhang & Agrawala 2023)."""
     for weight in module.parameters():
         nn.init.zeros_(weight)

@@ -7,6 +7,7 @@ positions, PredictNet those of the decoder once more.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class UNetBlocks(nn.Module):
     """The branches of some positions, and how a layer at one of them runs."""
 
     gradient_checkpointing = False
+    output_blocks: Any  # an nn.ModuleList of nn.ModuleLists, which its type cannot say
 
     def __init__(self, config: UNetConfig, make: Factory, positions: tuple[Position, ...]) -> None:
         super().__init__()
@@ -91,7 +93,7 @@ class UNetBlocks(nn.Module):
                 self.conv_fusions[name] = Fusion(make, width)
             if attends and not plain_at_site:
                 self.attention_fusions[name] = Fusion(make, width)
-        if swaps and config.swap_attention != "off":
+        if site is not None and swaps and config.swap_attention != "off":
             query = {"spatial_query": "spatial", "temporal_query": "temporal"}.get(
                 config.swap_attention, ("spatial", "temporal")[site % 2]
             )
@@ -224,7 +226,7 @@ def _get(branches: nn.ModuleDict, name: str) -> nn.Module | None:
 def residual_layer(config: UNetConfig, make: Factory, position: Position) -> nn.ModuleList:
     """The spatial modules of a layer, in SD's order and indices."""
     width, embedding = position.channels, config.model_channels * 4
-    modules = [ResBlock(make, position.channels_in, width, embedding, config.norm_groups)]
+    modules: list[nn.Module] = [ResBlock(make, position.channels_in, width, embedding, config.norm_groups)]
     if position.spatial_attention:
         modules.append(spatial_transformer(config, make, width))
     if position.upsample:

@@ -220,7 +220,7 @@ class UNetConfig:
             if channels % self.norm_groups:
                 raise ConfigError(f"{channels} channels do not divide into norm_groups {self.norm_groups}.")
             divisor = self.num_heads or self.head_dim
-            if channels % divisor:
+            if divisor is not None and channels % divisor:
                 raise ConfigError(f"{channels} channels do not divide into heads of {divisor}.")
             if self.temporal_num_heads and channels % self.temporal_num_heads:
                 raise ConfigError(f"{channels} channels do not divide into {self.temporal_num_heads} temporal heads.")
@@ -269,7 +269,10 @@ class UNetConfig:
 
     def heads(self, channels: int) -> int:
         """Spatial attention heads at a width."""
-        return self.num_heads or channels // self.head_dim
+        if self.head_dim is not None:
+            return channels // self.head_dim
+        assert self.num_heads is not None  # one of the two is set
+        return self.num_heads
 
     def temporal_heads(self, channels: int) -> int:
         """Temporal attention heads at a width."""

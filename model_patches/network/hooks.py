@@ -121,7 +121,7 @@ class AttentionHooks:
         self.options = options
         self.patches, self.replacements = ((options or {}).get(name, {}) for name in ATTACHED)
         if self.patches or self.replacements:
-            self.extra = {**_unattached(options), "n_heads": heads, "dim_head": head_dim, "attn_precision": None}
+            self.extra = {**_unattached(options or {}), "n_heads": heads, "dim_head": head_dim, "attn_precision": None}
 
     def attend(self, name: str, attention, x: Tensor, context: Tensor | None = None, adapter=None) -> Tensor:
         """`attention` (a MultiHeadAttention called `name`) of x, with its patches and its replacement."""
@@ -146,11 +146,11 @@ class AttentionHooks:
         return x
 
     def _replacement(self, name: str):
-        block = (self.options or {}).get("block")
-        found = self.replacements.get(name)
+        options = self.options or {}
+        block, found = options.get("block"), self.replacements.get(name)
         if not found or block is None:
             return None
-        return found.get((*block, self.options.get("block_index", 0)), found.get(block))
+        return found.get((*block, options.get("block_index", 0)), found.get(block))
 
 
 def per_row(rows: Tensor, x: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ once per clip (`ImageProjector`), never inside the denoising loop.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
@@ -120,7 +122,8 @@ class Resampler(nn.Module):
                 make.linear(inner, dim, bias=False),
             )
 
-        self.layers = nn.ModuleList(
+        # Of nn.ModuleLists, which its type cannot say.
+        self.layers: Any = nn.ModuleList(
             nn.ModuleList([PerceiverAttention(make, dim, config.heads, config.head_dim), feed_forward()])
             for _ in range(config.depth)
         )

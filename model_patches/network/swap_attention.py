@@ -106,8 +106,9 @@ class SwapAttention(nn.Module):
     def _attend(self, query: Tensor, context: Tensor, options: dict | None, windows: str) -> Tensor:
         attn = self.attn
         q, k, v = attn.to_q(query), attn.to_k(context), attn.to_v(context)
-        whole = self.window is None or windows == "global"
-        window, shift = (q.shape[1:4], 0) if whole else (self.window, self.shift)
+        window, shift = self.window, self.shift
+        if window is None or windows == "global":
+            window, shift = (q.shape[1], q.shape[2], q.shape[3]), 0
 
         def attend(*tokens: Tensor) -> Tensor:
             return attn.attention(*tokens, attn.heads, transformer_options=options)

@@ -152,5 +152,5 @@ class TemporalSkip(nn.Module):
         self.gate = make.weight()
 
     def forward(self, t: Tensor, like: Tensor) -> Tensor:
-        t = F.adaptive_avg_pool3d(t[:, None], like.shape[1:])[:, 0]
+        t = F.adaptive_avg_pool3d(t[:, None], (like.shape[1], like.shape[2], like.shape[3]))[:, 0]
         return t * self.gate.to(t)

@@ -19,6 +19,7 @@ else lives in module dictionaries keyed by position (`layout.py`).
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -42,12 +43,13 @@ class VideoUNet(UNetBlocks):
 
     schedule: dict | None = None  # the noise schedule the weights were trained with, as plain data
     report: object | None = None  # what a conversion in memory did (converters.Report)
+    input_blocks: Any  # an nn.ModuleList of nn.ModuleLists, as output_blocks
 
     def __init__(
         self,
         config: UNetConfig,
         *,
-        operations=nn,
+        operations: Any = nn,
         attention: Attention | str = "sdpa",
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -138,11 +140,11 @@ class VideoUNet(UNetBlocks):
         x, temporal_skip = self.run(self._middle, x, temporal_skip, cond=cond)
         x = hooks.after_middle(x, latents, cond.timestep, cond.text, timesteps.flatten())
 
-        flow = None
+        flow: Tensor | None = None
         if return_flow:
             flow = self.predict_net(x, list(skips), temporal_skip, replace(cond, hooks=hooks.without_patches()))
         output = self.out(self.decode(x, skips, temporal_skip, cond))
-        return (output, flow) if return_flow else output
+        return output if flow is None else (output, flow)
 
     def project_image(self, features: Tensor) -> Tensor:
         """Image features of the vision encoder -> image tokens (b, n, image_token_dim); once per clip."""

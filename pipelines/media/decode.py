@@ -44,10 +44,23 @@ class Unreadable(ValueError):
 class Stored(Protocol):
     """Where a video or image lies: a file, or a stretch of one, as a member of a tar does."""
 
-    path: Path
-    offset: int  # of its first byte in `path`
-    size: int | None  # bytes from there; None: the whole file
-    media: str  # video | image
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def offset(self) -> int:
+        """Of its first byte in `path`."""
+        ...
+
+    @property
+    def size(self) -> int | None:
+        """Bytes from there; None: the whole file."""
+        ...
+
+    @property
+    def media(self) -> str:
+        """video | image"""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,11 +30,11 @@ def _alternatives(pattern: str) -> list[str]:
     """Braces as a shell and WebDataset read them; one without its partner is part of a name."""
     if "{" not in pattern:
         return [pattern]
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     try:
         return list(braceexpand(pattern, escape=False))  # a backslash parts folders on Windows
-    except UnbalancedBracesError:
+    except ValueError:  # UnbalancedBracesError
         return [pattern]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -31,6 +31,10 @@ class Source(Protocol):
 
     name: str
     counts: dict[Bucket, int | None]  # training clips of each bucket; None: endless
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """Of what a resumed run should find as it was, by what it is ("clips", "captions"); of made-up clips none."""
+        ...
 
     def batch(
         self, bucket: Bucket, indices: Sequence[int], drop_text: Sequence[bool], drop_motion: Sequence[bool]

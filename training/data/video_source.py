@@ -10,7 +10,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -128,8 +127,7 @@ class VideoSource:
         chosen = [choose_frames(file.probe, bucket.frames, fps, stride, w, windows) for w in range(windows)]
         return [Item(file, bucket, picks) for picks in dict.fromkeys(tuple(c) for c in chosen if c)]
 
-    @cached_property
-    def marks(self) -> dict[str, str]:
+    def fingerprints(self) -> dict[str, str]:
         """Of what trains and what is kept out: another one says that it changed since a checkpoint was written.
 
         Contents are told by a cache's hash of them, without a cache by length and both ends of each file.

@@ -50,6 +50,9 @@ class TinySource:
         self.counts: dict[Bucket, int | None] = {self.bucket: None}
         self._held_out: HeldOut | None = None
 
+    def fingerprints(self) -> dict[str, str]:
+        return {}
+
     def batch(
         self, bucket: Bucket, indices: Sequence[int], drop_text: Sequence[bool], drop_motion: Sequence[bool]
     ) -> Batch:

@@ -196,17 +196,17 @@ def encoder_options(config: RunConfig, name: str, network: UNetConfig) -> dict[s
     return {"layer": text_layer(config, name)} if name == "text" else {}
 
 
-def encoder_marks(config: RunConfig) -> dict[str, str]:
-    """What encoders hold, by name: the same one under another path has the same mark."""
+def encoder_fingerprints(config: RunConfig) -> dict[str, str]:
+    """What encoders hold, by name: the same one under another path has the same fingerprint."""
     found = {}
     for name in ("codec", "text", "motion", "image"):
         where = getattr(config.encoders, name)
         path = DEMO / "codec.safetensors" if where == "demo" else Path(where)
-        found[name] = _mark(path) if where != "fresh" and path.exists() else where
+        found[name] = _fingerprint(path) if where != "fresh" and path.exists() else where
     return found
 
 
-def _mark(path: Path) -> str:
+def _fingerprint(path: Path) -> str:
     """Of what is read of an encoder: its config, weights and words; what else lies in its folder does not count."""
     if not path.is_dir():
         return fingerprint(path)

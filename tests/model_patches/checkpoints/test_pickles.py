@@ -269,16 +269,16 @@ def test_a_run_notices_that_a_pickled_encoder_changed(tmp_path):
     from dataclasses import replace
 
     from dreamfactory.training.config import RunConfig
-    from dreamfactory.training.video.models import encoder_marks
+    from dreamfactory.training.video.models import encoder_fingerprints
 
     (tmp_path / "config.json").write_text("{}")
     torch.save(ONE, tmp_path / "pytorch_model.bin")
     config = RunConfig()
     config = replace(config, encoders=replace(config.encoders, motion=str(tmp_path)))
-    before = encoder_marks(config)["motion"]
-    assert encoder_marks(config)["motion"] == before
+    before = encoder_fingerprints(config)["motion"]
+    assert encoder_fingerprints(config)["motion"] == before
     torch.save({k: v + 1 for k, v in ONE.items()}, tmp_path / "pytorch_model.bin")
-    assert encoder_marks(config)["motion"] != before
+    assert encoder_fingerprints(config)["motion"] != before
 
 
 def test_a_vae_of_old_names(tmp_path):
