@@ -70,7 +70,7 @@ class PatchAutoencoder(nn.Module):
         self.downscale = patch = config.patch
         wide, thin, half = config.latent_width, config.detail_width, patch // 2
 
-        def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
+        def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
             padding = kernel // 2 if stride == 1 else 0
             return operations.Conv2d(inputs, outputs, kernel, stride, padding, dtype=dtype, device=device)
 
@@ -83,7 +83,7 @@ class PatchAutoencoder(nn.Module):
         self.detail_blocks = nn.ModuleList([conv(thin, thin, 3) for _ in range(3)])
         self.detail_out = conv(thin, 12, 3)
         nn.init.zeros_(self.detail_out.weight)
-        nn.init.zeros_(self.detail_out.bias)
+        nn.init.zeros_(_bias(self.detail_out))
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (n, 3, h, w) in [-1, 1] to latents (n, z, h/8, w/8)."""
@@ -128,9 +128,9 @@ class PatchAutoencoder(nn.Module):
         # Half-whitening leaves channel i a std of sqrt(std_i); the common factor makes their mean square 1.
         scale = std.clamp(min=1e-6).rsqrt() / std.mean().sqrt()
         self.analysis.weight.copy_((components * scale[:, None]).view(z, 3, p, p))
-        self.analysis.bias.copy_(-(components @ mean) * scale)
+        _bias(self.analysis).copy_(-(components @ mean) * scale)
         self.synthesis.weight.copy_((components.T / scale)[:, :, None, None])
-        self.synthesis.bias.copy_(mean)
+        _bias(self.synthesis).copy_(mean)
 
     @torch.no_grad()
     def rescale_latents(self, mean: Tensor, std: Tensor) -> None:
@@ -141,10 +141,15 @@ class PatchAutoencoder(nn.Module):
         """
         scale = std.clamp(min=1e-6).rsqrt() / std.mean().sqrt()
         self.analysis.weight.mul_(scale[:, None, None, None])
-        self.analysis.bias.sub_(mean).mul_(scale)
+        _bias(self.analysis).sub_(mean).mul_(scale)
         for layer in (self.synthesis, self.latent_in):
-            layer.bias.add_(layer.weight.sum((2, 3)) @ mean)
+            _bias(layer).add_(layer.weight.sum((2, 3)) @ mean)
             layer.weight.div_(scale[:, None, None])
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None  # every layer of the codec has one
+    return layer.bias
 
 
 def save_codec(codec: PatchAutoencoder, path: str | os.PathLike, dtype: torch.dtype = torch.float16) -> None:

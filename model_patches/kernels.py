@@ -10,13 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 # The settings are the process's: whoever comes first keeps what was, whoever leaves last puts it back.
 _LOCK = threading.Lock()
 _WITHIN = {"fixed": 0, "float32": 0}
-_BEFORE: dict[str, object] = {}
+_BEFORE: dict[str, Any] = {}
 
 
 @contextmanager
@@ -45,9 +46,9 @@ def same_bits(tf32: bool = True) -> Iterator[None]:
                     _set(name, _BEFORE.pop(name))
 
 
-def _set(name: str, back: object) -> object:
+def _set(name: str, back: Any) -> Any:
     """Make a setting ours, or, where `back` is given, what it was; returns what it was."""
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn  # torch puts an object with more in it in the module's place
     if name == "fixed":
         before = cudnn.deterministic, cudnn.benchmark
         cudnn.deterministic, cudnn.benchmark = (True, False) if back is None else back

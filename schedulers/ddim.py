@@ -41,4 +41,6 @@ def ddim_step(
     eps = to_eps(output, x_t, ac_t, prediction)
     towards_noise = max(1 - ac_prev - sigma**2, 0.0) ** 0.5
     x_prev = as_coefficient(torch.as_tensor(scale_prev).double() * ac_prev**0.5, x_t) * x0 + towards_noise * eps
-    return (x_prev + sigma * noise if eta > 0 else x_prev), x0
+    if eta > 0 and noise is not None:
+        x_prev = x_prev + sigma * noise
+    return x_prev, x0

@@ -342,19 +342,20 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     _sweep(path.parent)
     # A name of its own, because another process may be writing the same target; of 255 bytes as any other.
     start = path.name.encode(errors="surrogateescape")[:225].decode(errors="ignore")
-    temporary, handle, alive = path.with_name(f".{start}.{secrets.token_hex(4)}{SUFFIX}"), None, False
+    temporary, locked = path.with_name(f".{start}.{secrets.token_hex(4)}{SUFFIX}"), None
     try:  # before there is a file: SIGTERM may come between any two lines
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        alive = _lock(handle)  # for as long as the handle is open
-        if not alive:
+        if _lock(handle):  # for as long as the handle is open
+            locked = handle
+        else:
             os.close(handle)
         yield temporary
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-        if alive:
-            os.close(handle)
+        if locked is not None:
+            os.close(locked)
 
 
 _SWEPT: set[Path] = set()

@@ -47,8 +47,9 @@ class Number:
     most: float = 1e6
 
     def read(self, value: object) -> float | None:
-        fits = type(value) in (int, float) and 0 <= value <= self.most  # nan is in no range
-        return float(value) if fits else None
+        if type(value) is not int and type(value) is not float:
+            return None
+        return float(value) if 0 <= value <= self.most else None  # nan is in no range
 
     def __str__(self) -> str:
         return f"a number, 0 to {self.most:g}"
@@ -82,8 +83,9 @@ class Several:
     most: int = 32
 
     def read(self, value: object) -> list | None:
-        fits = isinstance(value, list) and 0 < len(value) <= self.most
-        return value if fits and all(self.of.read(v) is not None for v in value) else None
+        if not isinstance(value, list) or not 0 < len(value) <= self.most:
+            return None
+        return value if all(self.of.read(v) is not None for v in value) else None
 
     def __str__(self) -> str:
         return f"a list of 1 to {self.most}, each {self.of}"

@@ -14,7 +14,7 @@ import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import IO, Any
 
 from ...errors import CheckpointError, some
 
@@ -71,7 +71,7 @@ class _Thing:
 class _Limited:
     """A stream that ends after so many bytes."""
 
-    def __init__(self, stream: BinaryIO, most: int) -> None:
+    def __init__(self, stream: IO[bytes], most: int) -> None:
         self.stream, self.left = stream, most
 
     def read(self, size: int) -> bytes:
@@ -99,7 +99,7 @@ class Program:
         self.stored: dict[str, int] = {}
         self._steps = self._copied = 0
 
-    def walk(self, stream: BinaryIO) -> None:
+    def walk(self, stream: IO[bytes]) -> None:
         """One pickle, to its end."""
         self._stack: list = []
         self._below: list[list] = []
@@ -275,7 +275,7 @@ def _is_flat(value: object) -> bool:
 
 
 def _steps(stream: _Limited) -> Iterator[tuple]:
-    yield from pickletools.genops(stream)
+    yield from pickletools.genops(stream)  # pyright: ignore[reportArgumentType] (the stub asks for more than it reads)
 
 
 def _push(self: Program, argument: object) -> None:
@@ -287,7 +287,7 @@ def _nothing(self: Program, argument: object) -> None:
 
 
 # The instructions that torch's reader knows.
-STEPS: dict[str, Callable[[Program, object], None]] = {
+STEPS: dict[str, Callable[[Program, Any], None]] = {  # the argument is of its instruction's type
     "PROTO": Program._protocol,
     "GLOBAL": Program._global,
     "REDUCE": Program._call,

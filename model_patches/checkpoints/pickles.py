@@ -15,9 +15,10 @@ import struct
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -121,7 +122,7 @@ def _walk(path: Path) -> tuple[bool, dict[str, str]]:
     return zipped, program.unknown
 
 
-def _archive(file, size: int):
+def _archive(file: IO[bytes], size: int) -> IO[bytes]:
     """The stream of the pickle in an archive of torch.save."""
     _check_end(file, size)
     try:
@@ -149,7 +150,7 @@ def _archive(file, size: int):
         raise CheckpointError("is cut short or damaged; copy or download it again") from error
 
 
-def _check_end(file, size: int) -> None:
+def _check_end(file: IO[bytes], size: int) -> None:
     """The end of an archive, from which all readers begin, before one of them makes an object of each record."""
     file.seek(max(0, size - END.size))
     end = file.read(END.size)
@@ -190,7 +191,7 @@ def _stand_in(name: str, kind: str) -> type:
 
 
 def _load(path: Path, zipped: bool, unknown: Mapping[str, str]) -> object:
-    stand_ins = [(_stand_in(name, kind), name) for name, kind in unknown.items()]
+    stand_ins: list[Callable | tuple[Callable, str]] = [(_stand_in(name, kind), name) for name, kind in unknown.items()]
     known = torch.serialization.get_safe_globals
     try:
         with _LOCK:  # what a host allows itself stays out of it: of two with one name either would be taken

@@ -131,7 +131,7 @@ def _prefixes(parts: Iterable[str]) -> tuple[str, ...]:
 
 
 def _metadata(kind: str, config: UNetConfig, schedule: Mapping | None, extra: Mapping[str, str] | None) -> dict:
-    prediction = {"eps": "epsilon", "v": "v", "x0": "sample"}.get((schedule or {}).get("prediction"), "")
+    prediction = {"eps": "epsilon", "v": "v", "x0": "sample"}.get((schedule or {}).get("prediction", ""), "")
     fields = {
         FORMAT: kind,
         CONFIG: json.dumps(config.to_dict()),

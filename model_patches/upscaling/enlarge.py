@@ -76,19 +76,24 @@ class Enlarger:
     def __call__(self, frames: Tensor) -> Tensor:
         """frames stay as they are."""
         while (enlarged := self._try(frames)) is None:
-            self._divide(*frames.shape[-2:], frames.shape[0])
+            height, width = frames.shape[-2:]
+            self._divide(height, width, frames.shape[0])
         return enlarged
 
     # -- an RCAN's strips: what they cost, and what there is
 
+    def _rcan(self) -> RCAN:
+        assert isinstance(self.upscaler.network, RCAN)  # what has no strips is not asked for their cost
+        return self.upscaler.network
+
     def _pixel(self) -> int:
         """Bytes of the tail for a pixel of the input: it is widest on both sides of its last shuffle."""
-        network = self.upscaler.network
+        network = self._rcan()
         return 2 * network.config.features * network.scale**2 * self.dtype.itemsize
 
     def _whole(self, h: int, w: int) -> int:
         """Bytes a frame that no strip saves: the body's maps and the result."""
-        network = self.upscaler.network
+        network = self._rcan()
         return h * w * self.dtype.itemsize * (MAPS * network.config.features + 3 * network.scale**2)
 
     def _rows(self, k: int, h: int, w: int) -> int:

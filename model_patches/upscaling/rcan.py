@@ -78,10 +78,11 @@ class Group(nn.Module):
         self.body = nn.Sequential(*blocks, _conv(config.features, config.features))
 
     def forward(self, x: Tensor, rows: int | None = None) -> Tensor:
+        *blocks, last = self.body
         y = x
-        for block in self.body[:-1]:
+        for block in blocks:
             y = block(y, rows)
-        return x + in_strips(self.body[-1], y, rows, halo=1)
+        return x + in_strips(last, y, rows, halo=1)
 
 
 class RCAN(nn.Module):
@@ -111,10 +112,11 @@ class RCAN(nn.Module):
         if self.config.mean_shift:
             x = self.sub_mean(x * RANGE)
         x = in_strips(self.head, x, inner, halo=1)
+        *groups, last = self.body
         y = x
-        for group in self.body[:-1]:
+        for group in groups:
             y = group(y, inner)
-        y = x + in_strips(self.body[-1], y, inner, halo=1)
+        y = x + in_strips(last, y, inner, halo=1)
         # Seen from one row of the output the tail reaches less than two rows of its input, whatever its scale.
         y = in_strips(self.tail, y, rows, halo=2, scale=self.scale)
         return self.add_mean(y) / RANGE if self.config.mean_shift else y
@@ -132,17 +134,29 @@ def start_bilinear(network: RCAN) -> None:
         [[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]]
     )  # weights of three neighbours for either half of a pixel
     phases = torch.einsum("ay,bx->abyx", near, near).reshape(4, 3, 3)
-    network.head[0].weight[:3], network.head[0].bias[:3] = torch.eye(3)[:, :, None, None] * _CENTRE, 0
-    network.body[-1].weight.zero_(), network.body[-1].bias.zero_()
-    for layer in network.tail[0][::2]:
-        layer.weight[:12], layer.bias[:12] = 0, 0
+    straight = torch.eye(3)[:, :, None, None] * _CENTRE
+    enlarging, _ = network.tail
+    ((weight, bias),) = _weights(network.head)
+    weight[:3], bias[:3] = straight, 0
+    ((weight, bias),) = _weights(network.body)
+    weight.zero_()
+    bias.zero_()
+    for weight, bias in _weights(enlarging):
+        weight[:12], bias[:12] = 0, 0
         for colour in range(3):
-            layer.weight[4 * colour : 4 * colour + 4, colour] = phases
-    network.tail[1].weight.zero_(), network.tail[1].bias.zero_()
-    network.tail[1].weight[:, :3] = torch.eye(3)[:, :, None, None] * _CENTRE
+            weight[4 * colour : 4 * colour + 4, colour] = phases
+    ((weight, bias),) = _weights(network.tail)
+    weight.zero_()
+    bias.zero_()
+    weight[:, :3] = straight
 
 
 _CENTRE = torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]])
+
+
+def _weights(within: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of each convolution that stands in a module itself."""
+    return [(c.weight, c.bias) for c in within.children() if isinstance(c, nn.Conv2d) and c.bias is not None]
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:
@@ -169,6 +183,7 @@ def in_strips(
         if out is None:
             out = strip.new_empty(*strip.shape[:2], height * scale, strip.shape[3])
         out[:, :, first * scale : last * scale] = strip
+    assert out is not None  # here the image has at least one row
     return out
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Upscaler:
 # -- what the network is --------------------------------------------------------------------------------------------
 
 
-def upscaler_of(descriptor: object, name: str = "the model") -> Upscaler:
+def upscaler_of(descriptor: Any, name: str = "the model") -> Upscaler:
     """From spandrel's ImageModelDescriptor, which is what ComfyUI's "Load Upscale Model" gives.
 
     An RCAN becomes ours, of the same weights: spandrel's overwrites its input where it shifts means, and knows no
@@ -73,8 +74,9 @@ def load_upscaler(path: str | os.PathLike) -> Upscaler:
     if header.kind not in (None, "upscaler"):
         kind = {"unet": "a video network", "patch": "a patch for video networks"}.get(header.kind, header.kind)
         raise CheckpointError(f"{path.name} is no upscaler: it is {kind} of DreamFactory; give an upscaler's file.")
-    if rcan_config(header.shapes) is not None:
-        return _ours(rcan_of(read_weights(path), path.name), path.name)
+    network = rcan_of(read_weights(path), path.name) if rcan_config(header.shapes) is not None else None
+    if network is not None:
+        return _ours(network, path.name)
     return upscaler_of(_spandrel(path), path.name)
 
 
@@ -96,7 +98,7 @@ def _torchvision_or_none() -> Iterator[None]:
         names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
         for name in names:
             sys.modules[name] = module = ModuleType(name)
-            module.__getattr__ = lambda wanted: _missing(wanted)
+            module.__getattr__ = _missing
         try:
             yield
         finally:
@@ -106,14 +108,14 @@ def _torchvision_or_none() -> Iterator[None]:
         yield
 
 
-def _missing(wanted: str) -> type:
+def _missing(name: str) -> type:
     """Stands for whatever torchvision would give."""
-    if wanted.startswith("__"):
-        raise AttributeError(wanted)
-    return type(wanted, (), {"__getattr__": lambda self, name: _missing(name)})
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (), {"__getattr__": lambda self, name: _missing(name)})
 
 
-def _spandrel(path: Path) -> object:
+def _spandrel(path: Path) -> Any:
     """The descriptor of a file of any architecture."""
     with _torchvision_or_none():
         spandrel = library("spandrel", f"{path.name} is no RCAN, and an upscaler of another kind")

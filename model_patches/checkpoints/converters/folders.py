@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeGuard
 
 from ....errors import CheckpointError, shown, some
 from ..files import read_json
@@ -59,11 +60,15 @@ def _heads_of(config_file: Path) -> dict:
     widths = values.get("block_out_channels")
     if not counts or not widths:
         return {}
-    counts = [counts] * len(widths) if isinstance(counts, int) and isinstance(widths, list) else counts
-    for numbers in (counts, widths):
-        if not isinstance(numbers, list) or not all(type(n) is int and 0 < n <= MOST for n in numbers):
-            raise CheckpointError(f"{config_file} states widths or heads that are none; download it again.")
+    if isinstance(counts, int) and isinstance(widths, list):
+        counts = [counts] * len(widths)
+    if not (_are_counts(counts) and _are_counts(widths)):
+        raise CheckpointError(f"{config_file} states widths or heads that are none; download it again.")
     return heads_from_counts(widths, counts)
+
+
+def _are_counts(numbers: object) -> TypeGuard[list[int]]:
+    return isinstance(numbers, list) and all(type(n) is int and 0 < n <= MOST for n in numbers)
 
 
 def _motion_of(config_file: Path) -> dict:

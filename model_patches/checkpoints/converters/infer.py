@@ -154,10 +154,8 @@ def _count(shapes: Shapes, prefix: str) -> int:
     return count
 
 
-def projector_fields(shapes: Shapes, overrides: Mapping | None) -> dict | None:
+def projector_fields(shapes: Shapes, overrides: Mapping | None) -> dict:
     """Config of a resampler from its shapes. Heads of 64 and 16 queries a frame are the sources' rule."""
-    if not shapes:
-        return None
     given = dict(overrides or {})
     rows, dim = shape_of(shapes, "latents", 3)[1:3]
     inner = shape_of(shapes, "layers.0.0.to_q.weight")[0]

@@ -64,10 +64,9 @@ def convert(
     tokens, extra = rename(projector, table)
     report.unexpected += extra + [k for k in state if not k.startswith((ADAPTERS, PROJECTOR))]
     weights = match_shapes(config, {**renamed, **tokens}, report, "image_adapter")
-    report.notes.append(
-        f"it reads the {config.image_projector.reads} features of its CLIP vision encoder, "
-        f"{config.image_projector.embedding_dim} wide"
-    )
+    reader = config.image_projector
+    assert reader is not None  # _fields gives one
+    report.notes.append(f"it reads the {reader.reads} features of its CLIP vision encoder, {reader.embedding_dim} wide")
     return config, weights, None, report
 
 

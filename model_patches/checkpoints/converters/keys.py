@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -57,7 +58,10 @@ def contents(keys: Iterable[str]) -> Contents:
     return found
 
 
-def rename(keys: Mapping[str, str], table: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+Value = TypeVar("Value")
+
+
+def rename(keys: Mapping[str, Value], table: Mapping[str, str]) -> tuple[dict[str, Value], list[str]]:
     """{our key: value} for {source key: value}, and the source keys no module of the table holds."""
     renamed, unexpected = {}, []
     for key, value in keys.items():

@@ -102,7 +102,7 @@ def _adapter(shapes: Shapes, spatial: Mapping, projector: Shapes, overrides: Map
         "image_adapter": "up" if all(k.startswith("output_blocks") for k in keys) else "all",
         "image_token_dim": shape_of(shapes, keys[0])[1],
         "image_scale": "learnable" if any(k.endswith("attn2.alpha") for k in shapes) else "fixed",
-        "image_projector": projector_fields(projector, overrides.get("image_projector")),
+        "image_projector": projector_fields(projector, overrides.get("image_projector")) if projector else None,
         "image_uncond": "grey",  # a picture of zeros, in their range of -1 to 1
     }
     if fields["image_projector"] is None:

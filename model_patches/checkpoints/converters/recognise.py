@@ -29,7 +29,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Every expression must be found in some key."""
+    """Every expression must be found in some key. It says which source that is, or why it is refused."""
 
     needs: tuple[str, ...]
     source: Source | None = None
@@ -203,8 +203,8 @@ def source_of(header: Header) -> Source:
     text = "\n".join(header.shapes)
     for pattern in PATTERNS:
         if all(re.search(need, text, re.MULTILINE) for need in pattern.needs):
-            if pattern.refusal:
-                raise CheckpointError(pattern.refusal + ".")
+            if pattern.source is None:
+                raise CheckpointError(f"{pattern.refusal}.")
             return pattern.source
     keys = some(list(header.shapes)) or "none at all"
     raise CheckpointError(
