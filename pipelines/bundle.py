@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from ..model_patches import CheckpointError, VideoUNet, load_unet, read_header
 from ..model_patches.checkpoints.converters import recognise
 from ..model_patches.checkpoints.files import is_pickled, no_file, read_json, read_weights, whole
 from ..model_patches.checkpoints.foreign_config import KL_VAE, check_count, checked, read_headers, weight_files
-from ..model_patches.codec import load_codec, save_codec
+from ..model_patches.codec import PatchAutoencoder, load_codec, save_codec
 from ..schedulers import ScheduleConfig
 from .encoders import ImageEncoder, TextEncoder
 from .turns import Turns
@@ -37,6 +38,7 @@ NAMES = {
     "image": "image encoder",
 }
 UNCOND_IMAGES = (None, "same", "grey", "zeros")
+E = TypeVar("E", TextEncoder, ImageEncoder)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Bundle:
     """Loaded parts. `motion` and `image` are None where the network does not use them."""
 
     unet: VideoUNet
-    codec: nn.Module
+    codec: Codec
     text: TextEncoder
     motion: TextEncoder | None = None
     image: ImageEncoder | None = None
@@ -79,7 +81,11 @@ class KLCodec(nn.Module):
     One frame at a time: a clip at once needs sixteen times the memory and is no faster.
     """
 
-    def __init__(self, vae: nn.Module) -> None:
+    latent_channels: int
+    downscale: int
+    vae: Any  # an AutoencoderKL, whose methods return more than one type each
+
+    def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae
         self.latent_channels = vae.config.latent_channels
@@ -94,20 +100,24 @@ class KLCodec(nn.Module):
         return torch.cat([self.vae.decode(latent).sample for latent in latents.split(1)])
 
 
-def vae_dtype(codec: nn.Module, dtype: torch.dtype) -> torch.dtype:
+Codec = PatchAutoencoder | KLCodec
+
+
+def vae_dtype(codec: Codec, dtype: torch.dtype) -> torch.dtype:
     """Stable Diffusion's VAEs may overflow in float16, into black pictures; the small codecs of ours do not."""
     return torch.float32 if dtype is torch.float16 and isinstance(codec, KLCodec) else dtype
 
 
-def load_vae(path: str | Path) -> nn.Module:
+def load_vae(path: str | Path) -> Codec:
     """Our codec's file, or a diffusers AutoencoderKL folder."""
     path = Path(path)
     if not path.is_dir():
         return load_codec(path, dtype=torch.float32)
     if not (path / "config.json").exists():
         raise InputError(f"{path} is no codec: give a codec file of ours or a diffusers AutoencoderKL folder.")
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+    kind: Any = AutoencoderKL  # its makers return what they are asked for, which their types do not say
     files = weight_files(path)
     if not files:
         raise InputError(
@@ -123,13 +133,13 @@ def load_vae(path: str | Path) -> nn.Module:
         raise InputError(f"{path / 'config.json'} says scaling_factor = 0; put the VAE's own config.json there.")
     try:
         with torch.device("meta"):
-            needed = sum(weight.numel() for weight in AutoencoderKL.from_config(config).parameters())
+            needed = sum(weight.numel() for weight in kind.from_config(config).parameters())
         check_count(needed, headers, path)
         with _quiet():
             if any(map(is_pickled, files)):
-                vae, lacking = _vae_of_pickles(AutoencoderKL.from_config(config), files)
+                vae, lacking = _vae_of_pickles(kind.from_config(config), files)
             else:
-                vae, found = AutoencoderKL.from_pretrained(
+                vae, found = kind.from_pretrained(
                     path, local_files_only=True, use_safetensors=True, output_loading_info=True
                 )
                 lacking = found["missing_keys"]  # diffusers would go on with random ones
@@ -200,13 +210,14 @@ def load_bundle(
     """
     device = "cpu" if turns is not None else device
     folder = DEMOS.get(str(where)) or Path(where)
-    index = _read_index(folder) if folder.is_dir() else {"unet": str(folder)}
+    index: dict[str, Any] = _read_index(folder) if folder.is_dir() else {"unet": str(folder)}
     if not folder.is_dir():
         _check_network(folder)  # a missing or damaged file, or no network at all, is told before its companions
     base = folder if folder.is_dir() else folder.parent
     for key, value in (("codec", vae), ("text", text_encoder), ("motion", motion_encoder), ("image", image_encoder)):
         if value is not None:
-            kept = index.get(key) if isinstance(index.get(key), dict) else {}
+            kept = index.get(key)
+            kept = kept if isinstance(kept, dict) else {}
             index[key] = {**kept, "path": str(Path(value).resolve())} if key != "codec" else str(Path(value).resolve())
 
     if text_layer is not None and "text" in index:
@@ -216,9 +227,7 @@ def load_bundle(
     if "text" not in index:
         raise InputError(f"{where} comes without a text encoder; name one with --text-encoder (a transformers folder).")
 
-    def encoder(cls, key: str):
-        if key not in index:
-            return None
+    def encoder(cls: type[E], key: str) -> E:
         entry = _entry(index, key)
         return cls.load(_located(base, entry.pop("path"), key), dtype=dtype, **entry).to(device)
 
@@ -226,7 +235,9 @@ def load_bundle(
     codec = load_vae(_located(base, _text(index, "codec"), "codec"))
     codec = codec.to(device, vae_dtype(codec, dtype))
 
-    text, motion, image = encoder(TextEncoder, "text"), encoder(TextEncoder, "motion"), encoder(ImageEncoder, "image")
+    text = encoder(TextEncoder, "text")
+    motion = encoder(TextEncoder, "motion") if "motion" in index else None
+    image = encoder(ImageEncoder, "image") if "image" in index else None
     network = _located(base, _text(index, "unet"), "unet") if folder.is_dir() else folder
     unet = load_unet(network, attention=attention, dtype=dtype)
     unet = unet.to(device)
@@ -267,14 +278,17 @@ def save_bundle(
     """
     from ..model_patches import save_unet
 
+    elsewhere = elsewhere or {}
+    codec = None if "codec" in elsewhere else bundle.codec
+    if isinstance(codec, KLCodec):
+        raise ValueError("Stable Diffusion's VAE stays where it is: name its folder in `elsewhere`.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
     index: dict = {"unet": "unet.safetensors", "codec": "codec.safetensors", "defaults": asdict(bundle.defaults)}
-    elsewhere = elsewhere or {}
     save_unet(bundle.unet, folder / index["unet"], schedule=bundle.schedule.to_dict(), dtype=dtype)
-    if "codec" not in elsewhere:
-        save_codec(bundle.codec, folder / index["codec"], dtype=dtype)
+    if codec is not None:
+        save_codec(codec, folder / index["codec"], dtype=dtype)
     for key, encoder in (("text", bundle.text), ("motion", bundle.motion), ("image", bundle.image)):
         if encoder is None or key in elsewhere:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
 from ..model_patches import UNetConfig, VideoUNet, preset, read_header
@@ -88,7 +89,8 @@ def _describe_upscaler(path: str | Path) -> dict:
     from ..model_patches.upscaling.upscaler import load_upscaler
 
     upscaler = load_upscaler(path)
-    architecture = upscaler.call.architecture.name  # of spandrel's descriptor: an RCAN did not come here
+    descriptor: Any = upscaler.call  # spandrel's: an RCAN did not come here
+    architecture = descriptor.architecture.name
     weights = sum(p.numel() for p in upscaler.network.parameters())
     return {
         "parameters": weights,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,8 @@ class TextEncoder(nn.Module):
     CLIP: padded as CLIP was trained, `layer` "last", or "penultimate" with the final norm (SD 2.x).
     T5: padding is masked inside the encoder and comes out as zero rows, which the network sees.
     """
+
+    model: Any  # of transformers; its output and config have fields of their own
 
     def __init__(self, model: nn.Module, tokenizer, length: int, layer: str = "last") -> None:
         super().__init__()
@@ -156,6 +159,8 @@ class ImageEncoder(nn.Module):
     all of it. `features` is "pooled" (IP-Adapter), "penultimate" (IP-Adapter-plus) or "last" (DynamiCrafter).
     `blank` gives the features that stand for no picture in guidance.
     """
+
+    model: Any  # of transformers; its output and config have fields of their own
 
     def __init__(self, model: nn.Module, features: str = "pooled") -> None:
         super().__init__()
@@ -302,7 +307,7 @@ def _headers(folder: Path) -> list[Header]:
 
 def _load(
     model_class: Callable, config_class: Callable, fields: Mapping, folder: Path, dtype: torch.dtype | None
-) -> nn.Module:
+) -> Any:
     """fields: of the config, checked. dtype: None builds the model without its weights."""
     headers = _headers(folder)
     with _library_errors(folder):
@@ -343,7 +348,7 @@ def _library_errors(folder: Path) -> Iterator[None]:
         raise InputError(f"the encoder in {folder} cannot be read: {some([reason(error)])}.") from error
 
 
-def _save(model: nn.Module, folder: Path, prefix: str = "") -> None:
+def _save(model: Any, folder: Path, prefix: str = "") -> None:
     """Config and weights; weights under the names that published files have, whatever this transformers calls them."""
     with _quiet():
         model.save_pretrained(folder)

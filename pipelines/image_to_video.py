@@ -76,9 +76,7 @@ def animate(
         raise InputError(f"{bundle.name} animates a picture, and there is none; give a first frame.")
     if images is None and not text and not motion:
         raise InputError(f"{bundle.name} makes video from captions alone, and there are none; give text.")
-    if images is not None:
-        size = images.shape[-2:]
-    height, width = size or (defaults.height, defaults.width)
+    height, width = images.shape[-2:] if images is not None else size or (defaults.height, defaults.width)
     check_size(bundle, frames, height, width)
     batch = len(text or motion) if images is None else len(images)
     empty = [""] * batch
@@ -93,12 +91,13 @@ def animate(
     shape = (config.in_channels, height // bundle.codec.downscale, width // bundle.codec.downscale)
     seeds = seeds or [settings.seed + i for i in range(batch)]
     bundle.turn(bundle.unet)
-    picture, done = prompt.first_frame, None
+    picture = prompt.first_frame
+    done: Tensor | None = None
     for number, piece in enumerate(plan):
         # One stream of random numbers a clip and piece: first its noise, then what a sampler adds on the way.
         generators = [torch.Generator().manual_seed(seed + number) for seed in seeds]
         noise = torch.cat([torch.randn((piece.length, *shape), generator=g) for g in generators])
-        if piece.known:
+        if piece.known and done is not None:
             prompt.first_frame = picture if piece.picture == 0 else done[:, piece.picture]
             prompt.known, prompt.distance = done[:, piece.start :], piece.distance
         with _blamed(bundle):
@@ -118,6 +117,7 @@ def animate(
                 on_step=None if on_step is None else _counted(on_step, number, len(plan)),
             ).unflatten(0, (batch, piece.length))
         done = made if done is None else torch.cat([done, made[:, piece.known :]], dim=1)
+    assert done is not None  # a plan has a piece
     latents = done[:, :frames].flatten(0, 1)
     bundle.turn(bundle.codec)
     pixels = bundle.codec.decode(latents.to(next(bundle.codec.parameters()))).float()

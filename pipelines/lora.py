@@ -120,6 +120,7 @@ def apply_lora(unet: VideoUNet, text: TextEncoder | None, lora: Lora, motion: Te
     none = {UNET: "this network has no layers of these names", TEXT: "the text encoder has no layers of these names"}
     if text is None and motion is None:
         none[TEXT] = "there is no text encoder"
+    first = unet.get_parameter("input_blocks.0.0.weight")
     fits: list[tuple[Addition, str, Tensor]] = []
     left: dict[str, list[str]] = defaultdict(list)
     for addition in additions:
@@ -130,7 +131,7 @@ def apply_lora(unet: VideoUNet, text: TextEncoder | None, lora: Lora, motion: Te
             fits.append((addition, owner, weight))
         elif owner == TEXT:
             left["the text encoder is of another size"].append(addition.name)
-        elif weight is unet.input_blocks[0][0].weight:
+        elif weight is first:
             # It reads the first frame too where a network sees one, of which an image model's LoRA knows nothing.
             left["this network's first convolution takes other channels"].append(addition.name)
         else:
@@ -149,8 +150,9 @@ def apply_lora(unet: VideoUNet, text: TextEncoder | None, lora: Lora, motion: Te
     stated = {owner: stated_alpha(path, header, owner) for addition, owner, _ in fits if addition.alpha_is_apart}
     for addition, owner, weight in fits:
         matrices = {side: state[key] for side, key in addition.keys.items()}
-        if addition.alpha_is_apart and stated[owner] is not None:
-            matrices["alpha"] = torch.tensor(stated[owner](addition.layer, len(matrices["down"])))
+        alpha = stated[owner] if addition.alpha_is_apart else None
+        if alpha is not None:
+            matrices["alpha"] = torch.tensor(alpha(addition.layer, len(matrices["down"])))
         _merge(weight, lora.strength, **matrices)
 
     left["they are no LoRA"] = others

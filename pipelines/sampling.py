@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -55,8 +55,7 @@ class Prompt:
 
     def to(self, like: Tensor) -> Prompt:
         """The same on the device and in the numbers of a tensor."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Prompt(**{k: v.to(like) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        return replace(self, **{k: v.to(like) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
 
 def make_scheduler(name: str, schedule: NoiseSchedule, spacing: str):

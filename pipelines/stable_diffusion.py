@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,13 @@ from ..errors import InputError
 from ..model_patches import CheckpointError, VideoUNet, load_unet
 from ..model_patches.checkpoints.converters import convert_file_in_memory
 from ..model_patches.checkpoints.converters.folders import BETAS, PREDICTIONS
+from ..model_patches.checkpoints.converters.report import Report
 from ..model_patches.checkpoints.converters.sd import SD1_CONTEXT
 from ..model_patches.checkpoints.files import read_json, read_weights
 from ..model_patches.checkpoints.foreign_config import weight_files
 from ..model_patches.checkpoints.save import build
 from ..schedulers import ScheduleConfig
-from .bundle import KLCodec, load_vae, vae_dtype
+from .bundle import Codec, KLCodec, load_vae, vae_dtype
 from .encoders import TextEncoder, load_tokenizer
 from .sampling import Prompt, sample
 from .turns import Turns
@@ -59,7 +61,7 @@ class StableDiffusion:
 
     text: TextEncoder
     unet: VideoUNet
-    codec: nn.Module
+    codec: Codec
     turns: Turns
     name: str
     size: tuple[int, int]
@@ -141,7 +143,7 @@ def is_stable_diffusion(folder: Path, kind: str, parts: Mapping[str, tuple[str, 
         return False
     if any(half_only(folder / part) for part in ("vae", "text_encoder")):
         return False
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     usual = {k: p.default for k, p in inspect.signature(UNet2DConditionModel.__init__).parameters.items()}
     unet, noise = (read_json(folder / name) for name in (UNET_CONFIG, SCHEDULER_CONFIG))
@@ -184,12 +186,13 @@ def open_file(
     codec = codec.to(vae_dtype(codec, dtype))
     unet = load_unet(path, attention=attention, dtype=dtype)
     second = unet.config.context_dim != SD1_CONTEXT
-    large = second and unet.schedule["prediction"] == "v"
+    large = second and ScheduleConfig.from_dict(unet.schedule).prediction == "v"
     side = LARGE if large else BASE
     kind = f"2.x {'768-v' if large else 'base'}" if second else "1.x"
     notes = [f"taken as SD {kind} by its weights, at home at {side}x{side}; a diffusers folder would say outright"]
     # The converter sees a network alone: VAE and text encoder are of use here, and nothing can be overridden.
     used = ("first_stage_model", "cond_stage_model", "override")
+    assert isinstance(unet.report, Report)  # a whole checkpoint is converted
     notes += [note for note in unet.report.notes if not any(word in note for word in used)]
     return _assemble(path, text, unet, codec, turns, (side, side), notes)
 
@@ -273,7 +276,7 @@ def _from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix("text_model."): v for k, v in renamed.items()}
 
 
-def _clip(state: Mapping[str, Tensor], activation: str, path: Path) -> nn.Module:
+def _clip(state: Mapping[str, Tensor], activation: str, path: Path) -> Any:
     """CLIP's text model of the sizes that the weights have."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -289,7 +292,7 @@ def _clip(state: Mapping[str, Tensor], activation: str, path: Path) -> nn.Module
     )
     with torch.device("meta"):  # or half a minute went into random numbers
         model = CLIPTextModel(config)
-    inner = getattr(model, "text_model", model)  # transformers 5 took a floor out
+    inner: Any = getattr(model, "text_model", model)  # transformers 5 took a floor out
     _fill(inner, state, path, "text encoder")
     inner.embeddings.position_ids = torch.arange(config.max_position_embeddings)[None]  # no weight, so in no file
     return model
@@ -297,8 +300,8 @@ def _clip(state: Mapping[str, Tensor], activation: str, path: Path) -> nn.Module
 
 def _vae(state: Mapping[str, Tensor], path: Path) -> nn.Module:
     """AutoencoderKL of the sizes that the weights have."""
-    from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     first = "encoder.down.{}.block.0.conv1.weight"
     levels = max(1, _count(state, first))

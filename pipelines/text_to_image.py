@@ -15,7 +15,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -89,12 +89,16 @@ class TextToImage(Protocol):
     """A model that draws pictures of what texts say."""
 
     name: str  # for metadata and messages
-    unit: int  # both sides of a picture are multiples of it
     size: tuple[int, int]  # height and width it was trained at
     steps: int  # by default
     guidance_scale: float
     notes: list[str]  # what was left aside or assumed, in sentences
     ignores: dict[str, str]  # settings that change nothing here ("negative", "guidance_scale"): a sentence each
+
+    @property
+    def unit(self) -> int:
+        """Both sides of a picture are multiples of it."""
+        ...
 
     def is_cut(self, text: str) -> bool:
         """Whether a text is longer than what is read of it."""
@@ -253,8 +257,9 @@ class AnyPipeline:
     def is_cut(self, text: str) -> bool:
         """As `TextToImage.is_cut`: of several encoders the one that reads most counts."""
         longest = max(self._tokenizers(), key=lambda tokenizer: tokenizer.model_max_length, default=None)
-        limited = longest is not None and longest.model_max_length < UNBOUNDED
-        return limited and is_cut(longest, text, longest.model_max_length)
+        if longest is None or not longest.model_max_length < UNBOUNDED:
+            return False
+        return is_cut(longest, text, longest.model_max_length)
 
     def _to_device(self) -> None:
         """All at once where they fit the card; else one after the other, as diffusers does it."""
@@ -287,7 +292,7 @@ class AnyPipeline:
             unwanted = unwanted or " "
         return {"negative_prompt": unwanted} if unwanted and "negative_prompt" in self.arguments else {}
 
-    def _default(self, name: str):
+    def _default(self, name: str) -> Any:
         return self.arguments[name].default if name in self.arguments else None
 
     def _trained_size(self, config, scale: int) -> tuple[int, int]:
@@ -302,11 +307,11 @@ class AnyPipeline:
         return height * scale, width * scale
 
 
-def _load(folder: Path, dtype: torch.dtype, variant: str | None):
+def _load(folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
     """diffusers' pipeline, without its progress bars and transformers'."""
     # Pickles were checked (`_check_parts`), and are opened by torch's weights_only reader there too.
     safetensors = True if not _pickles(folder) else None
-    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from diffusers.utils import logging as ours
     from transformers.utils import logging as theirs
 
@@ -381,9 +386,10 @@ def _numbers_of(inside: Path, library: str, kind: str) -> int:
 def _arguments(folder: Path, kind: str) -> dict[str, inspect.Parameter]:
     """Of the call of a pipeline that draws from text alone. Raises InputError with one sentence for all others."""
     import diffusers
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     pipeline = getattr(diffusers, kind, None)
-    if not (inspect.isclass(pipeline) and issubclass(pipeline, diffusers.DiffusionPipeline)):
+    if not (inspect.isclass(pipeline) and issubclass(pipeline, DiffusionPipeline)):
         raise InputError(
             f"{folder} is a {kind}, which diffusers {diffusers.__version__} as installed here does not have; update "
             "it, or give another folder."
@@ -467,10 +473,10 @@ def _check_file(path: Path) -> None:
         what = OTHERS.get(kind, "this is a video network, as its temporal weights say")
         raise CheckpointError(f"{path}: {what}; {WANTED}.")
     unet = contents(header.shapes).unet
-    ends = [header.shapes.get(unet.get(key, "")) for key in ("input_blocks.0.0.weight", "out.2.weight")]
-    if all(ends) and ends[0][1] != ends[1][0]:
+    first, last = (header.shapes.get(unet.get(key, "")) for key in ("input_blocks.0.0.weight", "out.2.weight"))
+    if first and last and first[1] != last[0]:
         raise CheckpointError(
-            f"{path}: it takes {ends[0][1]} channels and answers {ends[1][0]}, an inpainting, depth or editing variant "
+            f"{path}: it takes {first[1]} channels and answers {last[0]}, an inpainting, depth or editing variant "
             f"of Stable Diffusion; {WANTED}."
         )
     parts = {"VAE": (VAE,), "text encoder": (CLIP, OPEN_CLIP)}

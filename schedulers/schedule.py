@@ -85,8 +85,9 @@ class ScheduleConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, data: dict) -> "ScheduleConfig":
-        """The inverse of ``to_dict``; missing keys take their defaults, unknown ones are errors."""
+    def from_dict(cls, data: object) -> "ScheduleConfig":
+        """The inverse of ``to_dict``, of whatever a file says; missing keys take their defaults, unknown ones are
+        errors."""
         if not isinstance(data, dict):
             raise ScheduleError(f"a noise schedule is {type(data).__name__}, but it must be fields by their names.")
         known = [f.name for f in fields(cls)]

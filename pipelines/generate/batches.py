@@ -100,7 +100,8 @@ class Work:
     def _look(self) -> None:
         """What is there already. Every picture is looked at: one of another run must not become a clip of this one."""
         self.done = {job.out for job in self.jobs if is_made(job.out, job.record)}
-        self.drawn = {job.out for job in self.jobs if job.drawn is not None and is_drawn(job.picture, job.drawn)}
+        drawings = [(job.out, job.drawing) for job in self.jobs if job.drawing is not None]
+        self.drawn = {out for out, drawing in drawings if is_drawn(drawing.out, drawing.record)}
         self.folder.rewrite([_row(job) for job in self.jobs if job.out in self.done])
         if self.group.main:
             self._tell()
@@ -120,7 +121,7 @@ class Work:
         """First frames that are not there yet and wanted, of clips to make and of their neighbours in a pass."""
         passes = _batches(self.jobs, self.size, _alike)
         wanted = {job.out for batch in passes if not self._is_done(batch) for job in batch}
-        drawn = [job for job in self.jobs if job.drawn is not None]
+        drawn = [job for job in self.jobs if job.drawing is not None]
         missing = wanted - self.drawn
         mine = _batches(drawn, self.size, _drawn_alike)[self.group.rank :: self.group.world]
         left = [batch for batch in mine if any(job.out in missing for job in batch)]
@@ -130,8 +131,8 @@ class Work:
             for batch in left:
                 for part, pictures in self._in_parts(batch, self.studio.draw, ("pictures", *_drawn_alike(batch[0]))):
                     for job, picture in zip(part, pictures, strict=True):
-                        if job.out in missing:
-                            save_picture(job.picture, picture, job.drawn)
+                        if job.out in missing and job.drawing is not None:
+                            save_picture(job.drawing.out, picture, job.drawing.record)
                 self._add_problems(batch)
                 bar.update(len(batch))
 
@@ -227,7 +228,7 @@ def _problem(error: Exception) -> str | None:
 def _at_once(studio: Studio, job: Job) -> int:
     bundle, (height, width) = studio.planner.bundle, job.size
     cells = height // bundle.codec.downscale, width // bundle.codec.downscale
-    return studio.turns.clips_at_once(bundle.unet, job.request.frames, *cells)
+    return studio.turns.clips_at_once(bundle.unet, job.frames, *cells)
 
 
 def _batches(jobs: Sequence[Job], size: int, alike: Callable[[Job], tuple]) -> list[list[Job]]:
@@ -248,8 +249,8 @@ def _alike(job: Job) -> tuple:
 
 
 def _drawn_alike(job: Job) -> tuple:
-    request = job.request
-    return (job.drawn_size, request.first_frame_steps, request.first_frame_guidance_scale)
+    drawing = job.drawing
+    return () if drawing is None else (drawing.size, drawing.steps, drawing.guidance_scale)
 
 
 def _row(job: Job, problem: str | None = None) -> dict:

@@ -61,46 +61,54 @@ def generate(
             raise InputError(f"batch is {batch}; expected 1 or more.")
         if batch is not None and prompts is None:
             raise InputError("--batch is of a list, and this is one clip; leave it out, or give --prompts.")
-        lines = _asked(request, networks, prompts, sheets)
+        out = _named(request)
+        lines = _asked(request, out, networks, prompts, sheets)
         _check_libraries(networks, [one for _, one in lines])
         upscaler = _check_networks(networks)
         folder, run = None, {}
         if prompts is not None:
             files = [file for line, one in lines for file in files_of_clip(name_of(line, one))]
-            folder = ClipFolder(request.out, group.main, files)
+            folder = ClipFolder(out, group.main, files)
             _spare(folder, prompts, lines)
             run = folder.begun({**networks.record(), **numbers, "batch": batch, "weights": networks.fingerprints()})
         planner = _read(networks, upscaler, turns, dtype, numbers)
-        return Studio(planner, turns, quiet, started), _jobs(planner, lines, request.out, prompts, sheets), folder, run
+        return Studio(planner, turns, quiet, started), _jobs(planner, lines, out, prompts, sheets), folder, run
 
     studio, jobs, folder, run = group.agree(prepare)
-    if folder is None:
+    if folder is None or prompts is None:
         return _one(studio, jobs[0])
     return make_list(studio, jobs, folder, run, prompts, group)
 
 
-def _asked(request: Request, networks: Networks, prompts: str | None, sheets: bool) -> list[tuple[int, Request]]:
-    """(line, request) of all that is asked for, as far as it can be checked without a network."""
+def _named(request: Request) -> str:
+    """Where to."""
     if request.out is None:
         raise InputError("--out is missing; name the .mp4 to write, or with --prompts a folder.")
     if not is_text(request.out):
         raise InputError("--out holds characters that are no text; choose another name.")
+    return request.out
+
+
+def _asked(
+    request: Request, to: str, networks: Networks, prompts: str | None, sheets: bool
+) -> list[tuple[int, Request]]:
+    """(line, request) of all that is asked for, as far as it can be checked without a network."""
     if request.image is not None and networks.first_frame_from is not None:
         raise InputError("--image names a first frame and --first-frame-from draws one; give one of the two.")
     draws = networks.first_frame_from is not None
     if prompts is None:
         check_request(replace(request, out=None), draws)
-        out = check_output(request.out)
+        out = check_output(to)
         for suffix in [*(["_sheet.png"] if sheets else []), *(["_first_frame.png"] if draws else [])]:
             check_output(out.with_name(out.stem + suffix), ".png")
         return [(0, request)]
-    if Path(request.out).exists() and (told := no_file(request.out, or_folder=True)) is not None:
+    if Path(to).exists() and (told := no_file(to, or_folder=True)) is not None:
         raise InputError(f"{told}; give a folder as --out.")
-    if Path(request.out).suffix.lower() == ".mp4" or Path(request.out).is_file():
-        raise InputError(f"--prompts makes many clips, and {request.out} is one file; give a folder as --out.")
+    if Path(to).suffix.lower() == ".mp4" or Path(to).is_file():
+        raise InputError(f"--prompts makes many clips, and {to} is one file; give a folder as --out.")
     for folder in networks.files():
-        if Path(request.out).resolve().is_relative_to(Path(folder).resolve()):
-            raise InputError(f"--out {request.out} lies in {folder}, which is read; choose a folder of its own.")
+        if Path(to).resolve().is_relative_to(Path(folder).resolve()):
+            raise InputError(f"--out {to} lies in {folder}, which is read; choose a folder of its own.")
     names: dict[str, int] = {}
     looked_at: set[str] = set()
 
@@ -126,7 +134,7 @@ def _check_libraries(networks: Networks, requests: Sequence[Request]) -> None:
     """What is imported long after the start. Raises LibraryError with one sentence."""
     if networks.attention == "xformers":
         library("xformers.ops", "--attention xformers", "choose --attention sdpa")
-    for name in sorted({one.sampler for one in requests} - {None, "ddim"}):
+    for name in sorted({one.sampler for one in requests if one.sampler is not None} - {"ddim"}):
         library("diffusers", f"sampler {name}", "choose ddim")
 
 
@@ -183,15 +191,15 @@ def _jobs(
 def _one(studio: Studio, job: Job) -> Path:
     for told in studio.planner.notes([job.request]):
         note(told)
-    if job.drawn is not None:
-        with studio.bar("drawing", job.request.first_frame_steps, "step") as bar:
+    if job.drawing is not None:
+        with studio.bar("drawing", job.drawing.steps, "step") as bar:
             drawn = studio.draw([job], steps(bar))
-        save_picture(job.picture, drawn[0], job.drawn)
+        save_picture(job.drawing.out, drawn[0], job.drawing.record)
         studio.put_away_painter()
-    with studio.bar("denoising", job.request.steps, "step") as bar:
+    with studio.bar("denoising", job.steps, "step") as bar:
         clip = studio.animate([job], steps(bar))[0]
     studio.write(job, clip)
     height, width = job.target
-    count = "1 frame" if job.request.frames == 1 else f"{job.request.frames} frames"
+    count = "1 frame" if job.frames == 1 else f"{job.frames} frames"
     studio.say(f"{count} of {width}x{height}")
     return job.out

@@ -136,8 +136,8 @@ class ClipFolder:
 def _other(key: str, was: object, value: object) -> str:
     """What is another than it was, in words."""
     if key == "weights":
-        was, value = was or {}, value or {}
-        changed = next((file for file in value if was.get(file) != value[file]), "a file that is not used now")
+        before, here = (files if isinstance(files, dict) else {} for files in (was, value))
+        changed = next((file for file in here if before.get(file) != here[file]), "a file that is not used now")
         return f"other weights: {changed} has changed since"
     return f"another {some([key.replace('_', ' ')])} ({_short(was)}, here {_short(value)})"
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from ...errors import InputError, reason
 from ...model_patches.checkpoints.files import fingerprint
@@ -62,20 +63,33 @@ class Networks:
             raise InputError(f"{error.filename} cannot be read: {reason(error)}.") from error
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A first frame to draw, nothing of it left open."""
+
+    out: Path
+    size: tuple[int, int]  # height, width
+    seed: int
+    steps: int
+    guidance_scale: float
+    record: dict  # for the picture's metadata
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """A clip to make, nothing of it left open."""
 
     line: int  # of the list; 0: there is none
-    request: Request
+    request: Request  # with every default in its place
     out: Path
     sheet: Path | None
-    picture: Path | None  # a first frame that is drawn, where it is kept
+    frames: int
+    steps: int
+    fps: float
     size: tuple[int, int]  # height, width of the clip
     target: tuple[int, int]  # of the file
-    drawn_size: tuple[int, int] | None
     record: dict  # for the clip's metadata
-    drawn: dict | None  # for the picture's
+    drawing: Drawing | None
 
     @property
     def caption(self) -> str:
@@ -145,26 +159,26 @@ class Planner:
 
         Raises InputError or ConfigError with one sentence.
         """
-        reads = reads_picture(self.bundle.unet.config)
+        reads, defaults = reads_picture(self.bundle.unet.config), self.bundle.defaults
         self._check_captions(request, reads)
-        draws = reads and request.image is None
         size, target = self._sizes(request)
-        request = self._defaults(request, size)
-        check_size(self.bundle, request.frames, *size)
-        drawn = drawn_size = None
-        if draws:
-            request, drawn_size = self._drawn(request)
-            drawn = self._drawn_record(request)
-        picture = out.with_name(f"{out.stem}_first_frame.png") if draws else None
-        record = self._record(request, target) | ({"first_frame": picture.name} if draws else {})
+        frames = defaults.frames if request.frames is None else request.frames
+        steps = defaults.steps if request.steps is None else request.steps
+        fps = defaults.fps if request.fps is None else request.fps
+        request = self._defaults(replace(request, steps=steps, fps=fps), frames, size)
+        check_size(self.bundle, frames, *size)
+        drawing = None
+        if reads and request.image is None and self.painter is not None:
+            request, drawing = self._drawn(self.painter, request, out.with_name(f"{out.stem}_first_frame.png"))
+        record = self._record(request, target) | ({"first_frame": drawing.out.name} if drawing is not None else {})
         sheet_at = out.with_name(f"{out.stem}_sheet.png") if sheet else None
         given = {Path(path).resolve() for path in (request.image, request.last_image) if path is not None}
-        for made in (sheet_at, picture):
+        for made in (sheet_at, None if drawing is None else drawing.out):
             if made is not None and made.resolve() in given:
                 raise InputError(
                     f"{made} would be written over the picture the clip is made from; choose another --out."
                 )
-        return Job(line, request, out, sheet_at, picture, size, target, drawn_size, record, drawn)
+        return Job(line, request, out, sheet_at, frames, steps, fps, size, target, record, drawing)
 
     def _check_captions(self, request: Request, reads: bool) -> None:
         name, config = self.bundle.name, self.bundle.unet.config
@@ -186,8 +200,10 @@ class Planner:
 
     def _sizes(self, request: Request) -> tuple[tuple[int, int], tuple[int, int]]:
         """(height, width) of the clip and of the file."""
-        defaults = self.bundle.defaults
-        size = None if request.size is None else parse_size(request.size)[::-1]
+        defaults, size = self.bundle.defaults, None
+        if request.size is not None:
+            width, height = parse_size(request.size)
+            size = (height, width)
         if self.upscaler is None and size is not None:
             for name, side in (("height", size[0]), ("width", size[1])):
                 given = getattr(request, name)
@@ -212,21 +228,21 @@ class Planner:
             raise InputError(f"{target[1]}x{target[0]} is more than H.264 holds; stay within {LARGEST} pixels a side.")
         return clip, target
 
-    def _defaults(self, request: Request, size: tuple[int, int]) -> Request:
-        bundle, given = self.bundle, {"height": size[0], "width": size[1]}
-        for name in ("frames", "steps", "guidance_scale", "sampler", "fps"):
+    def _defaults(self, request: Request, frames: int, size: tuple[int, int]) -> Request:
+        bundle = self.bundle
+        given: dict[str, Any] = {"frames": frames, "height": size[0], "width": size[1]}
+        for name in ("guidance_scale", "sampler"):
             value = getattr(request, name)
             given[name] = getattr(bundle.defaults, name) if value is None else value
         if request.guidance_rescale is None:
             given["guidance_rescale"] = bundle.schedule.guidance_rescale
-        length, overlap = seen_at_once(bundle, request.settings, given["frames"])
+        length, overlap = seen_at_once(bundle, request.settings, frames)
         given["context_length"] = length
-        if length < given["frames"]:
+        if length < frames:
             given["context_overlap"] = overlap
         return replace(request, **given)
 
-    def _drawn(self, request: Request) -> tuple[Request, tuple[int, int]]:
-        painter = self.painter
+    def _drawn(self, painter: TextToImage, request: Request, out: Path) -> tuple[Request, Drawing]:
         if request.first_frame_size is None:
             height, width = painter.size
         else:
@@ -235,12 +251,18 @@ class Planner:
             raise InputError(
                 f"the first frame would be drawn at {width}x{height}; {painter.name} draws multiples of {painter.unit}."
             )
-        given = {"first_frame_size": f"{width}x{height}"}
-        for name in ("steps", "guidance_scale"):
-            value = getattr(request, f"first_frame_{name}")
-            given[f"first_frame_{name}"] = getattr(painter, name) if value is None else value
-        given["first_frame_seed"] = request.seed if request.first_frame_seed is None else request.first_frame_seed
-        return replace(request, **given), (height, width)
+        steps = painter.steps if request.first_frame_steps is None else request.first_frame_steps
+        scale = request.first_frame_guidance_scale
+        scale = painter.guidance_scale if scale is None else scale
+        seed = request.seed if request.first_frame_seed is None else request.first_frame_seed
+        request = replace(
+            request,
+            first_frame_size=f"{width}x{height}",
+            first_frame_steps=steps,
+            first_frame_guidance_scale=scale,
+            first_frame_seed=seed,
+        )
+        return request, Drawing(out, (height, width), seed, steps, scale, self._drawn_record(request))
 
     def _drawn_record(self, request: Request) -> dict:
         """All that is needed to draw the picture again."""
@@ -270,7 +292,7 @@ class Planner:
         negative = [r for r in requests if r.first_frame_negative]
         if "negative" in ignores and negative:
             notes.append(f"{ignores['negative']}; --first-frame-negative does nothing.")
-        elif "guidance_scale" not in ignores and any(r.first_frame_guidance_scale <= 1 for r in negative):
+        elif "guidance_scale" not in ignores and any((r.first_frame_guidance_scale or 0) <= 1 for r in negative):
             notes.append("with guidance scale 1 nothing is guided; --first-frame-negative does nothing.")
         scales = {r.first_frame_guidance_scale for r in requests} - {self.painter.guidance_scale}
         if "guidance_scale" in ignores and scales:
@@ -324,9 +346,9 @@ class Planner:
         bundle, notes = self.bundle, []
         trained = stated_length(bundle.unet.config, bundle.schedule.trained_shape)
         for frames, length, overlap in dict.fromkeys((r.frames, r.context_length, r.context_overlap) for r in requests):
-            if None in (frames, length):  # not resolved
+            if frames is None or length is None:  # not resolved
                 continue
-            if frames > length:
+            if frames > length and overlap is not None:
                 plan = pieces(frames, length, overlap, bundle.unet.config.first_frame_reach)
                 notes.append(
                     f"{frames} frames are made in {len(plan)} pieces of {length}, each going on from the last "
@@ -335,7 +357,7 @@ class Planner:
             elif overlap is not None:
                 notes.append(f"the network sees all {frames} frames at once; --context-overlap does nothing.")
             seen = min(frames, length)
-            if is_far(seen, trained):
+            if trained is not None and is_far(seen, trained):
                 remedy = f"clips of about {trained} look best"
                 if seen > trained and animates_picture(bundle.unet.config):
                     remedy = f"pieces of about {trained} look best (--context-length)"
@@ -345,7 +367,7 @@ class Planner:
     def _captions(self, requests: Sequence[Request]) -> dict[str, tuple[TextEncoder, list[str]]]:
         """What each text encoder is given."""
         seen = [pair for r in requests for pair in ((r.text, r.motion), (r.negative, r.negative_motion))]
-        if self.bundle.unet.config.motion_text == "off":
+        if self.bundle.motion is None or self.bundle.unet.config.motion_text == "off":
             return {"text": (self.bundle.text, [one_caption(*pair) for pair in seen])}
         text, motion = zip(*seen, strict=True)
         return {"text": (self.bundle.text, list(text)), "motion": (self.bundle.motion, list(motion))}

@@ -52,18 +52,18 @@ class Processes:
             return work()
         from accelerate.utils import gather_object
 
-        done, failure = None, None
         try:
             done = work()
-        except Exception as error:
-            failure = error
-        failed = gather_object([failure is not None])
-        if not any(failed):
-            return done
-        self.close()
-        if failed.index(True) != self.rank:
+        except Exception:
+            failed = gather_object([True])
+            self.close()
+            if failed.index(True) != self.rank:
+                raise RefusedElsewhere from None
+            raise
+        if any(gather_object([False])):
+            self.close()
             raise RefusedElsewhere
-        raise failure
+        return done
 
 
 def processes(device: str) -> Processes:
@@ -85,16 +85,19 @@ def processes(device: str) -> Processes:
     return Processes(state.process_index, state.num_processes, state)
 
 
-def leave(code: int) -> None:
+def leave(code: str | int | None) -> None:
     """End this process here, if it has joined others: threads of their connection may abort an interpreter that winds
-    down, and a launcher then takes work that is done for failed."""
+    down, and a launcher then takes work that is done for failed. code: as `sys.exit` takes it."""
     torch = sys.modules.get("torch")
     connected = torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
     if _joined or connected:
         atexit._run_exitfuncs()
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(code or 0)
 
 
 def is_launched() -> bool:

@@ -157,9 +157,9 @@ def _check(key: str, value: Any) -> None:
         return
     wanted = next(kind for kind in kinds if kind is not type(None))
     fits = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
-    if fits and wanted is str and not is_text(value):
+    if wanted is str and isinstance(value, str) and not is_text(value):
         raise InputError(f"{key} holds characters that are no text; write it again.")
-    if fits and wanted is not str and not abs(value) < 2**63:
+    if fits and isinstance(value, int | float) and not abs(value) < 2**63:
         raise InputError(f"{key} is {str(value)[:20]}…; expected a number that a machine can hold.")
     if not fits:
         names = {str: "text in quotes", int: "a whole number", float: "a number"}

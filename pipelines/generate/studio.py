@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from ...errors import InputError
 from ...model_patches.upscaling.enlarge import Enlarger
 from ...model_patches.upscaling.sizes import resize_cover_crop
+from ...model_patches.upscaling.upscaler import Upscaler
 from ..image_to_video import animate
 from ..media.files import read_image, write_video
 from ..media.sheets import clip_sheet
@@ -37,13 +39,15 @@ class Studio:
     def draw(self, jobs: Sequence[Job], on_step: Callable[[int, int], None] | None = None) -> Tensor:
         """(b, 3, h, w) in [0, 1], drawn as the jobs say."""
         asked, painter = [job.request for job in jobs], self.planner.painter
+        drawings = [job.drawing for job in jobs if job.drawing is not None]
+        assert painter is not None  # until it is put away, which comes after the last picture
         drawn = painter.draw(
             [r.text for r in asked],
             [r.first_frame_negative for r in asked],
-            [r.first_frame_seed for r in asked],
-            jobs[0].drawn_size,
-            steps=asked[0].first_frame_steps,
-            guidance_scale=asked[0].first_frame_guidance_scale,
+            [drawing.seed for drawing in drawings],
+            drawings[0].size,
+            steps=drawings[0].steps,
+            guidance_scale=drawings[0].guidance_scale,
             on_step=on_step,
         )
         if not torch.isfinite(drawn).all():
@@ -58,11 +62,9 @@ class Studio:
     def animate(self, jobs: Sequence[Job], on_step: Callable[[int, int], None] | None = None) -> Tensor:
         """(b, t, 3, h, w) in [0, 1] as the jobs say. A picture that was drawn is read from its file, as any other."""
         asked, size = [job.request for job in jobs], jobs[0].size
-        firsts = [job.picture or job.request.image for job in jobs]
-        lasts = [r.last_image for r in asked]
         return animate(
             self.planner.bundle,
-            None if firsts[0] is None else torch.cat([read_image(picture, *size) for picture in firsts]),
+            _read([job.request.image if job.drawing is None else job.drawing.out for job in jobs], size),
             [r.text for r in asked],
             [r.motion for r in asked],
             asked[0].settings,
@@ -70,26 +72,24 @@ class Studio:
             negative=[r.negative for r in asked],
             negative_motion=[r.negative_motion for r in asked],
             seeds=[r.seed for r in asked],
-            last_images=None if lasts[0] is None else torch.cat([read_image(picture, *size) for picture in lasts]),
+            last_images=_read([r.last_image for r in asked], size),
             on_step=on_step,
         )
 
     def write(self, job: Job, clip: Tensor) -> None:
         """The sheet, and then the clip, which says that all is there."""
-        frames: Tensor | Iterator[Tensor] = clip
-        if self.planner.upscaler is not None:
-            frames = self._enlarged(job, clip)
+        upscaler = self.planner.upscaler
+        frames = clip if upscaler is None else self._enlarged(upscaler, job, clip)
         if job.sheet is not None:
             clip_sheet(job.sheet, clip[None], [job.caption], tile=128)
         try:
-            write_video(job.out, frames, job.request.fps, settings=job.record, scale=job.request.scale)
+            write_video(job.out, frames, job.fps, settings=job.record, scale=job.request.scale)
         except BaseException:
             if job.sheet is not None and not job.out.exists():
                 job.sheet.unlink(missing_ok=True)
             raise
 
-    def _enlarged(self, job: Job, clip: Tensor) -> Iterator[Tensor]:
-        upscaler = self.planner.upscaler
+    def _enlarged(self, upscaler: Upscaler, job: Job, clip: Tensor) -> Iterator[Tensor]:
         self.turns(upscaler.network)
         if self.enlarger is None:
             alone = self.turns.over  # the video network's memory, where strips cannot be thin enough
@@ -109,6 +109,12 @@ class Studio:
         if not self.quiet:
             seconds = time.perf_counter() - self.started
             print(f"{what} in {seconds:.1f} s; peak memory {self.turns.peak()}", file=sys.stderr)
+
+
+def _read(pictures: Sequence[str | Path | None], size: tuple[int, int]) -> Tensor | None:
+    """(b, 3, h, w): clips of one pass all have one, or none has."""
+    read = [read_image(picture, *size) for picture in pictures if picture is not None]
+    return torch.cat(read) if read else None
 
 
 def steps(bar: tqdm) -> Callable[[int, int], None]:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Protocol
 
 import av
+import av.container
+import av.error
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -32,8 +34,8 @@ from .viewer import Viewer
 
 # What FFmpeg and PIL raise on damaged files.
 FAILURES = (
-    av.FFmpegError, OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, SyntaxError, struct.error,
-    zlib.error, Image.DecompressionBombError,
+    av.error.FFmpegError, OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, SyntaxError,
+    struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
 
@@ -168,7 +170,7 @@ def _opened(record: Stored) -> Iterator[tuple[av.container.InputContainer, av.Vi
     file = os.path.abspath(record.path) if record.size is None else io.BytesIO(source_bytes(record))
     with av.open(file, metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
         stream = container.streams.best("video")
-        if stream is None:
+        if not isinstance(stream, av.VideoStream):
             raise Unreadable("unreadable: it has no video stream")
         yield container, stream, Viewer(stream)
 
@@ -188,7 +190,7 @@ def _probe_video(record: Stored) -> Probe:
         width, height = viewer.size(first)
         ways = viewer.ways(first)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
-        unit = float(stream.time_base)
+        unit = float(viewer.unit)
     stamps = [p for p, _ in packets]
     if counted or None in stamps or len(set(stamps)) < len(stamps):
         count = _count(record)
@@ -203,7 +205,7 @@ def _probe_video(record: Stored) -> Probe:
 def _frames_of(packet: av.Packet, viewer: Viewer) -> list[av.VideoFrame]:
     try:
         return viewer.decode(packet)
-    except av.FFmpegError:  # a stretch without its keyframe, as a cut may begin with
+    except av.error.FFmpegError:  # a stretch without its keyframe, as a cut may begin with
         return []
 
 
@@ -234,7 +236,7 @@ def _decode(record: Stored, probe: Probe, wanted: set[int], seek: bool = True) -
             container.seek(int(probe.pts[start[-1]]), stream=stream)
         count = -1
         for count, frame in enumerate(viewer.whole(_shown(container, viewer))):
-            k = count if probe.counted else number.get(frame.pts, -1)
+            k = count if probe.counted else -1 if frame.pts is None else number.get(frame.pts, -1)
             if seek and count == 0 and not 0 <= k <= first:
                 break  # the file's index leads astray: from its beginning, then
             if k in wanted:

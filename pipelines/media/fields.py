@@ -10,6 +10,8 @@ from collections import deque
 from fractions import Fraction
 
 import av
+import av.error
+import av.filter
 
 from ...errors import CannotShow
 
@@ -26,7 +28,7 @@ class Deinterlacer:
         self.filter: av.filter.Graph | None = None  # there is none until it is needed
         self.kind: tuple = ()
         # Of frames in the filter: when each is shown. None: it came out before, and is there as a neighbour.
-        self.waiting: deque[tuple[int | None, Fraction] | None] = deque()
+        self.waiting: deque[tuple[int | None, Fraction | None] | None] = deque()
 
     def take(self, frame: av.VideoFrame) -> list[av.VideoFrame]:
         """Those that are finished by this one. Raises CannotShow where there is no bwdif."""
@@ -40,23 +42,23 @@ class Deinterlacer:
             self.filter = _bwdif(frame)
             if self.before is not None:
                 self.waiting.append(None)
-                self._put(self.before)
+                self._put(self.filter, self.before)
         self.waiting.append((frame.pts, frame.time_base))
-        return [*done, *self._put(frame)]
+        return [*done, *self._put(self.filter, frame)]
 
     def rest(self) -> list[av.VideoFrame]:
         """What waits for a frame after it, at the end; or where frames of another size follow."""
-        done = [] if self.filter is None else self._put(None)
+        done = [] if self.filter is None else self._put(self.filter, None)
         self.filter = self.before = None
         return done
 
-    def _put(self, frame: av.VideoFrame | None) -> list[av.VideoFrame]:
-        self.filter.vpush(frame)
+    def _put(self, graph: av.filter.Graph, frame: av.VideoFrame | None) -> list[av.VideoFrame]:
+        graph.vpush(frame)
         done = []
         while True:
             try:
-                finished = self.filter.vpull()
-            except (av.BlockingIOError, av.EOFError):
+                finished = graph.vpull()
+            except (av.error.BlockingIOError, av.error.EOFError):
                 return done
             shown = self.waiting.popleft()
             if shown is not None:

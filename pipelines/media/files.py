@@ -129,6 +129,8 @@ def write_video(
                     as_bt709(stream.codec_context)
                 for image in frames[..., :height, :width]:
                     out.mux(stream.encode(to_yuv(image)))
+            if stream is None:
+                raise ValueError("a clip of no frames cannot be written.")
             out.mux(stream.encode())
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}.") from error
@@ -137,11 +139,12 @@ def write_video(
 def read_settings(path: str | Path) -> dict:
     """The settings that `write_video` stored; {} of a file that has none, or is no video."""
     import av
+    import av.error
 
     try:
         with av.open(str(path)) as file:
             return kept_settings(file.metadata.get("comment"))
-    except (av.FFmpegError, OSError, ValueError):
+    except (av.error.FFmpegError, OSError, ValueError):
         return {}
 
 

@@ -6,6 +6,8 @@ What takes more than the frame itself, such as what its container states, is in 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
+from typing import Any
 
 import av
 import numpy as np
@@ -33,12 +35,18 @@ def shown_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
     return (frame.height, width) if _lies(frame) else (width, frame.height)
 
 
+def side_data(frame: av.VideoFrame) -> Iterable[Any]:
+    """What comes with a frame, each with its `type`."""
+    told: Any = frame.side_data  # PyAV's stub takes them for texts
+    return told
+
+
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """a, b, c, d of the file's display matrix (ISO/IEC 14496-12, 8.3.2): shown x = a x + c y, y = b x + d y.
 
     `frame.rotation` is an angle, which does not say that a frame is mirrored.
     """
-    for data in frame.side_data:
+    for data in side_data(frame):
         if data.type.name == "DISPLAYMATRIX":
             a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])
             return a, b, c, d
@@ -100,7 +108,8 @@ def _from_hdr(frame: av.VideoFrame, width: int, height: int, see_through: bool, 
         form = "yuva444p16le" if see_through else "yuv444p16le"
     # The same range on both sides: numbers are shifted into the upper bits, and no more.
     options = {"src_color_range": LIMITED, "dst_color_range": LIMITED}
-    stored = frame.reformat(width, height, form, interpolation=SCALER, **options).to_ndarray()
+    converted = frame.reformat(width, height, form, interpolation=SCALER, **options)
+    stored = np.asarray(converted.to_ndarray(), np.uint16)
     shown = hdr.to_sdr(np.ascontiguousarray(stored[..., :3]), signal)
     return np.concatenate([shown, (stored[..., 3:] >> 8).astype(np.uint8)], 2) if see_through else shown
 

@@ -79,7 +79,7 @@ def pq_to_nits(code: np.ndarray) -> np.ndarray:
     return 10_000 * np.power(np.maximum(root - C1, 0) / (C2 - C3 * root), 1 / M1)
 
 
-def nits_to_pq(nits: np.ndarray) -> np.ndarray:
+def nits_to_pq(nits: np.ndarray | float) -> np.ndarray:
     """Its inverse."""
     power = np.power(np.asarray(nits) / 10_000, M1)
     return np.power((C1 + C2 * power) / (1 + C3 * power), M2)

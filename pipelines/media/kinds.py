@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import av
+import av.error
+import av.stream
 from PIL import Image
 
 from .frames import CONTAINERS
@@ -41,7 +43,7 @@ def _sniff(file: Path) -> str | None:
             stream = container.streams.best("video")
             is_cover = stream is not None and stream.disposition & av.stream.Disposition.attached_pic  # a song's
             return None if stream is None or is_cover else "video"
-    except (av.FFmpegError, OSError, ValueError, UnicodeError):
+    except (av.error.FFmpegError, OSError, ValueError, UnicodeError):
         return None
 
 

@@ -55,7 +55,8 @@ def comparison_sheet(
     gap, apart, margin, label = 4, 16, 16, 20
     head = (34 if title else 0) + (label if heads else 0)
     sizes = [_shown(next(group for group in row if group is not None), tile) for row in rows]
-    counts = [max(len(row[k]) if row[k] is not None else 0 for row in rows) for k in range(len(rows[0]))]
+    columns = [[row[k] for row in rows] for k in range(len(rows[0]))]
+    counts = [max(0 if group is None else len(group) for group in column) for column in columns]
     widest = max(width for width, _, _ in sizes)
     starts = np.cumsum([0, *(count * (widest + gap) + apart for count in counts)])
     across = int(starts[-1]) - apart - gap

@@ -13,8 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import av
+import av.container
+import av.error
+import av.stream
 import numpy as np
 import torch
 from torch import Tensor
@@ -33,6 +37,9 @@ TOLD = {
     "hdr": "HDR; it becomes ordinary video, in BT.709",
     "fields": "interlaced; the two fields of each frame become one picture",
 }  # of Viewer.ways
+
+
+Frame = TypeVar("Frame", av.VideoFrame, av.AudioFrame)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ def survey(path: Path) -> Shown:
                         note(f"{path.name} is {what}.")
                 try:
                     viewer.pixels(frame)
-                except (av.FFmpegError, ValueError) as error:
+                except (av.error.FFmpegError, ValueError) as error:
                     raise InputError(
                         f"{path} has frames that cannot be converted ({frame.format.name}); save it as H.264."
                     ) from error
@@ -82,7 +89,7 @@ def rewrite(
         stream = viewer.stream
         out.metadata.update({k.lower(): v for k, v in container.metadata.items() if k.lower() not in OF_THE_FILE})
         clock = Clock(container, viewer)
-        video = Video(out, stream, size, crf)
+        video = Video(out, viewer, size, crf)
         tracks = {track.index: make_audio_track(out, track, clock.start) for track in container.streams.audio}
         tracks = {index: track for index, track in tracks.items() if track is not None}
         if container.streams.subtitles:
@@ -97,6 +104,7 @@ def rewrite(
 
         waiting: list[tuple[int, np.ndarray]] = []  # when, what
         for frame in viewer.whole(shown_frames()):
+            assert frame.pts is not None  # the clock has given it one
             waiting.append((frame.pts, viewer.pixels(frame, (shown.width, shown.height))))
             if len(waiting) == chunk:
                 _pass_on(waiting, change, video)
@@ -131,13 +139,13 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Viewer]]:
         # An absolute path: FFmpeg would take "12:30.mp4" for the address of a protocol "12".
         options = {"format_whitelist": CONTAINERS}
         container = av.open(os.path.abspath(path), metadata_errors="ignore", options=options)
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be opened as a video ({_reason(error)}); give an mp4, mov, mkv, webm, avi or gif file."
         ) from error
     with container:
         stream = container.streams.best("video")
-        if stream is None or stream.codec_context is None:
+        if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
             raise InputError(f"{path} has no video in it that can be decoded; give a file with a video stream.")
         stream.thread_type = "AUTO"
         try:
@@ -150,20 +158,20 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def _packets(path: Path, container: av.container.InputContainer, streams: Sequence[av.Stream]) -> Iterator[av.Packet]:
+def _packets(
+    path: Path, container: av.container.InputContainer, streams: Sequence[av.stream.Stream]
+) -> Iterator[av.Packet]:
     try:
         yield from container.demux(streams)
-    except av.FFmpegError as error:
+    except av.error.FFmpegError as error:
         raise InputError(f"{path} cannot be read to its end ({_reason(error)}); copy or save it again.") from error
 
 
-def _decoded(
-    packet: av.Packet, decode: Callable[[av.Packet], list] = av.Packet.decode
-) -> list[av.VideoFrame] | list[av.AudioFrame] | None:
+def _decoded(packet: av.Packet, decode: Callable[[av.Packet], list[Frame]]) -> list[Frame] | None:
     """Frames of a packet; None: it is damaged, of a stretch without its keyframe, or cut through by the file's end."""
     try:
         return None if packet.is_corrupt else decode(packet)
-    except av.FFmpegError:
+    except av.error.FFmpegError:
         return None
 
 
@@ -173,8 +181,8 @@ class Clock:
     def __init__(self, container: av.container.InputContainer, viewer: Viewer) -> None:
         self.decode, stream = viewer.decode, viewer.stream
         self.start = Fraction(container.start_time or 0, av.time_base)  # seconds
-        self.late = round(self.start / stream.time_base)
-        self.step = max(1, round(1 / (_rate(stream) * stream.time_base)))
+        self.late = round(self.start / viewer.unit)
+        self.step = max(1, round(1 / (_rate(stream) * viewer.unit)))
         # AVI numbers packets in the order they are stored in: the frame shown next has the number next in store.
         self.store: deque[int] | None = deque() if "avi" in container.format.name else None
         self.last: int | None = None
@@ -218,18 +226,16 @@ def _written(target: Path) -> Iterator[av.container.OutputContainer]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole(target) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as out:
             yield out
-    except (av.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError) as error:
         raise InputError(f"{target} cannot be written ({_reason(error)}); choose another place.") from error
 
 
 class Video:
     """H.264 in BT.709, in the source's units of time."""
 
-    def __init__(
-        self, out: av.container.OutputContainer, source: av.VideoStream, size: tuple[int, int], crf: int
-    ) -> None:
-        self.out, self.unit, self.last = out, source.time_base, 0
-        self.stream = out.add_stream("libx264", rate=_rate(source))
+    def __init__(self, out: av.container.OutputContainer, source: Viewer, size: tuple[int, int], crf: int) -> None:
+        self.out, self.unit, self.last = out, source.unit, 0
+        self.stream = out.add_stream("libx264", rate=_rate(source.stream))
         self.stream.width, self.stream.height = size
         self.stream.pix_fmt, self.stream.options = "yuv420p", {"crf": str(crf)}
         context = self.stream.codec_context
@@ -278,14 +284,14 @@ class AudioEncoder:
     """A sound track as AAC. start: of the file, seconds."""
 
     def __init__(self, out: av.container.OutputContainer, source: av.AudioStream, start: Fraction) -> None:
-        self.out, self.start = out, start
+        self.out, self.start, self.decode = out, start, source.decode
         rate, channels = source.codec_context.sample_rate, source.codec_context.layout.nb_channels
         self.stream = out.add_stream("aac", rate=rate if rate in AAC_RATES else 48000)
         self.stream.codec_context.layout = AAC_LAYOUTS.get(channels, "stereo")
 
     def take(self, packet: av.Packet) -> None:
-        for frame in _decoded(packet) or ():
-            if frame.pts is not None:
+        for frame in _decoded(packet, self.decode) or ():
+            if frame.pts is not None and frame.time_base is not None:
                 frame.pts -= round(self.start / frame.time_base)
             self.out.mux(self.stream.encode(frame))
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import av
+import av.codec.codec
 import numpy as np
 
 from ...errors import CannotShow
 from . import hdr
 from .fields import Deinterlacer, check_deinterlacing
-from .frames import FULL, pixels, shown_size
+from .frames import FULL, pixels, shown_size, side_data
 
 UNSTATED = (0, hdr.UNSPECIFIED)
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders that read transparency where FFmpeg's own do not
@@ -28,6 +29,8 @@ class Viewer:
 
     def __init__(self, stream: av.VideoStream) -> None:
         self.stream, self.context = stream, stream.codec_context
+        assert stream.time_base is not None  # FFmpeg gives every stream that it reads one
+        self.unit = stream.time_base  # seconds one of its times is long
         # As the container states them: the decoder of HEVC forgets what its own headers do not repeat.
         self.stated = self.context.color_trc, self.context.color_primaries
         self.fields = Deinterlacer()
@@ -57,7 +60,7 @@ class Viewer:
         now = self.context.color_trc, self.context.color_primaries
         transfer, primaries = (s if n in UNSTATED else n for n, s in zip(now, self.stated, strict=True))
         if transfer not in (hdr.PQ, hdr.HLG):
-            if transfer in UNSTATED and any(data.type.name == "DOVI_METADATA" for data in frame.side_data):
+            if transfer in UNSTATED and any(data.type.name == "DOVI_METADATA" for data in side_data(frame)):
                 raise CannotShow("hdr: Dolby Vision without a base picture, as in its profile 5; save it as HDR10")
             return None
         matrix = frame.colorspace
@@ -99,5 +102,6 @@ def _decoder(name: str) -> av.VideoCodecContext:
         raise CannotShow(
             f"transparent: this FFmpeg has no {name}, which reads what can be seen through; install PyAV's own build"
         ) from error
+    assert isinstance(context, av.VideoCodecContext)  # as decoders of video are
     context.thread_type = "AUTO"
     return context

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from dreamfactory.cli import main
 from dreamfactory.model_patches import VideoUNet, load_unet, preset
-from dreamfactory.pipelines.bundle import DEMO, Bundle, Defaults, load_bundle, save_bundle
+from dreamfactory.pipelines.bundle import DEMO, Bundle, Defaults, KLCodec, load_bundle, save_bundle
 from dreamfactory.pipelines.generate.plan import Networks, Planner
 from dreamfactory.pipelines.generate.request import Request
 from dreamfactory.pipelines.image_to_video import Settings, animate
+from dreamfactory.pipelines.media.files import write_video
 from dreamfactory.pipelines.turns import Turns
 from dreamfactory.schedulers import ScheduleConfig
 
@@ -352,6 +353,22 @@ def test_kl_vaes_stay_whole_where_the_rest_is_in_half_precision(tmp_path):
     demo = load_bundle("demo", dtype=torch.float16)
     assert next(demo.codec.parameters()).dtype == torch.float16
     assert next(load_bundle("demo", vae=str(tmp_path), dtype=torch.float16).codec.parameters()).dtype == torch.float32
+
+
+def test_a_bundle_with_another_s_vae_is_saved_beside_it(tmp_path):
+    AutoencoderKL(latent_channels=12, norm_num_groups=8, block_out_channels=(8,)).save_pretrained(tmp_path / "vae")
+    bundle = load_bundle("demo", vae=str(tmp_path / "vae"))
+    with pytest.raises(ValueError, match="name its folder in `elsewhere`"):
+        save_bundle(bundle, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    save_bundle(bundle, tmp_path / "saved", elsewhere={"codec": "../vae"})
+    assert isinstance(load_bundle(tmp_path / "saved").codec, KLCodec)
+
+
+def test_a_clip_of_no_frames_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="no frames"):
+        write_video(tmp_path / "clip.mp4", iter(()), 8)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_captions_that_are_not_read_to_the_end_are_told(text_alone):

@@ -231,6 +231,22 @@ def test_what_a_folder_was_begun_with_may_be_damaged(capsys, text_alone, tmp_pat
     assert "choose another --out, or delete it" in err
 
 
+def test_weights_that_are_no_list_of_files_are_other_weights(capsys, text_alone, tmp_path):  # noqa: F811
+    prompts = write(tmp_path / "list.jsonl", {"text": "a"})
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "run.json").write_text('{"batch": 1, "weights": "two"}')
+    code, _, err = run(capsys, "--checkpoint", text_alone, "--prompts", prompts, "--out", tmp_path / "clips")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert f"holds clips of other weights: {text_alone} has changed since" in err
+
+
+@pytest.mark.parametrize(("code", "ends"), [("None", 0), ("3", 3), ("'told'", 1)])
+def test_a_process_that_joined_others_leaves_as_sys_exit_does(code, ends):
+    script = f"from dreamfactory.pipelines.generate import processes as p; p._joined = True; p.leave({code})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (ends, "told\n" if ends == 1 else "")
+
+
 def test_a_list_does_not_go_where_it_reads(capsys, text_alone, tmp_path, monkeypatch):  # noqa: F811
     prompts, encoder = write(tmp_path / "list.jsonl", {"text": "a"}), tmp_path / "encoder"
     shutil.copytree(text_alone / "text_encoder", encoder)
