@@ -45,6 +45,8 @@ import comfyui_version  # noqa: E402
 import torch  # noqa: E402
 
 spec = importlib.util.spec_from_file_location("a_pack", f"{PACK}/__init__.py", submodule_search_locations=[PACK])
+assert spec is not None  # a .py file has both
+assert spec.loader is not None
 sys.modules["a_pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["a_pack"])
 from a_pack.check.device import GIB, LEFT, Here, left  # noqa: E402
@@ -92,13 +94,13 @@ def demo(dtype) -> dict:
     prompt, noise = demo_prompt(config), demo_noise(config)
     features = {"image_embeds": torch.zeros(1, config.image_projector.embedding_dim)}
     first = model.model.process_latent_out(prompt.first_frame)
-    sides = [
+    positive, negative = [
         [[text, {f"{PREFIX}motion_text": motion, f"{PREFIX}first_frame": first, f"{PREFIX}image": features}]]
         for text, motion in ((prompt.text, prompt.motion), (prompt.uncond_text, prompt.uncond_motion))
     ]
     # The adapter's tokens are made of vision features: here they are the ones of the comparison.
     model.model.diffusion_model.project_image = lambda seen: prompt.image_tokens.to(seen)
-    found = off(model.model.process_latent_in(sampled(model, noise, *sides, 8, 1.5)), expected)
+    found = off(model.model.process_latent_in(sampled(model, noise, positive, negative, 8, 1.5)), expected)
     # The host's trailing timesteps are those of headless generation but for one here and there.
     most = TOLERANCES[dtype] + 0.02
     return close(f"the clip in {NAMES[dtype]}", found, most, {"rms": found, "at most": most})
@@ -119,8 +121,8 @@ def conditions(config):
 
 
 def clip(model):
-    noise, sides = conditions(model.model.video_config)
-    return sampled(model, noise, *sides, STEPS, 7.0)
+    noise, (positive, negative) = conditions(model.model.video_config)
+    return sampled(model, noise, positive, negative, STEPS, 7.0)
 
 
 def forget() -> None:

@@ -84,6 +84,7 @@ def full_config(here: Here) -> UNetConfig:
     config = preset(PRESET)
     if not here.small:
         return config
+    assert config.image_projector is not None  # the preset's has one
     projector = replace(config.image_projector, embedding_dim=64, output_dim=64, dim=32, depth=1, heads=2, head_dim=16)
     return replace(config, **SMALL, head_dim=32, image_token_dim=64, image_projector=projector)
 
@@ -108,7 +109,9 @@ def full_inputs(here: Here, clips: int = 2) -> tuple[tuple[Tensor, Tensor, Condi
     def randn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(here.device, here.half)
 
-    tokens = config.image_projector.queries * (config.image_projector.frames or 1)
+    projector = config.image_projector
+    assert projector is not None  # the preset's has one
+    tokens = projector.queries * (projector.frames or 1)
     given = (randn(clips * frames, config.in_channels, *size), torch.full((clips,), 500, device=here.device))
     conditions = Conditions(
         text=randn(clips, 77, config.context_dim),
@@ -144,7 +147,7 @@ def speed(here: Here) -> dict:
     with same_bits():
         same = timed(here, step)
     rate = counted.get_total_flops() / seconds / 1e12
-    facts = {"ms a step": 1e3 * seconds, "with the same bits always": 1e3 * same, "TFLOP/s": rate}
+    facts: dict[str, object] = {"ms a step": 1e3 * seconds, "with the same bits always": 1e3 * same, "TFLOP/s": rate}
     if here.ceiling and here.is_card:
         facts["of the ceiling"] = f"{100 * rate / here.ceiling:.0f} %"
     facts["weights GiB"] = sum(w.nbytes for w in unet.parameters()) / GIB
@@ -217,7 +220,8 @@ def cuda_graph(here: Here) -> dict:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        step(), step()
+        step()
+        step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -21,8 +21,9 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 # What the options of the same name set: a node's title, and the first of these inputs that the node has.
@@ -43,7 +44,7 @@ class ComfyError(Exception):
 
 def load_graph(path: str | os.PathLike) -> dict:
     """{node id: {"class_type", "inputs", "_meta": {"title"}}}; the browser's own format cannot be queued."""
-    graph = None
+    graph: Any = None
     with contextlib.suppress(ValueError):
         graph = json.loads(Path(path).read_text(encoding="utf-8"))
     nodes = graph.values() if isinstance(graph, dict) else [None]
@@ -101,7 +102,8 @@ def refusal(graph: dict, answer: dict) -> str:
 def nearest_choices(error: dict) -> str:
     """What is wanted and what comes nearest, where the server prints every file of a long list; else ""."""
     extra = error.get("extra_info", {})
-    kind, *rest = extra.get("input_config") or [None]
+    config: list[Any] = extra.get("input_config") or [None]
+    kind, *rest = config
     choices = [str(choice) for choice in (rest[0].get("options", []) if kind == "COMBO" and rest else kind or [])]
     value = extra.get("received_value")
     if not isinstance(value, str) or sum(map(len, choices)) < 200:
@@ -119,7 +121,7 @@ def check_event(graph: dict, event: str, data: dict) -> None:
         raise ComfyError(f'Node "{title_of(graph, data["node_id"])}" failed with {data["exception_type"]}: {reason}')
 
 
-def open_websocket(url: str) -> BinaryIO:
+def open_websocket(url: str) -> BufferedIOBase:
     """Connect to an http or https address and shake hands (RFC 6455, 4.1)."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -139,7 +141,7 @@ def open_websocket(url: str) -> BinaryIO:
     return stream
 
 
-def read_frame(stream: BinaryIO) -> tuple[bool, int, bytes]:
+def read_frame(stream: BufferedIOBase) -> tuple[bool, int, bytes]:
     """(ends its message, kind, payload) of a server's frame (RFC 6455, 5.2); a lost connection reads as its end."""
     first, size = stream.read(2) or (CLOSE, 0)
     if size > 125:
@@ -152,7 +154,7 @@ def control_frame(kind: int, payload: bytes, mask: bytes) -> bytes:
     return bytes([0x80 | kind, 0x80 | len(payload)]) + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(payload))
 
 
-def receive(stream: BinaryIO) -> dict:
+def receive(stream: BufferedIOBase) -> dict:
     """The next message, {"type", "data"}; of binary ones what a node says, {"type": "text"}, and none of a preview."""
     message, message_kind = b"", TEXT
     while True:
@@ -245,7 +247,7 @@ class Comfy:
             check_event(graph, event, data)
         return entry["outputs"]
 
-    def _follow(self, graph: dict, prompt_id: str, events: BinaryIO, on_progress: Callable) -> None:
+    def _follow(self, graph: dict, prompt_id: str, events: BufferedIOBase, on_progress: Callable) -> None:
         """Return when the workflow is over: no node runs, or it is in the queue no longer."""
         title = "none"
         while True:
@@ -253,7 +255,7 @@ class Comfy:
                 message = receive(events)
             except (OSError, ValueError) as error:
                 raise ComfyError(f"The server went away ({error}); last node: {title}; see its log.") from error
-            event, data = message.get("type"), message.get("data") or {}
+            event, data = message.get("type", ""), message.get("data") or {}
             if event == "status" and prompt_id not in json.dumps(self.ask("/queue")):
                 return
             if event == "text" and data["node"] in graph and data["text"]:
