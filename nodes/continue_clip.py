@@ -85,7 +85,11 @@ class ContinueClip(CheckedNode):
         clip_vision=None,
     ) -> io.NodeOutput:
         network = video_model(model)
-        if (samples is None) == (images is None):
+        if samples is not None and images is None:
+            done = ClipSoFar(vae, samples["samples"])
+        elif images is not None and samples is None:
+            done = ClipSoFar(vae, images, pictures=True)
+        else:
             raise NodeError("samples: wire the clip so far as samples, or as images; one of the two.")
         if loop and last_frame is not None:
             raise NodeError("loop: it ends where the clip began, and last_frame says otherwise; choose one.")
@@ -99,7 +103,9 @@ class ContinueClip(CheckedNode):
                 f"{'loop' if loop else 'last_frame'}: this video model has no place for a last frame; only "
                 "interpolation networks end where you say."
             )
-        count = len(frames_in_batch(samples) if images is None else images)
+        if samples is not None:
+            frames_in_batch(samples)
+        count = len(done.frames)
         length, overlap = sizes_for(network, context_length, context_overlap)
         overlap = min(overlap, count) if not context_overlap else overlap
         check_sizes(network, length, overlap)
@@ -109,7 +115,6 @@ class ContinueClip(CheckedNode):
         piece = Piece(start, length, overlap, picture_at(start, network.video_config.first_frame_reach))
         for side, conditioning in (("positive", positive), ("negative", negative)):
             check_by_frame(side, conditioning, start + length, count + 1)
-        done = ClipSoFar(vae, None if samples is None else samples["samples"], images)
         done.check()
         last = done[:1] if loop else None
         if last_frame is not None:

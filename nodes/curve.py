@@ -86,7 +86,7 @@ class Plot:
         """Text that reads upwards, at the left edge."""
         font = ImageFont.load_default(TEXT * FINER)
         box = font.getbbox(text)
-        word = Image.new("L", (box[2], box[3]))
+        word = Image.new("L", (int(box[2]), int(box[3])))
         ImageDraw.Draw(word).text((0, 0), text, 255, font)
         word = word.rotate(90, expand=True)
         self.image.paste(INK, (10 * FINER, round(y * FINER - word.height / 2)), word)

@@ -163,7 +163,8 @@ def _encoders() -> list[str]:
     listed = set()
     for name in names("text_encoders"):
         folder, file = os.path.split(name)
-        whole = folder and WHOLE.fullmatch(file) and (Path(_listed(name)).parent / "config.json").is_file()
+        path = _listed(name) if folder and WHOLE.fullmatch(file) else None  # None too of a link that leads nowhere
+        whole = path is not None and (Path(path).parent / "config.json").is_file()
         listed.add(folder if whole else name)
     return sorted(listed)
 

@@ -79,14 +79,14 @@ def frames_in_batch(latent: dict, field: str = "samples") -> Tensor:
 class ClipSoFar:
     """The frames there are already: latents (t, c, h, w), or pictures, which are encoded when they are asked for."""
 
-    def __init__(self, vae, latents: Tensor | None, images: Tensor | None = None) -> None:
-        self.vae, self.latents, self.images = vae, latents, images
+    def __init__(self, vae, frames: Tensor, pictures: bool = False) -> None:
+        self.vae, self.frames, self.pictures = vae, frames, pictures
 
     def check(self) -> None:
         """Whether pictures have a size in latents."""
         ratio = self.vae.spacial_compression_encode()
-        if self.images is not None and any(side % ratio for side in self.images.shape[1:3]):
-            height, width = self.images.shape[1:3]
+        if self.pictures and any(side % ratio for side in self.frames.shape[1:3]):
+            height, width = self.frames.shape[1:3]
             raise NodeError(
                 f"images: {width}x{height} pixels do not divide into latents of {ratio}; scale them to a multiple."
             )
@@ -94,21 +94,21 @@ class ClipSoFar:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
-        if self.images is not None:
-            return self.images.shape[2], self.images.shape[1]
+        if self.pictures:
+            return self.frames.shape[2], self.frames.shape[1]
         ratio = self.vae.spacial_compression_encode()
-        return self.latents.shape[3] * ratio, self.latents.shape[2] * ratio
+        return self.frames.shape[3] * ratio, self.frames.shape[2] * ratio
 
     def __getitem__(self, frames: slice) -> Tensor:
-        if self.images is None:
-            return self.latents[frames]
-        return encode_frames(self.vae, "images", self.images[frames], *self.size)
+        if not self.pictures:
+            return self.frames[frames]
+        return encode_frames(self.vae, "images", self.frames[frames], *self.size)
 
     def picture(self, frame: int) -> Tensor:
         """One frame as pixels (1, h, w, 3)."""
-        if self.images is None:
-            return self.vae.decode(self.latents[frame : frame + 1])
-        return rgb("images", self.images[frame : frame + 1])
+        if not self.pictures:
+            return self.vae.decode(self.frames[frame : frame + 1])
+        return rgb("images", self.frames[frame : frame + 1])
 
 
 def conditioning_of(

@@ -12,6 +12,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management as management
 import comfy.model_patcher
@@ -120,7 +121,8 @@ class UpscaleVideo(CheckedNode):
             check_dtype(upscaler, DTYPES[precision])
         if 0 < tile < MIN_TILE:
             raise NodeError(f"tile: {tile} pixels are too few; give {MIN_TILE} or more, or 0 for whole frames.")
-        size = _size(upscaler.scale, *images.shape[1:3], height, width)
+        h, w = images.shape[1:3]
+        size = _size(upscaler.scale, h, w, height, width)
         device = getattr(getattr(upscale_model, "patcher", None), "load_device", management.get_torch_device())
         at_once = 1 if one_by_one(upscaler, device) else min(frames_at_once, len(images))
         result = _result(images, size, upscaler.scale, at_once)
@@ -163,7 +165,7 @@ def load_upscale_model(path: str | Path):
     return descriptor
 
 
-def isolated_copy(descriptor: object) -> Upscaler:
+def isolated_copy(descriptor: Any) -> Upscaler:
     """The upscaler of an UPSCALE_MODEL, which other nodes have too: what is done to this one stays here.
 
     Its weights are the host's until they are moved or change their type. While it computes, Cancel stops it between
@@ -260,7 +262,7 @@ def _enlarge(images: Tensor, enlarger: Enlarger, result: Tensor) -> None:
     done = 0
     while done < frames:
         management.throw_exception_if_processing_interrupted()
-        some = rgb("images", images[done : done + enlarger.at_once]).movedim(-1, 1).contiguous()
+        some = rgb("images", images[done : done + (enlarger.at_once or frames)]).movedim(-1, 1).contiguous()
         if not torch.isfinite(some).all():
             raise NodeError(
                 f"images: frames {done} to {done + len(some) - 1} hold numbers that are no picture (NaN or infinite); "

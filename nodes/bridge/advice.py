@@ -68,7 +68,7 @@ def _length(model, frames: int) -> str:
     network = model.model
     trained = stated_length(network.video_config, network.schedule.trained_shape)
     seen = frames_together(model, frames)
-    if not is_far(seen, trained):
+    if trained is None or not is_far(seen, trained):
         return ""
     told = f"The network was trained with {trained} frames and sees {seen} at once"
     if TOGETHER in model.model_options:

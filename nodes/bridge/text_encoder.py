@@ -13,6 +13,7 @@ the networks here were trained on one. Prompt weights, embeddings, LoRA, CLIPSet
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -31,7 +32,11 @@ import folder_paths
 import torch
 from comfy.text_encoders.spiece_tokenizer import SPieceTokenizer
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPTokenizer, T5TokenizerFast
+from transformers import (
+    AutoTokenizer,
+    CLIPTokenizer,
+    T5TokenizerFast,  # pyright: ignore[reportAttributeAccessIssue] (there, but not to its checkers)
+)
 
 from ...errors import NodeError, blameless, reason
 from ...model_patches.tokens import T5_LENGTH, UNBOUNDED
@@ -163,8 +168,8 @@ def _sentencepiece(folder: Path) -> tuple[SPieceTokenizer, int]:
 
 def _bundled(kind: str):
     if kind == "t5":
-        return T5TokenizerFast.from_pretrained(Path(t5.__file__).parent / "t5_tokenizer")
-    return CLIPTokenizer.from_pretrained(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer")
+        return T5TokenizerFast.from_pretrained(Path(inspect.getfile(t5)).parent / "t5_tokenizer")
+    return CLIPTokenizer.from_pretrained(Path(inspect.getfile(comfy.sd1_clip)).parent / "sd1_tokenizer")
 
 
 def _length(source: Source, kind: str, config: dict, tokenizer: Tokenizer, wanted: int | None) -> int:

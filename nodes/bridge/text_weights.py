@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import comfy.clip_model
 import comfy.sd
@@ -103,7 +104,7 @@ class Source:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise NodeError(f"{file} does not name a model_type; put the encoder's own config.json there.") from error
 
-    def config(self):
+    def config(self) -> Any:
         """The folder's config as transformers reads it, with its defaults; None for a bare file."""
         if self.folder is None:
             return None

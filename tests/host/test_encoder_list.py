@@ -40,6 +40,8 @@ def facts(host, tmp_path_factory):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"{}")
     (root / "linked").symlink_to(root / "whole", target_is_directory=True)
+    (root / "gone").mkdir()
+    (root / "gone" / "model.safetensors").symlink_to(root / "nowhere.safetensors")
     return run_inside(host, SCRIPT, root)
 
 
@@ -47,6 +49,7 @@ def test_folders_stand_for_their_weights_and_other_files_for_themselves(facts):
     assert facts["listed"] == [
         "bare.safetensors",
         "deep/er/text encoder",
+        "gone/model.safetensors",  # a link to what is there no longer must not take the list with it
         "half/model.fp16.safetensors",
         "linked",
         "no_config/model.safetensors",
