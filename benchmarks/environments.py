@@ -187,7 +187,9 @@ def build(name: str, work: Path, host: Path | None) -> Path:
     unfinished = place.with_name("unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     steps = [shlex.split(step) for step in environment.steps]
-    source = host if environment.after == "HOST" else environment.after and build(environment.after, work, host)
+    source = host if environment.after == "HOST" else None
+    if environment.after is not None and environment.after != "HOST":
+        source = build(environment.after, work, host)
     if source is not None:
         twin(source, unfinished)
     else:
@@ -211,7 +213,9 @@ def clone(work: Path, revision: str) -> None:
 def torch_of(environment: Path) -> str:
     """Version and build, without importing it."""
     (version,) = environment.glob("[Ll]ib/**/site-packages/torch/version.py")
-    return re.search(r"__version__ = '(.*?)'", version.read_text())[1]
+    found = re.search(r"__version__ = '(.*?)'", version.read_text())
+    assert found is not None, f"{version} states no version"
+    return found[1]
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -274,7 +278,7 @@ def try_out(name: str, command: str, place: Path, files: Path) -> Cell:
             f"{LINES} lines did not mend it": len(cell.advice) == LINES,
             "the same advice again": advice is not None and shlex.join(advice) in cell.advice,
         }
-        if any(faults.values()):
+        if advice is None or any(faults.values()):
             cell.verdict = "wrong: " + ", ".join(what for what, so in faults.items() if so)
             break
         if here == place:
@@ -328,7 +332,7 @@ def page(cells: list[Cell], about: dict) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--host", type=Path, help="a ComfyUI's virtual environment; a copy of it is used")
     parser.add_argument("--revision", default="HEAD", help="of this repository, which is installed")
     parser.add_argument("--only", help="environments, between semicolons; what the page says of others stays")

@@ -48,7 +48,9 @@ def film(archive: str | Path) -> bytes:
     """Big Buck Bunny out of moviepy's source archive, where it lies in a zip of the tutorial's."""
     with tarfile.open(archive) as outer:
         name = next(n for n in outer.getnames() if n.endswith("moviepy_10_minutes.zip"))
-        with zipfile.ZipFile(io.BytesIO(outer.extractfile(name).read())) as inner:
+        packed = outer.extractfile(name)
+        assert packed is not None, f"{name} in {archive} is no file"
+        with zipfile.ZipFile(io.BytesIO(packed.read())) as inner:
             return inner.read(next(n for n in inner.namelist() if n.endswith(FILM)))
 
 
@@ -180,11 +182,13 @@ def publish(source: str, target: str) -> None:
     from dreamfactory.model_patches.checkpoints.files import read_weights
     from dreamfactory.model_patches.upscaling.rcan import rcan_of, save_rcan
 
-    save_rcan(rcan_of(read_weights(source), source), target, torch.float16, HEADER)
+    network = rcan_of(read_weights(source), source)
+    assert network is not None, f"{source} is no RCAN"
+    save_rcan(network, target, torch.float16, HEADER)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parts = parser.add_subparsers(dest="part", required=True)
     clips = parts.add_parser("clips", help="write training clips")
     clips.add_argument("moviepy", help="its source archive")

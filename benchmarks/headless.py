@@ -20,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 CAPTIONS = ("--text", "a red circle on a plain background", "--motion", "the red circle moves left")
 SD = {"cross_attention_dim": 768, "sample_size": 64}  # of diffusers' own defaults, what Stable Diffusion 1.5 has other
@@ -29,24 +31,24 @@ SD = {"cross_attention_dim": 768, "sample_size": 64}  # of diffusers' own defaul
 def stable_diffusion(folder: Path, tokenizer: Path) -> Path:
     """A diffusers folder of Stable Diffusion 1.5's form and size; all that it draws is noise."""
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
+    diffusers: Any = import_module("diffusers")  # what it says of its own arguments is narrower than what they are
     torch.manual_seed(0)
     clip = CLIPTextConfig(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=49408
     )
-    vae = AutoencoderKL(
+    vae = diffusers.AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
     )
-    noise = DDIMScheduler(
+    noise = diffusers.DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
     )
-    pipeline = StableDiffusionPipeline(
-        vae, CLIPTextModel(clip), AutoTokenizer.from_pretrained(tokenizer), UNet2DConditionModel(**SD), noise,
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae, CLIPTextModel(clip), AutoTokenizer.from_pretrained(tokenizer), diffusers.UNet2DConditionModel(**SD), noise,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -62,6 +64,7 @@ def measured(*options: object) -> dict:
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
     told = re.search(r"in ([\d.]+) s; peak memory (.*)", done.stderr)
+    assert told is not None, done.stderr
     return {"seconds": round(seconds, 1), "without imports": float(told[1]), "peak": told[2]}
 
 
@@ -113,7 +116,7 @@ def batches(work: Path, clips: int, rounds: int) -> dict:
 def main() -> None:
     from dreamfactory.pipelines.bundle import DEMO
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

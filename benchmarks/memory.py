@@ -101,6 +101,8 @@ def import_package(host: str | None = None) -> None:
         spec = importlib.util.spec_from_file_location(
             "dreamfactory", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
         )
+        assert spec is not None  # a .py file has both
+        assert spec.loader is not None
         sys.modules["dreamfactory"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["dreamfactory"])
 

@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from einops import rearrange, repeat
@@ -25,8 +26,12 @@ from dreamfactory.model_patches.network.attention import Factory, MultiHeadAtten
 from dreamfactory.model_patches.network.swap_attention import SwapAttention, window_attention
 from dreamfactory.model_patches.network.temporal import TemporalConv
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def ratio(first: Callable[[], Tensor], second: Callable[[], Tensor], rounds: int = 5, same: float = 1e-3) -> float:
+
+def ratio(
+    first: Callable[[], Tensor], second: Callable[[], Tensor], rounds: int = 5, same: float | None = 1e-3
+) -> float:
     """Processor time of the first over the second's; their results must agree (same: None skips that)."""
     a, b = first(), second()
     if same is not None:
@@ -41,7 +46,7 @@ def ratio(first: Callable[[], Tensor], second: Callable[[], Tensor], rounds: int
     return round(best[0] / best[1], 3)
 
 
-def fill(module: nn.Module) -> nn.Module:
+def fill(module: Network) -> Network:
     """Random weights everywhere, zero-initialised outputs included."""
     for weight in module.parameters():
         nn.init.normal_(weight, std=0.02)
@@ -54,8 +59,8 @@ def temporal_conv() -> float:
     theirs = [nn.Conv3d(320, 320, (3, 1, 1), padding=(1, 0, 0)) for _ in range(4)]
     layers = [ours.conv1, ours.conv2, ours.conv3, ours.conv4]
     for conv, layer in zip(theirs, layers, strict=True):
-        conv.weight.data = layer[-1].weight.data[..., None]
-        conv.bias.data = layer[-1].bias.data
+        weights = layer[-1].state_dict()
+        conv.load_state_dict({"weight": weights["weight"][..., None], "bias": weights["bias"]})
     x = torch.randn(16, 320, 32, 32)
 
     def reference() -> Tensor:
@@ -85,8 +90,8 @@ def swap_window_against_global() -> float:
     """Attention of one Swap-CA site in 8x3x6 windows against one global window (fused), 320 channels, 16x32x32."""
     q, k, v = (torch.randn(1, 16, 32, 32, 320) for _ in range(3))
 
-    def attend(*tokens: Tensor) -> Tensor:
-        return sdpa_attention(*tokens, 5)
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return sdpa_attention(q, k, v, 5)
 
     return ratio(
         lambda: window_attention(attend, q, k, v, (8, 3, 6), 0),
@@ -117,7 +122,7 @@ def swap_share_of_network() -> float:
 
 def network_against_diffusers() -> float:
     """ModelScope's network at half width against diffusers' UNet3DConditionModel with the same weights, 8x16x16."""
-    from diffusers import UNet3DConditionModel
+    from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
 
     from dreamfactory.model_patches.checkpoints.converters.modelscope import convert_diffusers
     from dreamfactory.model_patches.checkpoints.files import Header
@@ -154,7 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    result = {
+    result: dict[str, Any] = {
         "command": "OMP_NUM_THREADS=1 python benchmarks/network.py",
         "machine": f"{platform.machine()} CPU, 1 thread, float32, torch {torch.__version__}",
         "date": datetime.date.today().isoformat(),

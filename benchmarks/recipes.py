@@ -16,6 +16,7 @@ import platform
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,9 +51,11 @@ def measure(config: RunConfig, found: disk.Checkpoint, clips: int) -> dict[str, 
     output = replace(config.output, validation_clips=clips, loggers=())
     trainer = Trainer(replace(config, stages=stages, output=output), say=lambda text: None)
     trainer.setup_stage(found)
-    objective, device = trainer.result(), trainer.accelerator.device
-    losses = trainer.validation.loss(objective, device)
-    scores, _ = trainer.validation.sample(objective, device, found.step, trainer.folder / "measured")
+    objective, validation, device = trainer.result(), trainer.validation, trainer.accelerator.device
+    assert objective is not None  # of the first process, which is the only one
+    assert validation is not None  # in a stage there is one
+    losses = validation.loss(objective, device)
+    scores, _ = validation.sample(objective, device, found.step, trainer.folder / "measured")
     return {k: round(v, 4) for k, v in {"loss": losses["loss"], **scores}.items()}
 
 
@@ -82,7 +85,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change a setting of both")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/recipes.json"))
     args = parser.parse_args()
-    result = json.loads(args.out.read_text()) if args.out.exists() else {"rows": {}}
+    result: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {"rows": {}}
     for preset in [args.only] if args.only else ARMS:
         result["rows"][preset] = run(preset, args.runs, args.clips, args.set)
         print(json.dumps({preset: result["rows"][preset]}, indent=2), flush=True)

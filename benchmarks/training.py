@@ -18,9 +18,11 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, UNet3DConditionModel
+from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 
@@ -29,7 +31,7 @@ from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.training.batch import Batch
 from dreamfactory.training.run_file import from_dict
 from dreamfactory.training.trainer import Trainer
-from dreamfactory.training.video.objective import Draws
+from dreamfactory.training.video.objective import DiffusionObjective, Draws
 
 SIZES = ((64, 2, 8, 16), (128, 1, 8, 16), (64, 1, 16, 24))  # width, clips, frames, side of the latents
 LATENT, TEXT = 12, 64
@@ -82,7 +84,7 @@ def measure(width: int, clips: int, frames: int, side: int, pairs: int) -> dict:
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=RATE, betas=(0.9, 0.999), weight_decay=0.01)
     average = EMAModel(theirs.parameters(), decay=DECAY)
     betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-    scheduler = DDPMScheduler(num_train_timesteps=1000, **betas)
+    scheduler: Any = DDPMScheduler(num_train_timesteps=1000, **betas)  # it says of tensors that they are another class
 
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(clips, frames, LATENT, side, side, generator=generator)
@@ -107,10 +109,12 @@ def measure(width: int, clips: int, frames: int, side: int, pairs: int) -> dict:
     def our_step() -> float:
         return float(trainer.train_step(load)["diffusion"])
 
-    for network in (theirs, trainer.objective.unet):  # without dropout, whose draws differ, to compare the losses
+    objective = trainer.objective
+    assert isinstance(objective, DiffusionObjective)  # of video
+    for network in (theirs, objective.unet):  # without dropout, whose draws differ, to compare the losses
         network.eval()
     first = our_step(), their_step()
-    for network in (theirs, trainer.objective.unet):
+    for network in (theirs, objective.unet):
         network.train()
     times: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs + 2):

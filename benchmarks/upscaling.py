@@ -25,8 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from memory import import_package
@@ -36,7 +38,7 @@ SMALL = (192, 344)
 NETWORKS = ("RCAN 10x8", "RCAN 10x8, spandrel", "RCAN 1x8", "RCAN 1x8, spandrel", "RRDBNet 23", "SRVGG 32", "SRVGG 16")
 
 
-def network(name: str):
+def network(name: str) -> tuple[Callable[[Tensor], object], int]:
     """A function of frames (n, 3, h, w), and the number of its weights; random weights."""
     from dreamfactory.model_patches.upscaling.enlarge import Enlarger
     from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig
@@ -52,7 +54,8 @@ def network(name: str):
             return Enlarger(Upscaler(ours, 4, name, False, True), "cpu"), count
         from spandrel import ModelLoader
 
-        return ModelLoader().load_from_state_dict(ours.state_dict()), count
+        descriptor: Any = ModelLoader().load_from_state_dict(ours.state_dict())
+        return descriptor, count
     if kind == "RRDBNet":
         from spandrel.architectures.ESRGAN import ESRGAN
 
@@ -149,7 +152,7 @@ def quality(model: str, count: int, sheet: str | None) -> dict:
     from dreamfactory.training.super_resolution.compare import compare, made_small
     from dreamfactory.training.tiny_world.held_out import held_out
 
-    clips, codec = held_out(count, size=256).clips, load_vae(DEMO / "codec.safetensors")
+    clips, codec = [*held_out(count, size=256).clips], load_vae(DEMO / "codec.safetensors")
     upscaler = open_upscaler(model)
     if sheet is not None:
         small = [made_small(clip[:1], upscaler.scale, codec) for clip in clips[:4]]
@@ -297,7 +300,7 @@ def memory(sizes: list[int]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parts = parser.add_subparsers(dest="part", required=True)
     for name in ("quality", "pictures", "length"):
         parts.add_parser(name).add_argument("--model", default="demo")
