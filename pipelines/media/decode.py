@@ -168,7 +168,7 @@ def source_bytes(record: Stored) -> bytes:
 def _opened(record: Stored) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, Viewer]]:
     # An absolute path: FFmpeg would take "12:30.mp4" for the address of a protocol "12".
     file = os.path.abspath(record.path) if record.size is None else io.BytesIO(source_bytes(record))
-    with av.open(file, metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
+    with av.open(file, "r", metadata_errors="ignore", options={"format_whitelist": CONTAINERS}) as container:
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
             raise Unreadable("unreadable: it has no video stream")
