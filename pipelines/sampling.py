@@ -194,10 +194,11 @@ def _predict(
     known = 0 if prompt.known is None else prompt.known.shape[1]
     given = known if known and takes_known(unet, known) else 0
 
-    def both(cond: Tensor | None, uncond: Tensor | None) -> Tensor | None:
-        if guidance is None or cond is None:
-            return cond
-        return torch.cat([cond if uncond is None else uncond, cond])
+    def both(cond: Tensor, uncond: Tensor | None) -> Tensor:
+        return cond if guidance is None else torch.cat([cond if uncond is None else uncond, cond])
+
+    def both_if_any(cond: Tensor | None, uncond: Tensor | None) -> Tensor | None:
+        return None if cond is None else both(cond, uncond)
 
     clips = batch if guidance is None else 2 * batch
     timesteps = torch.full((clips,), t, device=x.device)
@@ -209,10 +210,10 @@ def _predict(
         timesteps.flatten(),
         Conditions(
             text=both(prompt.text, prompt.uncond_text),
-            motion_text=both(prompt.motion, prompt.uncond_motion),
-            first_frame=both(prompt.first_frame, None),
-            last_frame=both(prompt.last_frame, None),
-            image_tokens=both(prompt.image_tokens, prompt.uncond_image_tokens),
+            motion_text=both_if_any(prompt.motion, prompt.uncond_motion),
+            first_frame=both_if_any(prompt.first_frame, None),
+            last_frame=both_if_any(prompt.last_frame, None),
+            image_tokens=both_if_any(prompt.image_tokens, prompt.uncond_image_tokens),
             frame_rate=prompt.frame_rate,
             frame_index=torch.arange(frames, device=x.device) + prompt.distance,
             strengths=prompt.strengths,

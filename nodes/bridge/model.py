@@ -218,8 +218,9 @@ class VideoModel(comfy.model_base.BaseModel):
 
     def _image_tokens(self, side: str, kwargs: dict) -> Tensor:
         """Tokens of the image adapter; run once here, not in every step."""
-        config = self.video_config
-        reads = config.image_projector.reads
+        config, projector = self.video_config, self.video_config.image_projector
+        assert projector is not None  # extra_conds asks
+        reads = projector.reads
         # The sides of the host's guiders that should see the picture; any other stands for no condition.
         means = "same" if side in ("positive", "middle") else config.uncond_image
         zeros = means == "zeros" and reads == "pooled"
@@ -233,10 +234,10 @@ class VideoModel(comfy.model_base.BaseModel):
         features = torch.zeros_like(features) if zeros else features
         count = len(kwargs[PREFIX + "image"][FEATURES[reads]]) if PREFIX + "image" in kwargs else 1
         features = features.expand(count, *features.shape[1:])  # one for each picture, as the other side has
-        if features.shape[-1] != config.image_projector.embedding_dim:
+        if features.shape[-1] != projector.embedding_dim:
             raise NodeError(
                 f"clip_vision: its features are {features.shape[-1]} wide, this video model reads "
-                f"{config.image_projector.embedding_dim}; load the CLIP vision model it was trained with."
+                f"{projector.embedding_dim}; load the CLIP vision model it was trained with."
             )
         return self.diffusion_model.project_image(features.to(kwargs["device"], self.get_dtype_inference()))
 
@@ -246,7 +247,7 @@ class VideoModel(comfy.model_base.BaseModel):
         options = {} if transformer_options is None else transformer_options
         clips = len(options.get("cond_or_uncond", (0,)))
         frames = x.shape[0] // clips
-        if kwargs.pop("text_rows", None) == "clip":
+        if kwargs.pop("text_rows", None) == "clip" and c_crossattn is not None:
             c_crossattn = c_crossattn[::frames]
         window = options.get("context_window")
         self._check_pictures(window, kwargs.get("first_frame"), kwargs.get("image_tokens"), clips)
