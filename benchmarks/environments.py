@@ -109,9 +109,9 @@ from dreamfactory.model_patches import load_unet
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.training.config import LoraConfig
 from dreamfactory.training.video.lora import inject, is_lora, save_lora
-from dreamfactory.model_patches.upscaling.upscaler import _torchvision_or_none
+from dreamfactory.model_patches.upscaling.upscaler import torchvision_or_none
 
-with _torchvision_or_none():
+with torchvision_or_none():
     from spandrel.architectures.Compact import Compact
 shutil.copy(DEMO / "unet.safetensors", "unet.safetensors")
 shutil.copy(DEMO / "pictures/red_circle.png", "red_circle.png")

@@ -269,10 +269,10 @@ def memory(sizes: list[int]) -> dict:
             super().__init__()
             self.limit, self.aside = limit + aside, aside
 
-        def _count(self, storage) -> None:
+        def count(self, storage) -> None:
             if storage not in self.known and self.bytes + storage.nbytes() > self.limit:
                 raise torch.OutOfMemoryError("more than there is")
-            super()._count(storage)
+            super().count(storage)
 
     torch.manual_seed(0)
     network = RCAN(RCANConfig(10, 8)).eval().requires_grad_(False)

@@ -122,12 +122,12 @@ class UpscaleVideo(CheckedNode):
         if 0 < tile < MIN_TILE:
             raise NodeError(f"tile: {tile} pixels are too few; give {MIN_TILE} or more, or 0 for whole frames.")
         h, w = images.shape[1:3]
-        size = _size(upscaler.scale, h, w, height, width)
+        size = result_size(upscaler.scale, h, w, height, width)
         device = getattr(getattr(upscale_model, "patcher", None), "load_device", management.get_torch_device())
         at_once = 1 if one_by_one(upscaler, device) else min(frames_at_once, len(images))
         result = _result(images, size, upscaler.scale, at_once)
         try:
-            _make_room(upscaler, device, DTYPES[precision], images[:at_once], tile)
+            make_room(upscaler, device, DTYPES[precision], images[:at_once], tile)
             with name_input_in_errors("upscale_model"):
                 enlarger = Enlarger(
                     upscaler,
@@ -177,7 +177,7 @@ def isolated_copy(descriptor: Any) -> Upscaler:
         twin._model = clone_sharing_weights(upscaler.network)
         upscaler = replace(upscaler, network=twin.model, call=twin)
     for module in upscaler.network.modules():
-        module.register_forward_pre_hook(_stop_if_cancelled)
+        module.register_forward_pre_hook(stop_if_cancelled)
     return upscaler
 
 
@@ -192,7 +192,7 @@ def clone_sharing_weights(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, same)
 
 
-def _stop_if_cancelled(*_) -> None:
+def stop_if_cancelled(*_) -> None:
     management.throw_exception_if_processing_interrupted()
 
 
@@ -217,7 +217,7 @@ def _result(images: Tensor, size: tuple[int, int], scale: int, at_once: int) -> 
     return torch.empty(frames, height, width, 3, device=device, dtype=dtype)
 
 
-def _make_room(upscaler: Upscaler, device: torch.device, dtype: torch.dtype, images: Tensor, tile: int) -> None:
+def make_room(upscaler: Upscaler, device: torch.device, dtype: torch.dtype, images: Tensor, tile: int) -> None:
     """Let the host move other networks out of the way, such as the one that made the clip."""
     if management.is_device_cpu(device):
         return
@@ -241,7 +241,7 @@ def _say(text: str) -> None:
 # -- frames -----------------------------------------------------------------------------------------------------------
 
 
-def _size(scale: int, h: int, w: int, height: int, width: int) -> tuple[int, int]:
+def result_size(scale: int, h: int, w: int, height: int, width: int) -> tuple[int, int]:
     """(height, width) of the result for frames of h x w; what is 0 follows, to an even number, as video wants it."""
     if not width and not height:
         return scale * h, scale * w

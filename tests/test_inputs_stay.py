@@ -159,12 +159,14 @@ def test_a_command_that_is_ended_in_the_middle_leaves_nothing_or_is_cleaned_up_a
     assert (tmp_path / ".mine.download.tmp").exists()  # somebody else's
 
 
-def test_what_another_process_is_writing_is_not_swept_away(tmp_path, monkeypatch):
+def test_what_another_process_is_writing_is_not_swept_away(tmp_path):
+    (tmp_path / "folder").mkdir()
     with whole(tmp_path / "one.txt") as first:
-        monkeypatch.setattr(
-            "dreamfactory.model_patches.checkpoints.files._SWEPT", set()
-        )  # as another process would begin
-        with whole(tmp_path / "two.txt") as second:
+        left = first.with_name(first.name.replace("one", "old"))  # by a process that was killed
+        left.touch()
+        with whole(tmp_path / "folder" / ".." / "two.txt") as second:  # spelt anew, swept anew, as by another process
+            assert not left.exists()
             second.write_text("2")
         first.write_text("1")
     assert (tmp_path / "one.txt").read_text() == "1"
+    assert (tmp_path / "two.txt").read_text() == "2"

@@ -99,7 +99,7 @@ def captions(tmp_path, patch, error):
     from dreamfactory.training.data import metadata
 
     (tmp_path / "a.jsonl").write_text("{}\n")
-    patch.setattr(metadata, "_jsonl", failing(error))
+    patch.setattr(Path, "open", failing(error))
     metadata.read_metadata("mine", tmp_path / "a.jsonl", SourceConfig(kind="metadata", path=str(tmp_path / "a.jsonl")))
 
 

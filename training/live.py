@@ -24,10 +24,10 @@ class Live(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
+                self.count(tensor.untyped_storage())
         return result
 
-    def _count(self, storage) -> None:
+    def count(self, storage) -> None:
         if storage not in self.known:
             self.known.add(storage)
             self.bytes += storage.nbytes()

@@ -85,7 +85,7 @@ def _ours(network: RCAN, name: str) -> Upscaler:
 
 
 @contextmanager
-def _torchvision_or_none() -> Iterator[None]:
+def torchvision_or_none() -> Iterator[None]:
     """Lets spandrel be imported without torchvision, or beside one that was made for another torch.
 
     It is asked for by two of spandrel's networks, for inpainting and for faces; pip would replace torch to have it.
@@ -117,7 +117,7 @@ def _missing(name: str) -> type:
 
 def _spandrel(path: Path) -> Any:
     """The descriptor of a file of any architecture."""
-    with _torchvision_or_none():
+    with torchvision_or_none():
         spandrel = library("spandrel", f"{path.name} is no RCAN, and an upscaler of another kind")
     weights = read_weights(path)
     try:

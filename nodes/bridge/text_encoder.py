@@ -79,9 +79,9 @@ def load_text_encoder(
     found = find(source)
     config = found.read_config(source)
     found.check(source, config)
-    tokenizer = _load_tokenizer(source, found.kind, config)
+    tokenizer = load_tokenizer(source, found.kind, config)
     length = _length(source, found.kind, config, tokenizer, max_length)
-    index = _layer_index(source, found.kind, config, layer)
+    index = layer_index(source, found.kind, config, layer)
     clip = _assemble(source, found, config, tokenizer, length, index, dtype, disable_dynamic)
     clip.patcher.cached_patcher_init = (_patcher, (path, layer, max_length, dtype))  # for a second copy
     return clip
@@ -109,7 +109,7 @@ class Tokenizer:
         return ({} if self.start is None else {"start": self.start}) | {"end": self.end, "pad": self.pad}
 
 
-def _load_tokenizer(source: Source, kind: str, config: dict) -> Tokenizer:
+def load_tokenizer(source: Source, kind: str, config: dict) -> Tokenizer:
     """The folder's own, else the bundled one of the host where the vocabulary is its."""
     rows = config["vocab_size"]
     folder = source.folder
@@ -184,7 +184,7 @@ def _length(source: Source, kind: str, config: dict, tokenizer: Tokenizer, wante
     return wanted
 
 
-def _layer_index(source: Source, kind: str, config: dict, layer: str) -> int | None:
+def layer_index(source: Source, kind: str, config: dict, layer: str) -> int | None:
     """Of the layer whose output is taken; None: the last."""
     if kind == "t5":
         if layer == "penultimate":

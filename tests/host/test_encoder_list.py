@@ -9,8 +9,8 @@ from pathlib import Path
 import folder_paths
 root = Path(sys.argv[1])
 folder_paths.folder_names_and_paths["text_encoders"] = ([str(root)], {".safetensors"})
-from a_pack.nodes.loaders import LoadTextEncoder, _encoders
-listed = _encoders()
+from a_pack.nodes.loaders import LoadTextEncoder
+listed = LoadTextEncoder.define_schema().inputs[0].options
 stamps = []
 for content in (b"one", b"another"):
     (root / "whole" / "model.safetensors").write_bytes(content)

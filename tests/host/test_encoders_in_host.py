@@ -322,11 +322,11 @@ def clip_figures(folder: Path) -> dict:
 
     source = text_encoder.Source.open(folder / "bare.safetensors")
     facts["auto"] = [
-        text_encoder._layer_index(source, "clip", {"hidden_size": width, "num_hidden_layers": layers}, "auto")
+        text_encoder.layer_index(source, "clip", {"hidden_size": width, "num_hidden_layers": layers}, "auto")
         for width, layers in ((768, 12), (1024, 24), (1024, 23))
     ]
     facts["bundled_pads"] = [
-        text_encoder._load_tokenizer(source, "clip", {"hidden_size": width, "vocab_size": 49408}).pad
+        text_encoder.load_tokenizer(source, "clip", {"hidden_size": width, "vocab_size": 49408}).pad
         for width in (768, 1024)
     ]
     return facts

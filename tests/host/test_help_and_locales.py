@@ -60,7 +60,7 @@ def i18n(server) -> dict:
 @pytest.fixture(scope="module")
 def get(server):
     """What the server answers to a path, as bytes; an error for anything but 200."""
-    return server.client._http
+    return lambda path: server.client.opener.open(server.client.url + path).read()
 
 
 def docs_of(info: dict) -> str:

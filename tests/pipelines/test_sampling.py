@@ -102,17 +102,20 @@ def test_noise_can_be_added_back_at_zero_snr(name):
 
 def test_own_ddim_is_diffusers_ddim():
     """The same steps from both, where both can run."""
-    from dreamfactory.pipelines import sampling
-
     config = SCHEDULES["dynamicrafter-512"]
     schedule = config.build(16, 256, 256)
     noise, answer = torch.randn(FRAMES, 4, 4, 4), torch.randn(FRAMES, 4, 4, 4)
 
-    def predict(x, t):
+    def network(x, t, text, **kwargs):
         return answer * 0.3 + x * 0.1
 
-    ours = sampling._ddim(predict, schedule, noise, FRAMES, 20, config.spacing, 0.0, (), None)
-    theirs = sampling._diffusers(predict, schedule, noise, FRAMES, 20, "ddim", config.spacing, (), None)
+    ours = sample(network, schedule, prompt(), noise, FRAMES, steps=20, guidance_scale=1.0, spacing=config.spacing)
+    scheduler = make_scheduler("ddim", schedule, config.spacing)
+    scheduler.set_timesteps(20)
+    theirs = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps.tolist():
+        x = theirs * schedule.network_input_scale(t).to(theirs)
+        theirs = scheduler.step(schedule.to_effective(network(x, t, None), x, t), t, theirs).prev_sample
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 

@@ -439,8 +439,8 @@ def test_workflow_of_which_only_a_part_is_accepted_is_withdrawn(comfy, graph):
     wrong = {
         "errors": [{"message": "Required input is missing", "details": "clip", "extra_info": {"input_name": "clip"}}]
     }
-    client._http = lambda path, *rest, http=client._http: (
-        b'{"node_errors": ' + json.dumps({"1": wrong}).encode() + b"}" if path == "/prompt" else http(path, *rest)
+    client.ask = lambda path, data, ask=client.ask: (
+        {"node_errors": {"1": wrong}} if path == "/prompt" else ask(path, data)
     )
     with pytest.raises(ComfyError, match=r'node "Prompt", input "clip": Required input is missing$'):
         client.queue(graph, "me", "an id")

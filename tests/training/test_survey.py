@@ -340,7 +340,7 @@ def test_a_page_does_not_change_what_trains(folder, tmp_path):
 
 def test_histograms_count_every_clip():
     for values in ([10 + 0.002 * k for k in range(20)], list(range(10_000, 10_020)), [7, 7, 7], [0.25]):
-        pairs = survey_page._bins(statistics.histogram(values))
+        pairs = survey_page.bins(statistics.histogram(values))
         assert sum(n for _, n in pairs) == len(values)
         assert len({label for label, _ in pairs}) == len(pairs), pairs
 

@@ -105,7 +105,7 @@ def _cards(facts: Mapping) -> str:
         cards.append(_card("Frames a second", videos["frame_rate"]))
         cards.append(_card("Video sizes", videos["size"]))
         about = f"{videos['count']} videos, {_time(videos['seconds'])} in all; {_spread(videos['duration'], ' s')}"
-        cards.append(_card("Duration, seconds", _bins(videos["duration_histogram"]), about))
+        cards.append(_card("Duration, seconds", bins(videos["duration_histogram"]), about))
         if "changed" in videos:
             cards.append(_card("Not seen as stored", videos["changed"]))
     if "images" in found:
@@ -113,7 +113,7 @@ def _cards(facts: Mapping) -> str:
     for kind, words in found["caption_words"].items():
         if "histogram" in words:
             about = f"{words['different']} different, {words['empty']} empty; {_spread(words, '')}"
-            cards.append(_card(f"Words of a caption, {kind}", _bins(words["histogram"]), about))
+            cards.append(_card(f"Words of a caption, {kind}", bins(words["histogram"]), about))
     if facts["left_out"]:
         cards.append(_card("Left out", facts["left_out"]))
     return "".join(cards)
@@ -131,7 +131,7 @@ def _card(title: str, counts: Mapping[str, float] | Sequence[tuple[str, float]],
     return f'<div class="card"><h3>{escape(title)}</h3><table>{rows}</table>{told}</div>'
 
 
-def _bins(rows: Sequence[Sequence[float]]) -> list[tuple[str, float]]:
+def bins(rows: Sequence[Sequence[float]]) -> list[tuple[str, float]]:
     """With as many digits as tell one from the next."""
     width = min((b - a for a, b, _ in rows), default=1) or 1
     digits = max(0, math.ceil(-math.log10(width)) + 1) if width < 1 or any(a % 1 for a, _, _ in rows) else 0

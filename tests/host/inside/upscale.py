@@ -199,7 +199,7 @@ def room_asked():
     def ask(descriptor, count, tile, device=gpu, dtype=torch.float32):
         upscaler = isolated_copy(descriptor)
         images = torch.zeros(1 if upscale.one_by_one(upscaler, device) else count, 192, 344, 3)
-        upscale._make_room(upscaler, device, dtype, images, tile)
+        upscale.make_room(upscaler, device, dtype, images, tile)
 
     free, management.free_memory = management.free_memory, lambda needed, device: asked.append(needed)
     try:
@@ -218,7 +218,7 @@ def cancelled_within_a_frame():
     told = {}
     for name, make in (("rrdb", rrdb), ("rcan", rcan)):
         ran = []
-        plain = upscale._stop_if_cancelled
+        plain = upscale.stop_if_cancelled
 
         def layer(module, args, ran=ran, plain=plain):
             plain()
@@ -226,13 +226,13 @@ def cancelled_within_a_frame():
                 ran.append(type(module).__name__)
                 management.interrupt_current_processing(True)
 
-        upscale._stop_if_cancelled = layer
+        upscale.stop_if_cancelled = layer
         try:
             run(make(), CLIP)
         except management.InterruptProcessingException:
             told[name] = ran
         finally:
-            upscale._stop_if_cancelled = plain
+            upscale.stop_if_cancelled = plain
             management.interrupt_current_processing(False)
     return told
 
@@ -268,7 +268,7 @@ def odd_images():
 
 
 def sized(width, height, scale=4, h=192, w=344):
-    return list(reversed(upscale._size(scale, h, w, height, width)))
+    return list(reversed(upscale.result_size(scale, h, w, height, width)))
 
 
 with torch.inference_mode():

@@ -44,10 +44,10 @@ def models(tmp_path_factory):
 
 def by_spandrel(name, pictures):
     """What spandrel makes of (n, 3, h, w), clamped to [0, 1]."""
-    from dreamfactory.model_patches.upscaling.upscaler import _torchvision_or_none
+    from dreamfactory.model_patches.upscaling.upscaler import torchvision_or_none
 
     try:
-        with _torchvision_or_none():
+        with torchvision_or_none():
             from spandrel import ModelLoader
     except ImportError:
         pytest.skip("spandrel is not installed: pip install --no-deps spandrel")
