@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from dreamfactory.errors import TrainingError
-from dreamfactory.metrics.warp import changes, warp
+from dreamfactory.metrics.warp import changes
 from dreamfactory.model_patches.checkpoints.files import read_header, read_weights
 from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, rcan_of, save_rcan, start_bilinear
 from dreamfactory.model_patches.upscaling.sizes import bicubic
@@ -149,14 +149,6 @@ def test_gan_losses_are_goodfellows():
     bce = F.binary_cross_entropy_with_logits
     torch.testing.assert_close(fools, bce(fake, ones))
     torch.testing.assert_close(judges, (bce(fake, zeros) + bce(real, ones)) / 2)
-
-
-def test_warp_follows_the_flow():
-    frame, flow = torch.rand(1, 3, 12, 16), torch.zeros(1, 2, 12, 16)
-    flow[:, 0], flow[:, 1] = 3, -2  # p shows what lies at p + (3, -2)
-    inner = (..., slice(2, 12), slice(0, 13))
-    expected = torch.roll(frame, (2, -3), dims=(2, 3))
-    torch.testing.assert_close(warp(frame, flow)[inner], expected[inner], atol=1e-5, rtol=0)
 
 
 def test_an_error_that_moves_along_costs_nothing_and_one_that_shimmers_does():
