@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_joined = False  # whether this process has connected to others
+joined = False  # whether this process has connected to others
 
 
 class RefusedElsewhere(Exception):
@@ -79,8 +79,8 @@ def processes(device: str) -> Processes:
         note(f"one of {os.environ['WORLD_SIZE']} processes; waiting for the others.")
     cpu = device.startswith("cpu") or not torch.cuda.is_available()
     # The last process may come long after the first: shares of a list differ by whole clips.
-    global _joined
-    _joined = True
+    global joined
+    joined = True
     state = PartialState(cpu=cpu, timeout=datetime.timedelta(days=30))
     return Processes(state.process_index, state.num_processes, state)
 
@@ -90,7 +90,7 @@ def leave(code: str | int | None) -> None:
     down, and a launcher then takes work that is done for failed. code: as `sys.exit` takes it."""
     torch = sys.modules.get("torch")
     connected = torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
-    if _joined or connected:
+    if joined or connected:
         atexit._run_exitfuncs()
         if isinstance(code, str):
             print(code, file=sys.stderr)

@@ -242,7 +242,7 @@ def test_weights_that_are_no_list_of_files_are_other_weights(capsys, text_alone,
 
 @pytest.mark.parametrize(("code", "ends"), [("None", 0), ("3", 3), ("'told'", 1)])
 def test_a_process_that_joined_others_leaves_as_sys_exit_does(code, ends):
-    script = f"from dreamfactory.pipelines.generate import processes as p; p._joined = True; p.leave({code})"
+    script = f"from dreamfactory.pipelines.generate import processes as p; p.joined = True; p.leave({code})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (ends, "told\n" if ends == 1 else "")
 
