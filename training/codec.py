@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..model_patches.codec import PatchAutoencoder
-from ..pipelines.bundle import DEMO, KLCodec, load_vae
+from ..pipelines.bundle import DEMO, Codec, load_vae
 from .config import RunConfig
-
-Codec = PatchAutoencoder | KLCodec
 
 
 def codec_file(config: RunConfig) -> Path:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..model_patches.checkpoints.files import fingerprint
-from .codec import Codec, codec_file
+from ..pipelines.bundle import Codec
+from .codec import codec_file
 from .config import RunConfig
 
 

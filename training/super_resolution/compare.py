@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ...model_patches.upscaling.enlarge import Enlarger
 from ...model_patches.upscaling.sizes import bicubic
 from ...model_patches.upscaling.upscaler import Upscaler
-from ..codec import Codec
+from ...pipelines.bundle import Codec
 from .degradation import downsize, through_codec
 from .measures import lanczos, measure
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ..codec import Codec
+from ...pipelines.bundle import Codec
 from ..upscaler_config import LARGEST, DegradationConfig, PassConfig
 from .jpeg import jpeg
 from .kernels import between, draw_blur, draw_sinc, one_of

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ...model_patches.upscaling.rcan import RCAN
+from ...pipelines.bundle import Codec
 from ..batch import Batch
-from ..codec import Codec
 from ..config import UpscalerLossConfig
 from ..random import generator
 from ..upscaler_config import DegradationConfig

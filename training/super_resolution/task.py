@@ -12,9 +12,10 @@ from ...errors import CheckpointError, TrainingError
 from ...model_patches.checkpoints.files import read_header, read_weights
 from ...model_patches.dtypes import DTYPES
 from ...model_patches.upscaling.rcan import RCAN, rcan_of, save_rcan, start_bilinear
+from ...pipelines.bundle import Codec
 from ..batch import Batch, Bucket
 from ..checkpoint import Checkpoint
-from ..codec import Codec, open_codec
+from ..codec import open_codec
 from ..config import RunConfig, UpscalerStageConfig
 from ..data.buckets import buckets_for
 from ..data.mix import BatchPlan

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...pipelines.bundle import Bundle
+from ...pipelines.bundle import Bundle, Codec
 from ...pipelines.image_to_video import Settings, animate
-from ..codec import Codec
 from .held_out import held_out
 from .render import SHAPES, ClipSpec, render
 from .source import colour_scores

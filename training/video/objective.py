@@ -17,9 +17,9 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ...model_patches import Conditions, VideoUNet
+from ...pipelines.bundle import Codec
 from ...schedulers import NoiseSchedule, min_snr_weights, snr
 from ..batch import Batch
-from ..codec import Codec
 from ..config import DropoutConfig, LossConfig
 from ..random import generator
 

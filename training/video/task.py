@@ -16,13 +16,12 @@ from ...errors import CheckpointError, TrainingError
 from ...model_patches import UNetConfig, VideoUNet
 from ...model_patches.checkpoints.save import save_patch, save_unet
 from ...model_patches.dtypes import DTYPES
-from ...pipelines.bundle import Bundle, Defaults, save_bundle
+from ...pipelines.bundle import Bundle, Codec, Defaults, save_bundle
 from ...pipelines.encoders import ImageEncoder, TextEncoder
 from ...schedulers import NoiseSchedule
 from ..batch import Batch, Bucket
 from ..checkpoint import Checkpoint, disk_errors
 from ..checks import encoders_of
-from ..codec import Codec
 from ..config import VideoStageConfig
 from ..data.mix import BatchPlan
 from ..data.source import Source
