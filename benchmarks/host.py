@@ -68,7 +68,7 @@ def compare(case: Case) -> dict:
     from comfy.ldm.modules.attention import optimized_attention
 
     from dreamfactory.model_patches import Conditions, load_unet
-    from dreamfactory.nodes.bridge.model import load_video_model
+    from dreamfactory.nodes.bridge.loading import load_video_model
 
     model = load_video_model(str(case.path))
     unet = load_unet(case.path, operations=comfy.ops.disable_weight_init, attention=optimized_attention)

@@ -52,7 +52,8 @@ spec.loader.exec_module(sys.modules["a_pack"])
 from a_pack.check.device import GIB, LEFT, Here, left  # noqa: E402
 from a_pack.check.network import DEMO, NAMES, TOLERANCES, demo_noise, demo_prompt, off  # noqa: E402
 from a_pack.check.report import NotHere, Wrong, close, run  # noqa: E402
-from a_pack.nodes.bridge.model import PREFIX, load_video_model  # noqa: E402
+from a_pack.nodes.bridge.loading import load_video_model  # noqa: E402
+from a_pack.nodes.bridge.model import PREFIX  # noqa: E402
 
 HERE = Here(torch.device("cpu" if DEVICE == "cpu" else management.get_torch_device()), Path(OUT).parent, SMALL)
 FRAMES, SIZE, STEPS = (4, (8, 8), 2) if SMALL else (16, (40, 64), 4)

@@ -17,7 +17,7 @@ from .bridge.bundle_files import INDEX, NAMES, BundleFiles, bundles, listed, mod
 from .bridge.codec import codec_latent_format, load_codec_vae
 from .bridge.folders import name_input_in_errors
 from .bridge.kl_vae import load_kl_vae
-from .bridge.model import load_video_model
+from .bridge.loading import load_video_model
 from .bridge.text_encoder import load_text_encoder
 from .bridge.vision_encoder import load_vision_encoder
 from .checked import CheckedNode

@@ -14,7 +14,7 @@ from ..errors import NodeError
 from ..model_patches.dtypes import DTYPES
 from ..model_patches.network.presets import OVERRIDES
 from .bridge.folders import name_input_in_errors, names, path_of, stamp
-from .bridge.model import load_video_model
+from .bridge.loading import load_video_model
 from .bridge.text_encoder import load_text_encoder
 from .checked import CheckedNode
 

@@ -14,7 +14,8 @@ from ..model_patches.checkpoints.converters.recognise import recognise
 from ..model_patches.checkpoints.files import Header
 from ..schedulers import ScheduleConfig
 from .bridge.folders import NONE, name_input_in_errors, names, path_of, read_file, stamp
-from .bridge.model import VideoModel, network_like, on_network, weights_of
+from .bridge.loading import network_like, on_network, weights_of
+from .bridge.model import VideoModel
 from .checked import CheckedNode
 
 STRENGTH_RANGE = (0.0, 10.0)

@@ -19,7 +19,7 @@ from comfy_extras.nodes_model_merging import ModelMergeSimple, ModelSave
 from safetensors.torch import load_file
 from a_pack.errors import NodeError
 from a_pack.nodes.bundles import LoadDemo
-from a_pack.nodes.bridge.model import load_video_model
+from a_pack.nodes.bridge.loading import load_video_model
 from a_pack.nodes.save import SaveVideoUNet
 from a_pack.tests.host.inside.common import both, difference, randn
 

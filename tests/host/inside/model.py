@@ -20,7 +20,7 @@ from a_pack.errors import NodeError
 from a_pack.model_patches import Conditions, load_unet
 from a_pack.model_patches.checkpoints.load import read_network
 from a_pack.model_patches.network.hooks import Hooks
-from a_pack.nodes.bridge.model import load_video_model, make_model
+from a_pack.nodes.bridge.loading import load_video_model, make_model
 from a_pack.nodes.patches import MotionOnModel, with_motion, with_patch, with_strength
 from a_pack.schedulers import ScheduleConfig
 from a_pack.tests.host.inside.common import both, conditioning, difference, image_model, listen, randn

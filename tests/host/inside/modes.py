@@ -21,7 +21,7 @@ import comfy.sd  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
-from a_pack.nodes.bridge.model import weights_of  # noqa: E402
+from a_pack.nodes.bridge.loading import weights_of  # noqa: E402
 from a_pack.nodes.bridge.vision_encoder import load_vision_encoder  # noqa: E402
 from a_pack.nodes.bundles import DEMO  # noqa: E402
 from a_pack.nodes.extension import NODES  # noqa: E402

@@ -9,7 +9,7 @@ import sys
 import comfy.sample
 import comfy.samplers
 import torch
-from a_pack.nodes.bridge.model import load_video_model
+from a_pack.nodes.bridge.loading import load_video_model
 from a_pack.nodes.bridge.sampling import rescale_whole_clip
 from a_pack.tests.host.inside.common import both, listen
 from safetensors.torch import load_file, save_file

@@ -18,7 +18,7 @@ import torch._dynamo.utils
 from a_pack.model_patches.checkpoints.load import read_network
 from a_pack.nodes.bridge import windows as by_window
 from a_pack.nodes.bridge.codec import CodecLatents
-from a_pack.nodes.bridge.model import load_video_model, make_model
+from a_pack.nodes.bridge.loading import load_video_model, make_model
 from a_pack.nodes.bridge.sampling import VideoSampling
 from a_pack.nodes.bundles import DEMO, LoadDemo
 from a_pack.nodes.long_clip import KSamplerLongClip

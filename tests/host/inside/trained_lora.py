@@ -11,7 +11,7 @@ import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
-from a_pack.nodes.bridge.model import load_video_model
+from a_pack.nodes.bridge.loading import load_video_model
 from a_pack.tests.host.inside.common import conditioning, difference
 from safetensors.torch import load_file
 
