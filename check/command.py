@@ -27,7 +27,7 @@ def check(args: argparse.Namespace) -> int:
     import torch
 
     from ..errors import InputError
-    from ..model_patches.checkpoints.files import no_file
+    from ..files import no_file
     from . import device, host, network, report, trainer, upscaler
 
     if Path(args.out).exists() and (told := no_file(args.out)) is not None:

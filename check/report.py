@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import InputError, LibraryError, out_of_memory, reason
+from ..files import whole
 from ..libraries import fault
-from ..model_patches.checkpoints.files import whole
 
 RIGHT, WRONG, ABSENT = "right", "wrong", "not here"
 

@@ -43,11 +43,12 @@ ROOMS = {
     "nodes": Room(2, 930, 1170, "#15803d", "the ComfyUI door", floors=4),
     "schedulers": Room(6, 30, 325, "#334155", "the noise schedule; torch only"),
     "model_patches": Room(6, 350, 1170, "#334155", "the networks and their files; torch only"),
-    "libraries": Room(7, *WIDE, "#64748b", "a missing library, in one sentence"),
+    "files": Room(7, 30, 585, "#64748b", "files, written whole or not at all"),
+    "libraries": Room(7, 615, 1170, "#64748b", "a missing library, in one sentence"),
     "errors": Room(8, *WIDE, "#64748b", "what is said to a person"),
 }
 INSIDE = {"__main__": "cli"}  # modules that are parts of another room
-GROUND = ("libraries", "errors")  # nearly all stand on these: written in each box instead of drawn
+GROUND = ("files", "libraries", "errors")  # nearly all stand on these: written in each box instead of drawn
 
 TOP, HEIGHT, GAP = 24, 78, 44
 TEXT = 350  # where the words of the main column begin; arrows keep to its sides

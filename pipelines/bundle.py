@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, blameless, reason, shown, some
+from ..files import no_file, read_json, whole
 from ..model_patches import CheckpointError, VideoUNet, load_unet, read_header
 from ..model_patches.checkpoints.converters import recognise
-from ..model_patches.checkpoints.files import is_pickled, no_file, read_json, read_weights, whole
+from ..model_patches.checkpoints.files import is_pickled, read_weights
 from ..model_patches.checkpoints.foreign_config import KL_VAE, check_count, checked, read_headers, weight_files
 from ..model_patches.codec import PatchAutoencoder, load_codec, save_codec
 from ..schedulers import ScheduleConfig

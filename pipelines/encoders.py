@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import InputError, blameless, reason, shown, some
-from ..model_patches.checkpoints.files import Header, is_pickled, no_file, read_json, read_weights, write
+from ..files import no_file, read_json
+from ..model_patches.checkpoints.files import Header, is_pickled, read_weights, write
 from ..model_patches.checkpoints.foreign_config import (
     CLIP_TEXT,
     CLIP_VISION,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..model_patches.checkpoints.files import only_file
+from ..files import only_file
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..model_patches.checkpoints.files import whole
+from ..files import whole
 from ..schedulers import NoiseSchedule, ScheduleConfig, log_snr_curves
 
 

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..files import read_json
 from ..model_patches import CheckpointError, VideoUNet, load_unet
 from ..model_patches.checkpoints.converters import convert_file_in_memory
 from ..model_patches.checkpoints.converters.folders import BETAS, PREDICTIONS
 from ..model_patches.checkpoints.converters.report import Report
 from ..model_patches.checkpoints.converters.sd import SD1_CONTEXT
-from ..model_patches.checkpoints.files import read_json, read_weights
+from ..model_patches.checkpoints.files import read_weights
 from ..model_patches.checkpoints.foreign_config import weight_files
 from ..model_patches.checkpoints.save import build
 from ..schedulers import ScheduleConfig

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, blameless, reason, shown, some
+from ..files import read_json
 from ..model_patches import CheckpointError, read_header
 from ..model_patches.checkpoints.converters import recognise
 from ..model_patches.checkpoints.converters.keys import contents
 from ..model_patches.checkpoints.converters.recognise import Pattern
-from ..model_patches.checkpoints.files import PICKLES, read_json
+from ..model_patches.checkpoints.files import PICKLES
 from ..model_patches.checkpoints.foreign_config import (
     check_count,
     check_sizes,

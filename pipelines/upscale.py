@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..model_patches.checkpoints.files import no_file, refuse_onto
+from ..files import no_file, refuse_onto
 from ..model_patches.upscaling.enlarge import Enlarger, check_tile
 from ..model_patches.upscaling.sizes import check_target, resize_cover_crop
 from ..model_patches.upscaling.upscaler import Upscaler, check_dtype, load_upscaler

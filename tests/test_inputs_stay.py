@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from dreamfactory.cli import main
+from dreamfactory.files import whole
 from dreamfactory.model_patches import UNetConfig, VideoUNet, save_unet
-from dreamfactory.model_patches.checkpoints.files import whole
 
 DEMO = Path(__file__).parents[1] / "pipelines" / "demo"
 SMALL = {

@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import CheckpointError, TrainingError
-from ..model_patches.checkpoints.files import read_json
+from ..files import read_json
 from ..pipelines.lock import sole
 
 FOLDER, MANIFEST, LOCK = "checkpoints", "manifest.json", "run.lock"

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     # The same bits wherever memory lies: MKL's products may otherwise depend on it, and with them a resumed run.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    from ..model_patches.checkpoints.files import no_file
+    from ..files import no_file
     from .run_file import load_run
 
     def refuse_no_file(path: str, or_folder: bool = False) -> None:  # a pipe would be waited for

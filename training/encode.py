@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..model_patches.checkpoints.files import fingerprint
+from ..files import fingerprint
 from ..pipelines.bundle import Codec
 from .codec import codec_file
 from .config import RunConfig

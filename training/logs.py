@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from ..files import whole
 from ..libraries import fault
-from ..model_patches.checkpoints.files import whole
 
 METRICS = "metrics.jsonl"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..model_patches.checkpoints.files import whole
+from ..files import whole
 from .logs import METRICS, read
 
 

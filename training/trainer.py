@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, TrainingError, some
-from ..model_patches.checkpoints.files import fingerprint
+from ..files import fingerprint
 from . import checkpoint as disk, recipe, state
 from .batch import Batch
 from .config import RunConfig, StageConfig, UpscalerStageConfig

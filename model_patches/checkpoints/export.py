@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, some
+from ...files import refuse_onto, whole
 from ..network.attention import sine_positions
 from ..network.config import UNetConfig
 from ..network.layout import layout
@@ -31,7 +32,7 @@ from .converters.diffusers_names import diffusers_names
 from .converters.folders import DIFFUSERS_WEIGHTS
 from .converters.keys import rename
 from .converters.report import Report
-from .files import read_header, refuse_onto, whole, write
+from .files import read_header, write
 from .load import is_patch, read_network, read_patch
 
 MAX_FRAMES = 32  # positions in the exported table: AnimateDiff v2's and v3's

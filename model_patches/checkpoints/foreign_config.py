@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import CheckpointError, shown, some
-from .files import Header, no_file, read_header, read_json
+from ...files import no_file, read_json
+from .files import Header, read_header
 
 WIDEST, MOST_LAYERS, MOST_WORDS = 2**16, 1000, 2**22
 SLACK = 2**20  # numbers

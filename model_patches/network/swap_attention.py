@@ -54,7 +54,8 @@ def window_attention(attend, q: Tensor, k: Tensor, v: Tensor, window: tuple[int,
 
 
 class SwapAttention(nn.Module):
-    """One Swap-CA site. `query` says who asks: "spatial" (Eq. 2) or "temporal" (Eq. 3).
+    """One Swap-CA site. `query` says who asks: "spatial" (Eq. 2) or "temporal" (Eq. 3); sites take turns, see
+    `UNetBlocks._add_branches`.
 
     Proj_in and its GroupNorm are shared by s and t, as the paper's one symbol says; the parameter count (1.601 G)
     closes with a GEGLU feed-forward.

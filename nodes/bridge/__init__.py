@@ -1,6 +1,6 @@
 """Our parts as the host's own objects: MODEL, CLIP, CLIP_VISION, VAE, sampling, files.
 
-model.py           MODEL: the host's BaseModel around the network     loading.py   from a file, or around another network
+model.py           MODEL: the host's BaseModel around the network     loading.py   of a file, around another's
 sampling.py        the schedule as model_sampling                      known.py     frames that are there already
 windows.py         what is given by frame, cut to what a network sees
 text_encoder.py    CLIP, of any size; on disk: text_weights.py        vision_encoder.py   CLIP_VISION

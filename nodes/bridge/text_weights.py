@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from ...errors import NodeError, blameless, reason, some
+from ...files import MAX_SETTINGS, parse
 from ...model_patches import read_header
-from ...model_patches.checkpoints.files import MAX_ITEMS, MAX_SETTINGS, PICKLES, SAFETENSORS, parse
+from ...model_patches.checkpoints.files import MAX_ITEMS, PICKLES, SAFETENSORS
 from .folders import read_file
 
 # A transformers folder's weights and the list of their shards: the first that is there.

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from ...errors import InputError
+from ...files import no_file
 from ...libraries import library
 from ...model_patches import ConfigError
-from ...model_patches.checkpoints.files import no_file
 from ...model_patches.upscaling.upscaler import Upscaler, check_dtype
 from ..bundle import load_bundle
 from ..lora import apply_lora, check_lora

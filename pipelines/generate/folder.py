@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ...errors import InputError, reason, some
-from ...model_patches.checkpoints.files import MAX_SETTINGS, TEMPORARY, no_file, parse, read_json, whole
+from ...files import MAX_SETTINGS, TEMPORARY, no_file, parse, read_json, whole
 from ..lock import sole
 from ..media.files import is_whole, kept_settings, read_settings
 from ..media.sheets import save_image, to_uint8

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, reason
-from ...model_patches.checkpoints.files import fingerprint
+from ...files import fingerprint
 from ...model_patches.network.long_clip import animates_picture, is_far, pieces, stated_length
 from ...model_patches.upscaling.sizes import check_target
 from ...model_patches.upscaling.upscaler import Upscaler

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from ...errors import InputError, nearest, reason, some
-from ...model_patches.checkpoints.files import MAX_SETTINGS, no_file
+from ...files import MAX_SETTINGS, no_file
 from ..image_to_video import Settings
 
 SHOWN = 5  # problems, and lines of each, that a refusal of a list names

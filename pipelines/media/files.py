@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ...errors import InputError, reason
-from ...model_patches.checkpoints.files import MAX_SETTINGS, no_file, parse, whole
+from ...files import MAX_SETTINGS, no_file, parse, whole
 from ...model_patches.upscaling.sizes import resize_cover_crop
 from .sheets import to_uint8
 from .stills import on_white

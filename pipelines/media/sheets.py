@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ...errors import InputError, reason
-from ...model_patches.checkpoints.files import whole
+from ...files import whole
 from ...model_patches.upscaling.sizes import bicubic
 
 WIDEST = 600  # pixels of a caption over frames that are narrower together

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...errors import CannotShow, InputError
-from ...model_patches.checkpoints.files import whole
+from ...files import whole
 from .frames import CONTAINERS, as_bt709, to_yuv
 from .viewer import Viewer
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...model_patches.checkpoints.files import whole
+from ...files import whole
 from ...pipelines.media.decode import Unreadable
 from .source import FileSource
 from .statistics import statistics

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...model_patches.checkpoints.files import whole
+from ...files import whole
 from ...pipelines.media.sheets import to_uint8
 from .statistics import Sample
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ...errors import TrainingError
+from ...files import fingerprint
 from ...model_patches import UNetConfig, VideoUNet
-from ...model_patches.checkpoints.files import fingerprint
 from ...model_patches.checkpoints.foreign_config import weight_files
 from ...model_patches.checkpoints.warm_start import check_extends, extend
 from ...model_patches.dtypes import DTYPES

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from ....errors import CheckpointError
+from ....files import refuse_onto
 from ...network.config import UNetConfig
-from ..files import Header, Reader, read_header, read_weights, refuse_onto, write
+from ..files import Header, Reader, read_header, read_weights, write
 from ..save import build, save_parts, save_unet
 from .folders import config_overrides, diffusers_files
 from .keys import contents

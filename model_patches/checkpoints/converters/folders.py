@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from ....errors import CheckpointError, shown, some
-from ..files import read_json
+from ....files import read_json
 from .infer import heads_from_counts
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' names

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ....errors import CheckpointError, some
+from ....files import read_json
 from ...network.parts import PARTS
 from ...network.presets import preset
-from ..files import Header, read_json, settings
+from ..files import Header, settings
 from .diffusers_names import diffusers_names
 from .keys import rename
 from .report import Report
