@@ -52,7 +52,7 @@ GROUND = ("files", "libraries", "errors")  # nearly all stand on these: written 
 
 TOP, HEIGHT, GAP = 24, 78, 44
 TEXT = 350  # where the words of the main column begin; arrows keep to its sides
-LANES = {"schedulers": range(52, 320, 22), "nodes": range(960, 1150, 22)}  # arrows that end there
+LANES = {"schedulers": range(52, 320, 22), "nodes": range(960, 1150, 22), "errors": (300, 900)}  # arrows that end there
 OTHER_LANES = range(668, 895, 17)
 
 
