@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ class PatchAutoencoder(nn.Module):
     def __init__(
         self,
         config: PatchCodecConfig | None = None,
-        operations=nn,
+        operations: Any = nn,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ):
@@ -159,7 +160,7 @@ def save_codec(codec: PatchAutoencoder, path: str | os.PathLike, dtype: torch.dt
 
 def load_codec(
     path: str | os.PathLike,
-    operations=nn,
+    operations: Any = nn,
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str | None = None,
 ) -> PatchAutoencoder:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ SHAPE = ("in_channels", "model_channels", "channel_mult", "num_res_blocks", "att
 
 
 def apply_patch(
-    unet: VideoUNet, path: str | os.PathLike, *, operations=nn, attention: Attention | str = "sdpa"
+    unet: VideoUNet, path: str | os.PathLike, *, operations: Any = nn, attention: Attention | str = "sdpa"
 ) -> VideoUNet:
     """A new network: the base with the parts of a patch file added or replaced, in the host's operations.
 

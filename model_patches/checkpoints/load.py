@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from .save import build
 def load_unet(
     path: str | os.PathLike,
     *,
-    operations=nn,
+    operations: Any = nn,
     attention: Attention | str = "sdpa",
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",

@@ -73,10 +73,10 @@ class Factory:
         kwargs.setdefault("padding", kernel // 2 if isinstance(kernel, int) else tuple(k // 2 for k in kernel))
         return self.operations.Conv2d(inputs, outputs, kernel, **kwargs, **self.where)
 
-    def group_norm(self, groups: int, channels: int, eps: float = 1e-5) -> nn.Module:
+    def group_norm(self, groups: int, channels: int, eps: float = 1e-5) -> nn.GroupNorm:
         return self.operations.GroupNorm(groups, channels, eps=eps, **self.where)
 
-    def layer_norm(self, channels: int) -> nn.Module:
+    def layer_norm(self, channels: int) -> nn.LayerNorm:
         return self.operations.LayerNorm(channels, **self.where)
 
     def weight(self, *shape: int) -> nn.Parameter:
