@@ -26,6 +26,8 @@ from dreamfactory.model_patches.checkpoints.converters import convert_file, conv
 from dreamfactory.model_patches.codec import PatchAutoencoder, PatchCodecConfig, save_codec
 from dreamfactory.model_patches.network.hooks import Hooks
 
+from ...random_weights import Network
+
 BASE = UNetConfig(
     model_channels=32,
     channel_mult=(1, 2),
@@ -65,7 +67,7 @@ def _setup():
 
 
 @torch.no_grad()
-def randomise(module: nn.Module) -> nn.Module:
+def randomise(module: Network) -> Network:
     for weight in module.parameters():
         weight.copy_(torch.randn_like(weight))
     return module

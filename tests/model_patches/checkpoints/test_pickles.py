@@ -16,6 +16,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from typing import Any
 
 import numpy
 import pytest
@@ -45,7 +46,7 @@ class Listed(list):
     """Another one, filled as a list."""
 
 
-def hung(weight: torch.Tensor) -> torch.nn.Parameter:
+def hung(weight: Any) -> torch.nn.Parameter:
     """With attributes of its own, one of them in the place of a method."""
     weight = torch.nn.Parameter(weight)
     weight.numel, weight.tag = collections.OrderedDict(), 1
@@ -283,7 +284,7 @@ def test_a_run_notices_that_a_pickled_encoder_changed(tmp_path):
 
 def test_a_vae_of_old_names(tmp_path):
     """Stable Diffusion's VAE as its first folders have it: pickled, attention under names that diffusers has left."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     from dreamfactory.pipelines.bundle import load_vae
 

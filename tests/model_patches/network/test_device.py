@@ -6,6 +6,7 @@ The meta device stands for a card: operations are dispatched with devices and sh
 import copy
 import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ SHALLOW = {"channel_mult": (1, 2), "num_res_blocks": 1, "attention_levels": (Tru
 def small(name: str):
     """A preset narrow and shallow; everything that decides which operations run stays."""
     config = preset(name)
-    heads = {"head_dim": 16} if config.head_dim else {}
+    heads: dict[str, Any] = {"head_dim": 16} if config.head_dim else {}
     if config.temporal_attention_levels is not None:
         heads["temporal_attention_levels"] = config.temporal_attention_levels[:2]
     return replace(config, **SMALL, **SHALLOW, **heads, swap_head_dim=16)
@@ -67,7 +68,8 @@ def inputs(config, device, clips: int = 2):
     def randn(*shape):
         return torch.randn(shape, device=device)
 
-    latent, given = (config.in_channels, *SIZE), {"text": randn(clips, 7, config.context_dim)}
+    latent = (config.in_channels, *SIZE)
+    given: dict[str, Any] = {"text": randn(clips, 7, config.context_dim)}
     if config.motion_text != "off":
         given["motion_text"] = randn(clips, 5, config.motion_dim)
     if config.first_frame_concat != "off" or config.paca:

@@ -92,7 +92,8 @@ def sd_blocks(config: UNetConfig) -> tuple[list[bool], list[bool]]:
 def sd_calls(config: UNetConfig) -> list[tuple]:
     """(kind, block, transformer_index) of every hook of a pass, in order."""
     inputs, outputs = sd_blocks(config)
-    calls, transformers = [("emb_patch", None, 0)], 0
+    calls: list[tuple] = [("emb_patch", None, 0)]
+    transformers = 0
 
     def transformer(block):
         nonlocal transformers

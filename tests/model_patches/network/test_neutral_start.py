@@ -1,6 +1,7 @@
 """Every added branch starts without effect, and once its gate opens every weight of it learns."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from dreamfactory.model_patches import CheckpointError, Conditions, ProjectorConfig, UNetConfig, VideoUNet
 from dreamfactory.model_patches.checkpoints.warm_start import extend
 from dreamfactory.model_patches.network import attention as attention_module, swap_attention as swap_module
+
+from ...random_weights import Network
 
 SPATIAL = UNetConfig(
     model_channels=32,
@@ -68,7 +71,7 @@ def _setup():
 
 
 @torch.no_grad()
-def randomise(module: torch.nn.Module) -> torch.nn.Module:
+def randomise(module: Network) -> Network:
     for name, weight in module.named_parameters():
         scale = 0.2 if weight.ndim < 2 else weight[0].numel() ** -0.5
         weight.copy_(torch.randn_like(weight) * scale + (weight.ndim == 1 and name.endswith("weight")))
@@ -190,7 +193,7 @@ def test_a_start_that_could_not_be_equal_is_refused(source, target, name):
 
 def gradients(unet, **options) -> dict[str, torch.Tensor]:
     out = run(unet, return_flow=unet.config.predict_net, **options)
-    loss = sum((o - 1).square().mean() for o in (out if isinstance(out, tuple) else (out,)))
+    loss: Any = sum((o - 1).square().mean() for o in (out if isinstance(out, tuple) else (out,)))
     names, weights = zip(*unet.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad(loss, weights, allow_unused=True), strict=True))
 
@@ -257,6 +260,7 @@ def test_attention_over_more_rows_than_kernels_index(monkeypatch):
             sizes.append(len(q))
             return plain(q, *args, **kwargs)
 
+        module: Any
         for module in unet.modules():
             if hasattr(module, "attention"):
                 module.attention = watched

@@ -13,6 +13,8 @@ from dreamfactory.model_patches.network.hooks import Hooks
 from dreamfactory.model_patches.network.image_adapter import ImageAdapter, split_tokens
 from dreamfactory.model_patches.network.paca import LatentPyramid, PixelAwareAttention
 
+from ...random_weights import randomise
+
 DOUBLE = torch.float64
 CONFIG = UNetConfig(
     model_channels=32,
@@ -31,14 +33,6 @@ CONFIG = UNetConfig(
 def _setup():
     torch.manual_seed(0)
     torch.set_num_threads(1)
-
-
-@torch.no_grad()
-def randomise(module: torch.nn.Module) -> torch.nn.Module:
-    for name, weight in module.named_parameters():
-        scale = 0.2 if weight.ndim < 2 else weight[0].numel() ** -0.5
-        weight.copy_(torch.randn_like(weight) * scale + (weight.ndim == 1 and name.endswith("weight")))
-    return module.eval()
 
 
 def attention(q, k, v, heads: int) -> torch.Tensor:
@@ -144,7 +138,7 @@ def test_learnable_scale_is_tanh_alpha_plus_one():
     plain.load_state_dict({k: v for k, v in adapter.state_dict().items() if "scale" not in k})
     q, tokens = torch.randn(2, 5, 16, dtype=DOUBLE), torch.randn(2, 4, 10, dtype=DOUBLE)
     with torch.no_grad():
-        adapter.scale.alpha.fill_(-0.7)
+        adapter.get_parameter("scale.alpha").fill_(-0.7)
         torch.testing.assert_close(adapter(q, tokens, 1.0), plain(q, tokens, 1.0) * (1 + math.tanh(-0.7)))
 
 

@@ -10,8 +10,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel, UNet3DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange, repeat
 from safetensors.torch import save_file
 
@@ -169,14 +171,22 @@ def test_single_file_loads_and_equals_unet2d(tmp_path, prefix):
     assert "cond_stage_model" in notes
 
 
+def stated_noise(path, **overrides) -> dict:
+    """The schedule of a file or folder, with these fields said."""
+    schedule = convert_file_in_memory(path, overrides=overrides)[1]
+    assert schedule is not None
+    return schedule
+
+
 def test_prediction_of_sd2_is_an_override(tmp_path):
     peer = peer_2d((64, 128), **SD21, attention_head_dim=(1, 2))
     path = tmp_path / "sd2.safetensors"
     save_file({k: v.contiguous() for k, v in ldm_state(peer).items()}, path)
     _, schedule, _, report = convert_file_in_memory(path)
+    assert schedule is not None
     assert schedule["prediction"] == "eps"
     assert any("override prediction" in note for note in report.notes)
-    assert convert_file_in_memory(path, overrides={"prediction": "v"})[1]["prediction"] == "v"
+    assert stated_noise(path, prediction="v")["prediction"] == "v"
     with pytest.raises(CheckpointError, match="did you mean 'prediction'"):
         convert_file_in_memory(path, overrides={"predictions": "v"})
     with pytest.raises(CheckpointError, match="sd weights, not lvdm"):
@@ -227,7 +237,7 @@ def test_folder_takes_its_noise_from_the_scheduler(tmp_path):
     scheduler.save_pretrained(tmp_path / "scheduler")
     _, schedule, _, _ = convert_file_in_memory(tmp_path)
     assert ScheduleConfig.from_dict(schedule) == replace(SCHEDULES["stable-diffusion"], prediction="v")
-    assert convert_file_in_memory(tmp_path, overrides={"prediction": "eps"})[1]["prediction"] == "eps"
+    assert stated_noise(tmp_path, prediction="eps")["prediction"] == "eps"
 
 
 def test_sharded_folder_and_a_lost_shard(tmp_path):

@@ -152,6 +152,7 @@ def test_dynamicrafter_checkpoint_in_every_wrapping(tmp_path, prefix):
     with torch.no_grad():
         projected = unet.project_image(resampler_inputs["image_features"])
     assert float((projected - tokens).abs().max()) <= TOLERANCE
+    assert unet.config.image_projector is not None
     assert unet.config.image_projector.frames == 4
     assert unet.config.image_tokens_per_frame == 16
     assert unet.config.image_uncond == "grey"
@@ -227,6 +228,7 @@ def test_videocrafter1_image_to_video_shares_tokens():
         del state[key]
     config, _, schedule, _ = lvdm.convert(state, overrides=PROJECTOR)
     assert (config.first_frame_concat, config.image_tokens_per_frame, config.frame_rate_default) == ("off", None, 8)
+    assert config.image_projector is not None
     assert config.image_projector.frames is None
     assert config.uncond_image == "grey"
     assert ScheduleConfig.from_dict(schedule) == SCHEDULES["videocrafter2"]

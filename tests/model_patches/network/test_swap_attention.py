@@ -1,5 +1,7 @@
 """Swap-CA (VF Eq. 2-3) against attention over all tokens with a mask that says who shares a window."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,8 @@ from dreamfactory.model_patches.network.attention import Factory, math_attention
 from dreamfactory.model_patches.network.conditions import Embedded
 from dreamfactory.model_patches.network.layout import layout
 from dreamfactory.model_patches.network.swap_attention import SwapAttention, window_attention
+
+from ...random_weights import Network
 
 # (frames, height, width), window: multiples, ragged edges, odd windows, windows larger than the clip.
 SIZES = [
@@ -28,7 +32,7 @@ def _setup():
 
 
 @torch.no_grad()
-def randomise(module: torch.nn.Module) -> torch.nn.Module:
+def randomise(module: Network) -> Network:
     for weight in module.parameters():
         weight.copy_(torch.randn_like(weight) * (0.5 if weight.ndim == 1 else weight.shape[1] ** -0.5))
     return module
@@ -61,10 +65,10 @@ def dense_attention(q, k, v, heads: int, mask) -> torch.Tensor:
 def test_windows_equal_a_dense_mask(size, window, shifted):
     shift = (window[0] + 1) // 2 if shifted else 0
     q, k, v = (torch.randn(2, *size, 8, dtype=torch.float64) for _ in range(3))
-    out = window_attention(lambda *qkv: math_attention(*qkv, 2), q, k, v, window, shift)
+    out = window_attention(lambda *qkv: math_attention(*qkv, heads=2), q, k, v, window, shift)
     mask = same_window(size, window, shift)
     for b in range(2):
-        expected = dense_attention(*(x[b].flatten(0, 2) for x in (q, k, v)), 2, mask)
+        expected = dense_attention(*(x[b].flatten(0, 2) for x in (q, k, v)), heads=2, mask=mask)
         torch.testing.assert_close(out[b].flatten(0, 2), expected, rtol=0, atol=1e-13)
 
 
@@ -74,14 +78,14 @@ def test_every_token_sees_its_own_window_only():
     q, k, v = (torch.randn(1, *size, 8, dtype=torch.float64) for _ in range(3))
     changed = v.clone()
     changed[0, 3, 3, 2] += 1
-    run = lambda values: window_attention(lambda *qkv: math_attention(*qkv, 2), q, k, values, window, shift)  # noqa: E731
+    run = lambda values: window_attention(lambda *qkv: math_attention(*qkv, heads=2), q, k, values, window, shift)  # noqa: E731
     moved = (run(changed) - run(v)).abs().sum(-1)[0] > 1e-9
     expected = torch.zeros(size, dtype=torch.bool)
     expected[2:6, 3:4, 0:6] = True  # frames 2-5 (shifted), the edge row, the first columns
     assert torch.equal(moved, expected)
 
 
-def equation(module: SwapAttention, s, t, frames: int, size, window, shift: int) -> torch.Tensor:
+def equation(module: Any, s, t, frames: int, size, window, shift: int) -> torch.Tensor:
     """Proj_out(h') of VF Eq. 2 and 3, clip by clip, with dense attention; s, t: (b*f, c, h, w)."""
     mask = same_window(size, window, shift)
     result = []
@@ -138,7 +142,7 @@ def small(**changes) -> UNetConfig:
 
 
 def roles(config: UNetConfig) -> list[tuple[str, str, int]]:
-    sites = VideoUNet(config, device="meta").swap_attentions
+    sites: Any = VideoUNet(config, device="meta").swap_attentions
     return [(p.name, sites[p.name].query, sites[p.name].shift) for p in layout(config).swap_sites]
 
 
@@ -168,9 +172,10 @@ def test_join_is_the_sum_of_spatial_temporal_and_swap():
     unet = randomise(VideoUNet(small()))
     position = layout(unet.config).inputs[0]
     s, t = torch.randn(2, 4, 32, 3, 3)
+    nothing: Any = None
     swap = unet.swap_attentions["input_1"](s, t, 4)
     for strength in (1.0, 0.0, 0.3):
-        cond = Embedded(None, None, 4, False, None, strengths={"swap_attention": strength})
+        cond = Embedded(nothing, nothing, 4, False, nothing, strengths={"swap_attention": strength})
         z, carry = unet.join(position, s, lambda x: t, {}, None, cond, enters=False, last=True)
         torch.testing.assert_close(z, s + t + strength * swap)
         assert carry is t

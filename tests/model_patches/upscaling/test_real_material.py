@@ -5,6 +5,7 @@ Judges: ncnn, which the weights were released for; spandrel, which most tools op
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -51,7 +52,7 @@ def by_spandrel(name, pictures):
             from spandrel import ModelLoader
     except ImportError:
         pytest.skip("spandrel is not installed: pip install --no-deps spandrel")
-    model = ModelLoader().load_from_state_dict(released(name)).eval()
+    model: Any = ModelLoader().load_from_state_dict(released(name)).eval()
     with torch.no_grad():
         return torch.cat([model(picture) for picture in pictures.split(1)]).clamp(0, 1)
 
@@ -62,6 +63,7 @@ def by_ncnn(name, picture):
     net = ncnn.Net()
     net.opt.use_vulkan_compute, net.opt.num_threads = False, 1
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    assert WEIGHTS is not None
     assert net.load_param(str(WEIGHTS / "models" / f"{name}.param")) == 0
     assert net.load_model(str(WEIGHTS / "models" / f"{name}.bin")) == 0
     extractor, values = net.create_extractor(), np.ascontiguousarray(picture.numpy())

@@ -6,6 +6,7 @@ import sys
 import weakref
 from itertools import pairwise
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -316,7 +317,8 @@ def test_an_rcan_of_spandrels_becomes_ours_with_the_same_weights():
     assert isinstance(found.network, RCAN)
     assert found.network is not network
     assert found.call is None
-    assert found.network.head[0].weight.data_ptr() == network.head[0].weight.data_ptr()
+    first = "head.0.weight"
+    assert found.network.get_parameter(first).data_ptr() == network.get_parameter(first).data_ptr()
     assert (found.half, found.bfloat16) == (False, True)
 
 
@@ -390,7 +392,7 @@ def test_public_upscalers_need_no_torchvision(tmp_path, broken):
 
 def stand_in(monkeypatch, load):
     """A spandrel that loads as told."""
-    spandrel = ModuleType("spandrel")
+    spandrel: Any = ModuleType("spandrel")
     spandrel.UnsupportedModelError = type("UnsupportedModelError", (Exception,), {})
     spandrel.ModelLoader = lambda: SimpleNamespace(load_from_state_dict=lambda state: load(spandrel, state))
     monkeypatch.setitem(sys.modules, "spandrel", spandrel)
@@ -450,7 +452,7 @@ def test_networks_that_do_not_do_what_they_say():
     network = Plain(2).requires_grad_(False)
     with pytest.raises(ConfigError, match=r"no picture \(NaN or infinite\)"):
         Enlarger(upscaler(network, 2), "cpu")(frames / 0 * 0)
-    network.second.bias[0] = torch.nan
+    network.get_parameter("second.bias")[0] = torch.nan
     with pytest.raises(CheckpointError, match="holds weights that are no numbers"):
         Enlarger(upscaler(network, 2), "cpu")(frames)
 

@@ -8,11 +8,15 @@ that one place.
 import logging
 import re
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
 from diffusers.loaders.single_file_utils import convert_animatediff_checkpoint_to_diffusers
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
+from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange
 from safetensors.torch import load_file, save_file
 
@@ -106,7 +110,8 @@ class NormByFrame(torch.nn.Module):
 
 
 def motion_peer(base: UNet2DConditionModel, motion: MotionAdapter, by_frame: bool) -> UNetMotionModel:
-    peer = UNetMotionModel.from_unet2d(base, motion).eval()
+    peer: Any = UNetMotionModel.from_unet2d(base, motion)
+    peer.eval()
     if by_frame:
         for block in (*peer.down_blocks, peer.mid_block, *peer.up_blocks):
             for module in getattr(block, "motion_modules", ()):
@@ -217,6 +222,7 @@ def test_the_hosts_loader_may_read_the_file_as_it_is(tmp_path):
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     config, state, _, _ = sd.convert_diffusers(base.state_dict())
     merged, weights, schedule = merge_motion(config, state, path)
+    assert schedule is not None
     assert schedule["betas"] == "linear"
     by_hand = apply_patch(build(config, state), path)
     assert by_hand.config == merged
@@ -235,7 +241,7 @@ def released(middle: bool, positions: int) -> dict[str, torch.Tensor]:
         motion_layers_per_block=0,
         motion_max_seq_length=positions,
         motion_mid_block_layers_per_block=0,
-        motion_transformer_layers_per_mid_block=(),
+        motion_transformer_layers_per_mid_block=cast("Any", ()),
     ).state_dict()
     real = {v.shape: v for k, v in tables.items() if k.endswith(".pe")}
     return {k: real[v.shape] if k.endswith(".pe") else v for k, v in state.items()}
@@ -282,6 +288,7 @@ def test_the_patch_brings_animatediffs_noise(tmp_path):
     torch.testing.assert_close(schedule.build(16, 512, 512).alphas_cumprod.float(), peer.alphas_cumprod)
     torch.testing.assert_close(linear_betas().float(), peer.betas)
     base = our_base(image_peer())
+    assert base.schedule is not None
     assert base.schedule["betas"] == "scaled_linear"
     assert apply_patch(base, tmp_path / "patch.safetensors").schedule == stated
 
@@ -304,6 +311,7 @@ def test_a_pipelines_scheduler_says_its_betas(tmp_path):
     image_peer().save_pretrained(tmp_path / "unet")
     DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear").save_pretrained(tmp_path / "scheduler")
     _, schedule, _, _ = convert_file_in_memory(tmp_path, overrides={"norm_groups": GROUPS})
+    assert schedule is not None
     assert (schedule["betas"], schedule["beta_end"]) == ("linear", 0.012)
 
 

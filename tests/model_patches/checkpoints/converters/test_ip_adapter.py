@@ -5,10 +5,13 @@ Names and numbers of the files are made here as IP-Adapter's trainer makes them:
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from diffusers import MotionAdapter, UNet2DConditionModel, UNet3DConditionModel, UNetMotionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
+from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
 from einops import rearrange
 from safetensors.torch import load_file, save_file
 
@@ -49,7 +52,7 @@ def image_peer(context=768) -> UNet2DConditionModel:
 
 
 def our_base(peer: UNet2DConditionModel) -> VideoUNet:
-    heads = {"head_dim": 16} if peer.config.cross_attention_dim == 1024 else {}
+    heads = {"head_dim": 16} if peer.config["cross_attention_dim"] == 1024 else {}
     config, state, _, _ = sd.convert_diffusers(peer.state_dict(), overrides={**SMALL, **heads})
     return build(config, state)
 
@@ -149,7 +152,7 @@ def test_adapter_on_stable_diffusion_equals_the_peer(tmp_path, kind, context):
     with torch.no_grad():
         without = peer(x, t, text).sample
         peer._load_ip_adapter_weights([nested(state)], low_cpu_mem_usage=False)
-        tokens = peer.encoder_hid_proj([seen[:, None]])[0].flatten(1, 2)
+        tokens = peer.get_submodule("encoder_hid_proj")([seen[:, None]])[0].flatten(1, 2)
         assert relative(patched.project_image(seen), tokens) <= TOLERANCE
         theirs = peer(x, t, text, added_cond_kwargs={"image_embeds": [seen[:, None]]}).sample
         out = patched(x, t, Conditions(text, image_tokens=patched.project_image(seen)), num_frames=1)
@@ -164,7 +167,8 @@ def test_strength_is_the_peers_scale(tmp_path, strength):
     patched = apply_patch(our_base(peer), patch_of(tmp_path, state)[0])
     x, t, text, seen = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 5, 768), features("base", 1)
     peer._load_ip_adapter_weights([nested(state)], low_cpu_mem_usage=False)
-    for processor in peer.attn_processors.values():
+    processors: dict[str, Any] = peer.attn_processors
+    for processor in processors.values():
         if hasattr(processor, "scale"):
             processor.scale = [strength]
     with torch.no_grad():
@@ -186,7 +190,8 @@ def test_adapter_and_motion_together_equal_the_peer(tmp_path, kind):
     config, weights, _ = merge_motion(base.config, base.state_dict(), tmp_path / "motion.safetensors")
     patched = apply_patch(build(config, weights), patch_of(tmp_path, state)[0])
 
-    peer = UNetMotionModel.from_unet2d(image, motion).eval()
+    peer: Any = UNetMotionModel.from_unet2d(image, motion)
+    peer.eval()
     assert adapters(peer, 768, real=False).keys() == {k for k in state if k.startswith("ip_adapter.")}
     peer._load_ip_adapter_weights([nested(state)], low_cpu_mem_usage=False)
     frames, seen = 3, features(kind, 2)
@@ -250,6 +255,7 @@ def test_released_sizes(context, name, millions, kind):
     assert config.uncond_image == "zeros"
     plain = replace(config, image_adapter="off", image_token_dim=1024, image_projector=None, image_uncond=None)
     assert plain == preset(name)
+    assert projector is not None
     if kind == "base":
         assert (projector.kind, projector.queries, projector.reads) == ("linear", 4, "pooled")
         assert projector.embedding_dim == 1024
