@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -198,18 +199,19 @@ def test_ddim_needs_noise_for_eta():
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_ddim_step_is_diffusers(prediction, eta):
+    kinds: dict[str, Any] = {"eps": "epsilon", "v": "v_prediction"}
     ddim = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
-        prediction_type={"eps": "epsilon", "v": "v_prediction"}[prediction],
+        prediction_type=kinds[prediction],
     )
     ddim.set_timesteps(50)
     g = torch.Generator().manual_seed(2)
     output, x, noise = torch.randn(3, 2, 4, 5, 5, generator=g)
     for t in (980, 500, 0):
-        theirs = ddim.step(output, t, x, eta=eta, variance_noise=noise if eta else None)
+        theirs: Any = ddim.step(output, t, x, eta=eta, variance_noise=noise if eta else None)
         before = float(ddim.alphas_cumprod[t - 20]) if t else 1.0
         x_prev, x0 = ddim_step(output, x, ddim.alphas_cumprod[t], before, prediction, eta=eta, noise=noise)
         torch.testing.assert_close(x_prev, theirs.prev_sample, rtol=1e-4, atol=1e-5)
