@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from dreamfactory.model_patches.kernels import same_bits
 class Pretended(device.Here):
     """A CPU that says it is a card."""
 
-    is_card = True
+    @property
+    def is_card(self):
+        return True
 
     @property
     def half(self):
@@ -119,7 +122,7 @@ def test_the_demo_is_the_cpus(here, dtype):
 
 def test_a_network_that_computes_wrongly_is_found(here, monkeypatch):
     network.demo(here, torch.float32)
-    forward = network.VideoUNet.forward
+    forward: Any = network.VideoUNet.forward
     monkeypatch.setattr(network.VideoUNet, "forward", lambda self, x, *a, **k: forward(self, x, *a, **k) * 1.01)
     with pytest.raises(Wrong, match="the clip in fp32 is"):
         network.demo(here, torch.float32)
@@ -132,7 +135,8 @@ def test_other_bits_are_found_and_placed(here, monkeypatch):
     """A layer that adds in any order is named."""
     unet = network.full_network(here)
     name, layer = next((n, m) for n, m in unet.named_modules() if n.endswith("ff.net.2"))
-    forward, calls = layer.forward, []
+    forward: Any = layer.forward
+    calls = []
 
     def any_order(x):
         calls.append(1)
