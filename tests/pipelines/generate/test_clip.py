@@ -4,10 +4,11 @@ import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -248,12 +249,14 @@ def test_turns_on_a_cpu_change_nothing(text_alone):
 
 def test_every_part_has_its_turn_before_it_computes(text_alone):
     """In the order of the path: encoders, network, codec."""
-    bundle, order = load_bundle(text_alone), []
+    bundle: Any = load_bundle(text_alone)
+    order = []
     bundle.turns = lambda *parts: order.append([type(part).__name__ for part in parts])
     animate(bundle, None, ["a red circle"], [""], Settings())
     assert order == [["TextEncoder"], ["VideoUNet"], ["VideoUNet"], ["PatchAutoencoder"]]
-    demo, order = load_bundle("demo"), []
-    demo.turns = lambda *parts: order.append([type(part).__name__ for part in parts])
+    demo: Any = load_bundle("demo")
+    demo.turns = bundle.turns
+    order.clear()
     animate(demo, torch.rand(1, 3, 64, 64), ["a red circle"], ["it moves up"], Settings(frames=2, steps=1))
     assert order[:4] == [["TextEncoder"], ["TextEncoder"], ["PatchAutoencoder"], ["ImageEncoder"]]
     assert order[4:] == [["VideoUNet"], ["VideoUNet"], ["PatchAutoencoder"]]
@@ -318,9 +321,9 @@ def test_networks_that_read_a_picture_are_known_by_their_config():
 
 def test_what_a_painter_has_no_place_for_is_told_where_it_was_asked_for():
     ignores = {"negative": "A knows no negative prompt", "guidance_scale": "A knows no guidance scale"}
-    painter = SimpleNamespace(ignores=ignores, notes=[], guidance_scale=1.0, name="A", is_cut=lambda text: False)
+    painter: Any = SimpleNamespace(ignores=ignores, notes=[], guidance_scale=1.0, name="A", is_cut=lambda text: False)
     planner = Planner(Networks(first_frame_from="a"), load_bundle("demo"), painter, None, {})
-    still = {"first_frame_guidance_scale": 1.0, "guidance_scale": 3.0}
+    still: dict[str, Any] = {"first_frame_guidance_scale": 1.0, "guidance_scale": 3.0}
     plain = Request(text="a red circle", motion="the red circle moves up", **still)
     own = replace(plain, image="a.png", first_frame_negative="grey")  # draws nothing
     assert planner.notes([plain, own]) == []

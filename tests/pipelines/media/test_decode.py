@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.codec.codec
 import numpy as np
 import pytest
 import torch

@@ -9,8 +9,11 @@ import csv
 import io
 from fractions import Fraction
 from types import SimpleNamespace
+from typing import Any
 
 import av
+import av.codec.codec
+import av.filter
 import numpy as np
 import pytest
 import torch
@@ -66,7 +69,7 @@ def write(path, codec, frames, *, options=None, tags=None, flags=0, metadata=Non
     return path
 
 
-def of_numbers(numbers, form="yuv420p10le", size=(64, 48)):
+def of_numbers(numbers, form="yuv420p10le", size: tuple[int, int] = (64, 48)):
     """A frame of one colour, as a file states it."""
     frame = av.VideoFrame(*size, form)
     for plane, number in zip(frame.planes, numbers, strict=True):
@@ -286,6 +289,7 @@ def test_dolby_vision_without_a_base_picture_is_named(tmp_path):
         def __getattr__(self, name):
             return getattr(plain, name)
 
+    dolby: Any = Dolby()
     for tags, is_named in (((UNSTATED, UNSTATED, UNSTATED, 2), True), ((BT2020, HLG, BT2020, 1), False)):
         path = write(tmp_path / "a.mkv", "libx264", [of_numbers((573, 512, 512))] * 2, tags=tags)
         with av.open(str(path)) as file:
@@ -294,9 +298,9 @@ def test_dolby_vision_without_a_base_picture_is_named(tmp_path):
             assert viewer.ways(plain) == ("" if is_named else "hdr/1")
             if is_named:
                 with pytest.raises(CannotShow, match="hdr: Dolby Vision without a base picture"):
-                    viewer.ways(Dolby())
+                    viewer.ways(dolby)
             else:
-                assert viewer.ways(Dolby()) == "hdr/1"
+                assert viewer.ways(dolby) == "hdr/1"
 
 
 # -- interlaced --------------------------------------------------------------------------------------------------------
@@ -405,7 +409,7 @@ def test_upscale_makes_interlaced_video_whole_and_keeps_its_times(capsys, model,
 def test_interlaced_video_is_turned_and_has_its_colours_as_any_other(tmp_path):
     """A recording on its side, in BT.709 of full range, which no small video is by default."""
     red = np.array((200, 80, 30))
-    luma = red @ (0.2126, 0.7152, 0.0722)
+    luma = float(red @ (0.2126, 0.7152, 0.0722))
     numbers = luma, 128 + (red[2] - luma) / 1.8556, 128 + (red[0] - luma) / 1.5748
     frames = []
     for _ in range(4):
@@ -537,7 +541,8 @@ def test_a_palette_may_be_seen_through(tmp_path):
             packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 8), stream, True
             out.mux(packet)
     (tmp_path / "a.png").write_bytes(paletted())
-    video, still = trained_on(tmp_path / "a.mov")[1], read_frames(record(tmp_path / "a.png", "image"), None, [0])[0]
+    picture = record(tmp_path / "a.png", "image")
+    video, still = trained_on(tmp_path / "a.mov")[1], read_frames(picture, probe(picture), [0])[0]
     assert (video == still).all()
     assert video[5, 5].tolist() == [255, 0, 0]
     assert video[5, 50].tolist() == [255, 255, 255]
@@ -546,8 +551,10 @@ def test_a_palette_may_be_seen_through(tmp_path):
 @pytest.mark.parametrize("kind", ["png", "webp", "tiff"])
 def test_a_transparent_picture_lies_on_white_at_every_door(capsys, model, tmp_path, kind):
     path = tmp_path / f"a.{kind}"
-    Image.fromarray(see_through()).save(path, **({"lossless": True} if kind == "webp" else {}))
-    assert lies_on_white(read_frames(record(path, "image"), None, [0])[0], 1)
+    options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
+    Image.fromarray(see_through()).save(path, **options)
+    picture = record(path, "image")
+    assert lies_on_white(read_frames(picture, probe(picture), [0])[0], 1)
     assert lies_on_white(255 * read_image(path, 48, 64)[0].permute(1, 2, 0), 1)  # generate --image
     if kind != "tiff":
         assert run(capsys, path, tmp_path / "out.png", "--model", model)[0] == 0
@@ -604,6 +611,7 @@ def test_cached_values_are_keyed_by_what_is_done_to_frames(tmp_path):
         size = RESIZE + ways[item.file.record.name], 32, 32
         assert encodings.keys(item)["latents"] == key_of("latents", item.file.content, item.picks, *size, "c1")
         again = Cache(tmp_path / "cache").index.find(item.file.record)
+        assert again is not None
         assert again[1].ways == item.file.probe.ways == ways[item.file.record.name][1:]
     assert RESIZE == "cover-bicubic/1"
 
