@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def drawing():
     spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs/draw_architecture.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for the module they are in
     spec.loader.exec_module(module)

@@ -15,6 +15,7 @@ import shutil
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -119,6 +120,7 @@ def test_commands_within_sentences_exist_with_their_options():
     for page in PAGES:
         words |= set(re.findall(r"`(dreamfactory \w[^`]*)`", page.read_text("utf-8")))
     assert len(words) > 10
+    commands: Any
     (commands,) = [a for a in parser()._actions if a.dest == "command"]
     for line in words:
         _, name, *rest = line.split()
@@ -155,7 +157,7 @@ def video(path, frames=12):
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
     """Every file and folder that a printed command names, small."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     shelf = tmp_path_factory.mktemp("shelf")
     torch.manual_seed(0)
@@ -168,10 +170,11 @@ def shelf(tmp_path_factory):
     shutil.copytree(shelf / "sd1/text_encoder", text)
     for file in (shelf / "sd1/tokenizer").iterdir():
         shutil.copy(file, text)
-    AutoencoderKL(
-        block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=4, sample_size=16, scaling_factor=0.18215,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    ).save_pretrained(shelf / "sd-vae", safe_serialization=True)  # fmt: skip
+    sizes: dict[str, Any] = {
+        "block_out_channels": (8,) * 4, "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16,
+        "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }  # fmt: skip
+    AutoencoderKL(**sizes, scaling_factor=0.18215).save_pretrained(shelf / "sd-vae", safe_serialization=True)
     motion_encoder(0).save(shelf / "t5")
     image_encoder(0).save(shelf / "openclip-h-vision")
     (shelf / "models").mkdir()

@@ -20,6 +20,8 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "example_workflows" / "queue_workflow.py"
 spec = importlib.util.spec_from_file_location("queue_workflow", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
 queue_workflow = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(queue_workflow)
 ComfyError = queue_workflow.ComfyError
@@ -154,6 +156,7 @@ class FakeComfy(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server_address[1]}"
         self.script = lambda prompt_id: []
         self.queued = threading.Event()
         self.posted: list[tuple[str, dict | bytes]] = []
@@ -171,6 +174,7 @@ class FakeComfy(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: FakeComfy
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args):
@@ -224,7 +228,6 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def comfy():
     with FakeComfy() as server:
-        server.address = f"127.0.0.1:{server.server_address[1]}"
         yield server
         server.shutdown()
 
@@ -375,7 +378,8 @@ def test_certificate_that_nobody_trusts_is_told(comfy, graph, certificate, monke
 
 
 def test_examples_in_the_scripts_own_words_fit_their_workflows(monkeypatch, capsys, tmp_path):
-    examples = [shlex.split(line) for line in queue_workflow.__doc__.splitlines() if line.startswith("    python ")]
+    words = queue_workflow.__doc__ or ""
+    examples = [shlex.split(line) for line in words.splitlines() if line.startswith("    python ")]
     assert len(examples) == 2
     queued = []
     monkeypatch.setattr(queue_workflow.Comfy, "upload", lambda self, path: str(path))
@@ -503,7 +507,6 @@ def test_nothing_saved_and_nothing_handed_out(comfy, graph, tmp_path, capsys):
 
 def test_no_server_and_no_file(graph, tmp_path, capsys):
     with FakeComfy() as closed:
-        closed.address = f"127.0.0.1:{closed.server_address[1]}"
         closed.shutdown()
     assert main(closed, tmp_path, graph) == 1
     assert re.match(r"No ComfyUI answers at http://127\.0\.0\.1:\d+ \(.*refused\): start it", capsys.readouterr().err)

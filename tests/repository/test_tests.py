@@ -8,7 +8,7 @@ from pathlib import Path
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]  # installed for Python 3.10 alone
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
