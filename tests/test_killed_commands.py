@@ -150,6 +150,7 @@ def server():
         [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as running:
         yield running
+        assert running.stdin is not None
         running.stdin.close()
 
 

@@ -52,12 +52,13 @@ def put(tmp_path, monkeypatch):
         del sys.modules[loaded]
 
 
-def failure(name):
+def failure(name) -> Exception:
     """What importing a module raises."""
     try:
         importlib.import_module(name)
     except Exception as error:
         return error
+    pytest.fail(f"{name} is imported without an error")
 
 
 def test_what_is_missing_is_named_with_the_line_that_brings_it(monkeypatch):

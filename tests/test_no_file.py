@@ -20,7 +20,7 @@ RUN = ("train", "tiny", "--set", "device=cpu", "--set", "optim.steps=1", "--set"
 GUARD = 60  # seconds, for what waits
 
 
-def generate(*more, image=PICTURE, out="{dir}/clip.mp4"):
+def generate(*more, image: str | Path = PICTURE, out="{dir}/clip.mp4"):
     return ("generate", *CLIP, "--image", str(image), "--out", out, *more)
 
 

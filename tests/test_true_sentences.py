@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def failing(error):
     return fail
 
 
-def folder(tmp_path: Path, **files: str) -> Path:
+def folder(tmp_path: Path, **files: str | None) -> Path:
     """A folder of text files; None makes a folder in a file's place, which no one can read as a file."""
     for name, text in files.items():
         path = tmp_path / name.replace("__", ".")
@@ -59,9 +60,9 @@ def shards(tmp_path, patch, error):
 
 
 def vae(tmp_path, patch, error):
-    import diffusers
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    patch.setattr(diffusers.AutoencoderKL, "from_pretrained", failing(error))
+    patch.setattr(AutoencoderKL, "from_pretrained", failing(error))
     save_file({"x": torch.zeros(10**7)}, tmp_path / "x.safetensors")
     load_vae(folder(tmp_path, config__json="{}"))
 
@@ -195,10 +196,12 @@ def test_whose_mistake_it_is():
         except Exception as error:
             return error
 
-    ours = caught(lambda: reason(SimpleNamespace(strerror=1)))  # an int has no strip: raised in our own code
+    strange: Any = SimpleNamespace(strerror=1)
+    ours = caught(lambda: reason(strange))  # an int has no strip: raised in our own code
     assert isinstance(ours, AttributeError)
     assert is_bug(ours)
-    theirs = caught(lambda: json.loads(None))
+    nothing: Any = None
+    theirs = caught(lambda: json.loads(nothing))
     assert isinstance(theirs, TypeError)
     assert not is_bug(theirs)
     assert blameless(OSError(12, os.strerror(12)))
