@@ -59,6 +59,7 @@ def wait_until(ready, process, seconds=120):
 
 def final(folder):
     last = disk.newest(folder / disk.FOLDER)
+    assert last is not None
     assert last.step == STEPS
     return {f"{k}.{n}": t.clone() for k in ("weights", "averaged", "optimizer") for n, t in last.tensors(k).items()}
 

@@ -16,6 +16,8 @@ from dreamfactory.training import checkpoint as disk
 from dreamfactory.training.run_file import load_run
 from dreamfactory.training.trainer import Trainer
 
+from ..there import there
+
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "checkpoints"
 
 
@@ -24,7 +26,7 @@ def test_an_old_run_goes_on(tmp_path, kind):
     folder = shutil.copytree(FIXTURES / kind, tmp_path / kind)
     changes = [f"output.folder={folder}"] + ([f"encoders.text={DEMO / 'text_encoder'}"] if kind == "video" else [])
     trainer = Trainer(load_run(FIXTURES / f"{kind}.toml", changes), say=lambda text: None)
-    found = disk.newest(folder / disk.FOLDER)
+    found = there(disk.newest(folder / disk.FOLDER))
     assert trainer.resume()
     assert trainer.step == found.step
     for name, held in trainer.state_dict().items():  # what it was built from is what it would write

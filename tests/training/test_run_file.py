@@ -106,21 +106,21 @@ def test_paper_presets_hold_the_printed_numbers():
     fd = load_run("factorized-dreamer")
     sizes = [(s.data.frames, s.data.height, s.data.width, s.optim.steps) for s in fd.stages]
     assert sizes == [(32, 256, 256, 400_000), (16, 512, 512, 300_000), (16, 512, 512, 100_000)]
-    assert [s.loss.flow_weight for s in fd.stages] == [0.0, 0.0, 1.0]
-    assert [s.model.network().predict_net for s in fd.stages] == [False, False, True]
-    for stage in fd.stages:
+    assert [s.loss.flow_weight for s in fd.video_stages] == [0.0, 0.0, 1.0]
+    assert [s.model.network().predict_net for s in fd.video_stages] == [False, False, True]
+    for stage in fd.video_stages:
         assert (stage.optim.batch_size, stage.optim.lr, stage.optim.optimizer) == (40, 5e-5, "adamw")
         assert stage.optim.cosine_from == 1.0
         assert (stage.noise.prediction, stage.noise.rescale, stage.noise.shift_reference) == ("eps", "printed", 256.0)
-    shifts = [round(s.noise.shift_for(s.data.frames, s.data.height, s.data.width), 4) for s in fd.stages]
+    shifts = [round(s.noise.shift_for(s.data.frames, s.data.height, s.data.width), 4) for s in fd.video_stages]
     assert shifts == [0.1768, 0.125, 0.125]
 
     vf = load_run("videofactory")
     assert [s.optim.steps for s in vf.stages] == [18_000, 10_000, 12_500]
     assert [set(s.data.mix) for s in vf.stages] == [{"webvid", "hdvg", "laion"}, {"hdvg", "laion"}, {"hdvg", "laion"}]
-    assert [s.model.network().swap_attention for s in vf.stages] == ["off", "off", "swapped"]
+    assert [s.model.network().swap_attention for s in vf.video_stages] == ["off", "off", "swapped"]
     assert vf.sources["laion"].min_aspect == pytest.approx(4 / 3, abs=1e-3)
-    for stage in vf.stages:
+    for stage in vf.video_stages:
         optim = stage.optim
         assert (stage.data.width, stage.data.height) == (344, 192)
         assert (optim.batch_size, optim.lr, optim.betas, optim.weight_decay) == (128, 1e-5, (0.9, 0.9), 0.3)
@@ -193,7 +193,7 @@ def test_what_set_says_is_read_by_the_settings_type():
         "schedule.shift=0.5", "encoders.text='a folder'", "model.train=['paca']", "data.cache=none",
     ]  # fmt: skip
     config = load_run("tiny", changes)
-    (stage,) = config.stages
+    (stage,) = config.video_stages
     assert (stage.optim.lr, config.threads, stage.model.config["paca"]) == (1e-3, None, False)
     assert (config.output.loggers, stage.data.mix, stage.schedule["shift"]) == ((), {"tiny": 1.0}, 0.5)
     assert (config.encoders.text, stage.model.train, stage.data.cache) == ("a folder", ("paca",), None)

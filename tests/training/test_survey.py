@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from html.parser import HTMLParser
+from typing import Any
 
 import av
 import numpy as np
@@ -301,7 +302,8 @@ def test_a_bundle_is_a_start_too_and_another_runs_captions_may_be_longer(other, 
     train(load_run("tiny", [*QUICK, f"output.folder={off}", "model.config.motion_text=off", "optim.steps=1"]))
     both = begun(f"start.network={off}", f"output.folder={tmp_path / 'on'}", "model.config={'motion_text': 'added'}")
     both.train_step()
-    assert both.objective.encoder("text").length == 32  # as the other run's was made
+    objective: Any = both.objective
+    assert objective.encoder("text").length == 32  # as the other run's was made
 
 
 def test_super_resolution_starts_from_averages_too(tmp_path):
@@ -335,7 +337,8 @@ def test_a_page_does_not_change_what_trains(folder, tmp_path):
         file.write_bytes(bytes(state.st_size))
         os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
     trainer = train(load_run("tiny", [*given, "optim.steps=3"]))
-    assert trainer.sources["mine"].left_out == trainer.sources["mine"].left_out[:1]  # the letter alone
+    mine: Any = trainer.sources["mine"]
+    assert mine.left_out == mine.left_out[:1]  # the letter alone
 
 
 def test_histograms_count_every_clip():

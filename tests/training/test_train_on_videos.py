@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from dreamfactory.training.loop import train
 from dreamfactory.training.run_file import load_run
 from dreamfactory.training.tiny_world.world import captions, render, sample_specs
 from dreamfactory.training.trainer import Trainer
+
+from ..there import there
 
 pytest.importorskip("cv2", reason="flow needs OpenCV")
 
@@ -128,8 +131,9 @@ def test_a_cached_run_goes_on_without_its_encoders_and_ends_whole(videos, tmp_pa
     trainer.save()
     whole = train(run(videos, tmp_path / "whole", f"data.cache={tmp_path / 'cache'}"))
     cut = train(config)
-    assert cut.objective.encoder("text") is None
-    a, b = (disk.newest(t.folder / disk.FOLDER).tensors("weights") for t in (whole, cut))
+    objective: Any = cut.objective
+    assert objective.encoder("text") is None
+    a, b = (there(disk.newest(t.folder / disk.FOLDER)).tensors("weights") for t in (whole, cut))
     assert all(torch.equal(a[n], b[n]) for n in a)
     load_bundle(tmp_path / "bundle")
 

@@ -21,6 +21,8 @@ from dreamfactory.training.optimizer import learning_rate, make_optimizer, state
 from dreamfactory.training.run_file import load_run
 from dreamfactory.training.trainer import Trainer
 
+from ..there import there
+
 SMALL = [
     "device=cpu",
     "model.config.dropout=0.1",  # so that exact resume covers the global generator as well
@@ -173,8 +175,8 @@ def test_a_checkpoint_is_what_the_nodes_load(tmp_path):
     averaged = last.tensors("averaged")
     for name, weight in unet.state_dict().items():
         torch.testing.assert_close(weight, averaged[f"unet.{name}"].half().float(), rtol=0, atol=0)
-    assert unet.schedule["prediction"] == "v"
-    assert unet.schedule["trained_shape"] == [3, 64, 64]
+    assert there(unet.schedule)["prediction"] == "v"
+    assert there(unet.schedule)["trained_shape"] == [3, 64, 64]
     assert load_run(last.path / "run.json") == run(tmp_path)
 
 
@@ -300,7 +302,7 @@ def test_what_an_optimizer_keeps_is_counted():
 def test_a_gradient_without_numbers_spoils_nothing(tmp_path):
     trainer = begun(run(tmp_path))
     before = weights(trainer)
-    head = trainer.objective.unet.out[2]
+    head = trainer.objective.get_submodule("unet.out.2")
     head.register_full_backward_hook(lambda module, inward, outward: (inward[0] * float("inf"),))
     with pytest.raises(TrainingError, match=r"lower optim\.lr"):
         trainer.train_step()
@@ -562,7 +564,7 @@ def test_a_gradient_that_is_no_number_names_clip_or_rate(tmp_path, field):
     trainer.resume()
     load = trainer.load(0)
     if field is None:
-        next(iter(trainer.objective.unet.parameters())).data.fill_(float("nan"))
+        next(iter(trainer.objective.get_submodule("unet").parameters())).data.fill_(float("nan"))
     else:
         getattr(load[0][0], field)[1].fill_(float("nan"))
     with pytest.raises(TrainingError) as told:

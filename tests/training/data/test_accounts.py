@@ -20,6 +20,7 @@ from dreamfactory.training.data.read import read_records
 from dreamfactory.training.loop import train
 from dreamfactory.training.run_file import load_run
 
+from ...there import there
 from .test_records import SAMPLES, put, reasons, shard
 from .test_video_source import CLIP, clip, source
 
@@ -229,7 +230,7 @@ def test_a_clip_that_fails_in_a_run_is_told_once_and_added(tmp_path):
     for name in (lost, kept_out):
         (root / name).write_bytes(b"gone")
     for _ in range(2):
-        of.batch(CLIP, range(of.counts[CLIP]), [False] * 5, [False] * 5)
+        of.batch(CLIP, range(there(of.counts[CLIP])), [False] * 5, [False] * 5)
     with pytest.raises(Exception, match="none of the 1 clips"):
         of.example_batch(CLIP, [0])
     assert len(said) == 2

@@ -17,6 +17,8 @@ from dreamfactory.training.data.cache import Cache, key_of
 from dreamfactory.training.data.probing import content_of, probe_all
 from dreamfactory.training.data.records import LeftOut, Record
 
+from ...there import there
+
 
 def record(path, offset=0, size=None, media="video"):
     return Record(Path(path).name, Path(path), offset, size, media, "t", "m", Path(path).suffix)
@@ -35,7 +37,7 @@ def test_values_come_back_bit_for_bit(tmp_path):
     assert cache.path("flow", key) == tmp_path / "new" / "cache" / "flow" / key[:2] / f"{key}.safetensors"
     assert cache.path("flow", key).stat().st_size == size
     assert cache.has("flow", key)
-    back = Cache(tmp_path / "new" / "cache").load("flow", key)
+    back = there(Cache(tmp_path / "new" / "cache").load("flow", key))
     assert back.keys() == value.keys()
     assert all(torch.equal(back[k], value[k]) and back[k].dtype == value[k].dtype for k in value)
     assert cache.load("latents", key) is None
@@ -54,11 +56,11 @@ def test_a_damaged_value_is_not_there_and_may_be_stored_again(tmp_path, damage):
     cache.store("text", key, {"text": torch.randn(40, 40)})
     path = cache.path("text", key)
     whole = path.read_bytes()
-    path.write_bytes({"half": whole[: len(whole) // 2], "zeros": bytes(len(whole))}.get(damage, damage))
+    path.write_bytes(there({"half": whole[: len(whole) // 2], "zeros": bytes(len(whole))}.get(damage, damage)))
     assert not cache.has("text", key)
     assert cache.load("text", key) is None
     cache.store("text", key, {"text": torch.ones(3)})
-    assert torch.equal(cache.load("text", key)["text"], torch.ones(3))
+    assert torch.equal(there(cache.load("text", key))["text"], torch.ones(3))
 
 
 @pytest.mark.parametrize("place", [1, 9, 700])
@@ -66,7 +68,7 @@ def test_a_flipped_bit_is_found_and_the_value_made_again(tmp_path, place):
     cache, key = Cache(tmp_path), key_of("x")
     value = {"text": torch.randn(20, 20).half(), "empty": torch.zeros(0), "number": torch.tensor(3)}
     cache.store("text", key, value)
-    assert all(torch.equal(cache.load("text", key)[name], kept) for name, kept in value.items())
+    assert all(torch.equal(there(cache.load("text", key))[name], kept) for name, kept in value.items())
     path = cache.path("text", key)
     data = bytearray(path.read_bytes())
     data[len(data) - place] ^= 4
@@ -79,14 +81,14 @@ def test_values_from_before_checksums_are_read(tmp_path):
     cache, key = Cache(tmp_path), key_of("x")
     cache.path("text", key).parent.mkdir(parents=True)
     save_file({"text": torch.ones(3)}, cache.path("text", key))
-    assert torch.equal(cache.load("text", key)["text"], torch.ones(3))
+    assert torch.equal(there(cache.load("text", key))["text"], torch.ones(3))
 
 
 def test_many_may_write_the_same_key(tmp_path):
     cache, key, value = Cache(tmp_path), key_of("x"), {"a": torch.arange(1000)}
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: cache.store("a", key, value), range(40)))
-    assert torch.equal(cache.load("a", key)["a"], value["a"])
+    assert torch.equal(there(cache.load("a", key))["a"], value["a"])
     assert [p.name for p in cache.path("a", key).parent.iterdir()] == [f"{key}.safetensors"]
 
 
@@ -115,7 +117,7 @@ def test_the_index_knows_a_file_until_it_changes(tmp_path):
     assert index.find(clip) is None
     index.add(clip, "hash", a_probe())
     for known in (index, Cache(tmp_path / "cache").index):
-        content, found = known.find(clip)
+        content, found = there(known.find(clip))
         assert content == "hash"
         assert (found.width, found.height, found.unit, found.counted) == (64, 48, 0.001, False)
         assert found.pts.tolist() == [3, 4, 6, 1000]
@@ -126,7 +128,7 @@ def test_the_index_knows_a_file_until_it_changes(tmp_path):
     os.utime(tmp_path / "a.mp4", ns=(later, later))
     assert index.find(clip) is None
     index.add(clip, "other", a_probe())
-    assert Cache(tmp_path / "cache").index.find(clip)[0] == "other"
+    assert there(Cache(tmp_path / "cache").index.find(clip))[0] == "other"
     (tmp_path / "a.mp4").unlink()
     assert index.find(clip) is None
 
@@ -140,12 +142,12 @@ def test_a_line_that_was_cut_short_counts_for_nothing_and_spoils_nothing(tmp_pat
     lines = cache.index.path.read_bytes()
     cache.index.path.write_bytes(lines[:-20])
     cache = Cache(tmp_path)
-    assert cache.index.find(record(tmp_path / "a"))[0] == "A"
+    assert there(cache.index.find(record(tmp_path / "a")))[0] == "A"
     assert cache.index.find(record(tmp_path / "b")) is None
     cache.index.add(record(tmp_path / "c"), "C", a_probe())
     cache.index.path.write_bytes(cache.index.path.read_bytes() + b'5\n{"v": 1}\n\xff\xfe\n')
     again = Cache(tmp_path).index
-    assert [again.find(record(tmp_path / n))[0] for n in "ac"] == ["A", "C"]
+    assert [there(again.find(record(tmp_path / n)))[0] for n in "ac"] == ["A", "C"]
 
 
 def test_probing_reads_each_file_once(tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ from dreamfactory.training.config import DataConfig
 from dreamfactory.training.data.buckets import DoesNotFit, assign, buckets_for
 from dreamfactory.training.data.picks import choose_frames, frames_at
 
+from ...there import there
+
 # -- which frames make a clip --------------------------------------------------------------------------------------
 
 
@@ -19,9 +21,9 @@ def steady(count, fps):
 def test_clips_are_evenly_spaced_and_read_at_their_rate():
     video = steady(91, 30)  # 3 seconds
     assert choose_frames(video, 16, 10, 1) == [22 + 3 * k for k in range(16)]  # 1.5 s, the middle
-    assert [choose_frames(video, 16, 10, 1, w, 3)[0] for w in range(3)] == [0, 22, 45]
+    assert [there(choose_frames(video, 16, 10, 1, w, 3))[0] for w in range(3)] == [0, 22, 45]
     assert choose_frames(video, 16, None, 4) == [15 + 4 * k for k in range(16)]
-    assert [choose_frames(video, 16, None, 4, w, 2)[0] for w in range(2)] == [0, 30]
+    assert [there(choose_frames(video, 16, None, 4, w, 2))[0] for w in range(2)] == [0, 30]
     assert choose_frames(video, 31, 10, 1) == list(range(0, 91, 3))
     assert choose_frames(video, 32, 10, 1) is None
     assert choose_frames(video, 24, None, 4) is None
@@ -32,7 +34,7 @@ def test_clips_are_evenly_spaced_and_read_at_their_rate():
 def test_every_stretch_of_a_steady_video_has_the_same_steps():
     for fps, asked in ((30, 12), (29.97, 8), (24, 10), (25, 12)):
         video = steady(400, fps)
-        steps = {tuple(np.diff(choose_frames(video, 16, asked, 1, w, 7))) for w in range(7)}
+        steps = {tuple(np.diff(there(choose_frames(video, 16, asked, 1, w, 7)))) for w in range(7)}
         assert len(steps) == 1
         assert sum(next(iter(steps))) == pytest.approx(15 * fps / asked, abs=0.6)
 

@@ -7,6 +7,7 @@ import csv
 import json
 import shutil
 import tarfile
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from dreamfactory.training.data.cache import Cache
 from dreamfactory.training.data.precompute import encode_all
 from dreamfactory.training.data.report import dataset_rms
 from dreamfactory.training.data.video_source import VideoSource
+
+from ...there import there
 
 CLIP = Bucket(4, 32, 32)
 DATA = {"frames": 4, "height": 32, "width": 32, "validation": 0, "workers": 2}
@@ -80,7 +83,8 @@ def source(path, *, cache=None, encoders=None, validation=0, with_flow=False, ra
     )
 
 
-def everything(of, bucket=CLIP, drop=False):
+def everything(of, bucket=CLIP, drop=False) -> Any:
+    """One batch of all clips, whatever it holds of a batch's parts."""
     count = of.counts[bucket]
     return of.batch(bucket, range(count), [drop] * count, [drop] * count)
 
@@ -146,7 +150,7 @@ def test_the_same_call_gives_the_same_bits(ten):
     same(everything(one), everything(two))
     assert which(everything(other).frames) != which(everything(one).frames)
     part = one.batch(CLIP, [7, 2], [False] * 2, [False] * 2)
-    assert torch.equal(part.frames, everything(one).frames[[7, 2]])
+    assert torch.equal(part.pixels, everything(one).frames[[7, 2]])
 
 
 def test_captions_are_dropped_each_by_itself(ten):
@@ -204,12 +208,11 @@ def test_images_and_clips_of_several_shapes_have_buckets_of_their_own(folder):
     write_video(folder / "shorter.mp4", clip(2, frames=2))
     (folder / "shorter.txt").write_text("too short")
     of = source(folder, aspect="buckets", frame_buckets=(3,), with_flow=True)
-    sizes = {str(b): n for b, n in of.counts.items()}
-    assert sum(sizes.values()) == 13
+    assert sum(there(n) for n in of.counts.values()) == 13
     assert {str(b)[0] for b in of.counts} == {"1", "3", "4"}
     (wide,) = [b for b in of.counts if b.width >= 1.8 * b.height]
     batch = of.batch(wide, [0], [False], [False])
-    assert (batch.text, batch.frames.shape) == (["wide"], (1, 4, 3, wide.height, wide.width))
+    assert (batch.text, batch.pixels.shape) == (["wide"], (1, 4, 3, wide.height, wide.width))
     (still,) = [b for b in of.counts if b.frames == 1]
     batch = of.batch(still, [0], [False], [False])
     assert (batch.text, batch.motion, batch.flow) == (["a still"], ["a still"], None)
@@ -255,7 +258,7 @@ def test_validation_clips_are_never_trained_on_and_stay_the_same(folder):
         assert batch.text == [example.text] == [f"grey {which(batch.frames)[0]}"]
         assert batch.motion == [example.motion]
     together = of.example_batch(CLIP, [0, 2])
-    assert together.frames.shape[0] == 2
+    assert together.pixels.shape[0] == 2
     # More data: most of the choice stays.
     for i in range(5):
         shutil.copy(folder / "0.mp4", folder / f"new{i}.mp4")
@@ -299,8 +302,8 @@ def test_a_file_that_becomes_unreadable_is_replaced_the_same_way_every_time(fold
 
 
 def test_cached_batches_are_what_the_encoders_make_of_the_raw_ones(ten, tmp_path):
-    raw = source(ten, with_flow=True, rate="fps", validation=2)
-    of = source(ten, with_flow=True, rate="fps", validation=2, cache=Cache(tmp_path))
+    raw: Any = source(ten, with_flow=True, rate="fps", validation=2)
+    of: Any = source(ten, with_flow=True, rate="fps", validation=2, cache=Cache(tmp_path))
     of.encoders = FakeEncoders()
     encode_all(of, of.encoders)
     assert of.encoders is None
@@ -402,7 +405,7 @@ def test_a_renamed_file_is_not_encoded_again_and_a_changed_one_is(folder, tmp_pa
 
 
 def test_a_damaged_value_is_encoded_again_or_its_clip_replaced(ten, tmp_path):
-    of = source(ten, cache=Cache(tmp_path))
+    of: Any = source(ten, cache=Cache(tmp_path))
     encode_all(of, FakeEncoders())
     before = everything(of)
     item = of.train[CLIP][5]
@@ -420,7 +423,7 @@ def test_a_damaged_value_is_encoded_again_or_its_clip_replaced(ten, tmp_path):
 
 
 def test_a_lost_empty_caption_is_one_sentence(ten, tmp_path):
-    of = source(ten, cache=Cache(tmp_path))
+    of: Any = source(ten, cache=Cache(tmp_path))
     encode_all(of, FakeEncoders())
     of.cache.path("text", of.encodings.caption_key("text", "")).unlink()
     with pytest.raises(TrainingError, match="lost the text tokens of the empty caption"):

@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from dreamfactory.training.super_resolution.jpeg import CHROMA, LUMA, jpeg, step
 from dreamfactory.training.super_resolution.kernels import blur, draw_blur, draw_sinc, one_of, sinc
 from dreamfactory.training.upscaler_config import KINDS, DegradationConfig, PassConfig, SecondPassConfig, check
 from dreamfactory.training.video.objective import generator
+
+from ...there import there
 
 OFF = {"noise_range": (0.0, 0.0), "gaussian_chance": 1.0, "jpeg_chance": 0.0}  # neither noise nor JPEG
 SHARP = {"blur_chance": 0.0, "resize": {"keep": 1.0}, **OFF}  # nothing at all
@@ -87,9 +90,9 @@ def test_jpeg_loses_what_libjpeg_loses(quality, size):
 
 @pytest.mark.parametrize("quality", [1, 10, 49, 50, 77, 95, 100])
 def test_jpeg_s_tables_are_libjpeg_s(quality):
-    theirs = pillow_jpeg(picture(16, 16), quality).quantization
-    assert steps(LUMA, quality).tolist() == list(theirs[0])
-    assert steps(CHROMA, quality).tolist() == list(theirs[1])
+    theirs: Any = pillow_jpeg(picture(16, 16), quality)
+    assert steps(LUMA, quality).tolist() == list(theirs.quantization[0])
+    assert steps(CHROMA, quality).tolist() == list(theirs.quantization[1])
 
 
 def test_jpeg_takes_any_size_and_keeps_flat_pictures():
@@ -240,7 +243,7 @@ def test_a_changed_setting_leaves_the_other_draws_as_they_are():
 
     one = second()
     for other in (second(sinc_chance=1.0), second(**SHARP), second(gaussian_chance=0.0, kinds={"plateau_aniso": 1.0})):
-        assert torch.equal(one.kernel, other.kernel)
+        assert torch.equal(there(one.kernel), there(other.kernel))
         assert one.noise.initial_seed() == other.noise.initial_seed()
         assert replace(one, kernel=None, noise=None) == replace(other, kernel=None, noise=None)
 
@@ -353,7 +356,7 @@ class Codec(torch.nn.Module):
 
 def test_the_codec_comes_last_and_only_when_drawn():
     clip = picture(80, 128).expand(2, 3, 80, 128)  # 20x32 when small: padded to 24x32
-    codec = Codec()
+    codec: Any = Codec()
     without = degrade(clip, config(codec_chance=0.0), generator(5), codec=codec)
     assert not codec.images
     assert torch.equal(without, degrade(clip, config(codec_chance=1.0), generator(5)))  # there is none
@@ -374,7 +377,7 @@ def test_the_codec_comes_last_and_only_when_drawn():
 
 
 def test_the_noise_on_latents_is_in_units_of_their_own_std():
-    codec = Codec().float()
+    codec: Any = Codec().float()
     clip = picture().expand(4, 3, 256, 256)
     degrade(clip, config(chance=0.0, codec_chance=1.0, latent_noise=(0.2, 0.2)), generator(2), codec=codec)
     clean = F.avg_pool2d(codec.images[0], 8)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from dreamfactory.training.super_resolution.measures import lanczos, measure
 from dreamfactory.training.trainer import Trainer
 
 from ...processes import ACCELERATE, TORCHRUN, distance, final, launch
+from ...there import there
 
 pytest.importorskip("cv2", reason="the temporal term needs optical flow")
 
@@ -130,12 +132,12 @@ def test_either_side_of_the_gan_learns_from_its_own_loss_alone():
     judge, made = Discriminator(4), torch.rand(2, 3, 16, 16, requires_grad=True)
     fools, judges = gan(judge, made, torch.rand(2, 3, 16, 16))
     fools.backward(retain_graph=True)
-    assert made.grad.abs().sum() > 0
+    assert there(made.grad).abs().sum() > 0
     assert all(p.grad is None for p in judge.parameters())
     made.grad = None
     judges.backward()
     assert made.grad is None
-    assert all(p.grad.abs().sum() > 0 for p in judge.parameters())
+    assert all(there(p.grad).abs().sum() > 0 for p in judge.parameters())
 
 
 def test_gan_losses_are_goodfellows():
@@ -193,7 +195,7 @@ def test_a_run_stopped_after_every_step_ends_with_the_same_bits(recipe):
             break
         pieces.train_step()
         pieces.save()
-    assert pieces.step == whole.step == config.steps
+    assert there(pieces).step == whole.step == config.steps
     expected, got = state(whole), state(pieces)
     assert set(expected) == set(got)
     assert any("discriminator" in n and n.endswith(".u") for n in expected)
@@ -218,7 +220,7 @@ def test_a_run_leaves_an_upscaler_and_pictures(recipe, tmp_path):
     folder = tmp_path / "run"
     header = read_header(folder / "upscaler.safetensors")
     assert header.kind == "upscaler"
-    network = rcan_of(read_weights(folder / "upscaler.safetensors"))
+    network = there(rcan_of(read_weights(folder / "upscaler.safetensors")))
     assert network.config == RCANConfig(1, 1, 8, 4)
     with Image.open(sorted((folder / "validation").glob("*.png"))[-1]) as sheet:
         assert sheet.width > 4 * 96
@@ -230,10 +232,10 @@ def test_the_damage_is_learnt_to_be_undone(recipe, tmp_path):
     """Sixty steps of a very small network are better than the bilinear interpolation they began with."""
     more = ("optim.steps=60", "optim.lr=2e-3", "stage.gan.loss.gan_weight=0.0", "degradation.chance=0.0")
     trainer = train(recipe("run", *more, "optim.ema=0.5", "output.checkpoint_every=100"))
-    clips = trainer.sources["clips"]
+    clips: Any = trainer.sources["clips"]
     clips.examples(8)
     truth = torch.cat([clips.example_batch(clips.bucket, [i]).frames for i in range(8)])
-    made = trainer.result()
+    made: Any = trainer.result()
     small = made.damaged(truth, [(0, i) for i in range(8)])
     fresh = RCAN(made.network.config)
     start_bilinear(fresh)
@@ -269,7 +271,7 @@ def test_a_run_starts_from_an_rcan_file(recipe, tmp_path):
     trainer = Trainer(recipe("run", f"start.network={tmp_path / 'start.safetensors'}"), say=lambda text: None)
     trainer.folder.mkdir()
     trainer.resume()
-    for name, weight in trainer.objective.network.named_parameters():
+    for name, weight in trainer.objective.get_submodule("network").named_parameters():
         assert torch.equal(weight, network.state_dict()[name])
     save_rcan(RCAN(RCANConfig(1, 2, 8, 4)), tmp_path / "other.safetensors")
     other = Trainer(recipe("no", f"start.network={tmp_path / 'other.safetensors'}"), say=lambda text: None)

@@ -1,6 +1,7 @@
 """Long clips piece by piece: how pieces are cut, what training gives and counts, what sampling leaves as it is."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from dreamfactory.training.trainer import Trainer
 from dreamfactory.training.video.objective import Continued, draw
 
 from ...random_weights import randomise
+from ...there import there
 from .test_objective import Recorder, clips, learner
 
 NOTHING_DROPPED = DropoutConfig(captions=0.0)
@@ -59,11 +61,12 @@ def test_the_share_is_a_chance_and_other_draws_do_not_change():
     assert torch.equal(drawn.t, plain.t)
     assert torch.equal(drawn.noise, plain.noise)
     assert plain.known is None
-    goes_on = drawn.known > 0
+    known, start = there(drawn.known), there(drawn.start)
+    goes_on = known > 0
     assert 0.2 < goes_on.float().mean() < 0.4
-    assert set(drawn.known[goes_on].tolist()) == {1, 2, 3, 4}
-    assert set(drawn.start[goes_on].tolist()) == set(range(7))
-    assert not drawn.start[~goes_on].any()
+    assert set(known[goes_on].tolist()) == {1, 2, 3, 4}
+    assert set(start[goes_on].tolist()) == set(range(7))
+    assert not start[~goes_on].any()
 
 
 def test_known_frames_are_shown_without_noise_and_do_not_count():
@@ -87,7 +90,7 @@ def test_known_frames_are_shown_without_noise_and_do_not_count():
 
 def test_of_a_short_bucket_a_frame_is_left_to_learn():
     draws = draw(1, 2, range(100), (2, 3, 2, 2), 1000, DropoutConfig(), Continued(1.0, 4, 0))
-    assert set(draws.known.tolist()) == {1}
+    assert set(there(draws.known).tolist()) == {1}
     draws = draw(0, 5, range(3), (2, 3, 2, 2), 1000, NOTHING_DROPPED, Continued(1.0, 4, 0))
     total, _ = learner(Recorder(), dropout=NOTHING_DROPPED)(clips(3, 2), draws, ScheduleConfig().build(2, 16, 16))
     assert total.isfinite()
@@ -95,13 +98,14 @@ def test_of_a_short_bucket_a_frame_is_left_to_learn():
 
 def test_a_window_keeps_the_picture_it_left():
     batch = clips(2, 6)
-    batch.flow, batch.flow_weight = torch.rand(2, 5, 2, 2, 2), torch.rand(2, 5, 2, 2)
+    flow, weight = torch.rand(2, 5, 2, 2, 2), torch.rand(2, 5, 2, 2)
+    batch.flow, batch.flow_weight = flow, weight
     cut = batch.window(torch.tensor([0, 3]), 3)
-    assert torch.equal(cut.frames[0], batch.frames[0, :3])
-    assert torch.equal(cut.frames[1], batch.frames[1, 3:])
-    assert torch.equal(cut.flow[1], batch.flow[1, 3:5])
-    assert torch.equal(cut.flow_weight[0], batch.flow_weight[0, :2])
-    assert torch.equal(cut.picture, batch.frames[:, 0])
+    assert torch.equal(cut.pixels[0], batch.pixels[0, :3])
+    assert torch.equal(cut.pixels[1], batch.pixels[1, 3:])
+    assert torch.equal(cut.moves[0][1], flow[1, 3:5])
+    assert torch.equal(cut.moves[1][0], weight[0, :2])
+    assert torch.equal(there(cut.picture), batch.pixels[:, 0])
     assert batch.window(torch.zeros(2, dtype=torch.long), 6) is batch
 
 
@@ -110,16 +114,16 @@ def test_the_network_sees_the_picture_from_before_its_clip():
     draws = draw(0, 5, range(2), (3, 3, 2, 2), 1000, NOTHING_DROPPED, Continued(1.0, 2, 2))
     draws.start = torch.tensor([0, 2])
     learner(network)(batch.window(draws.start, 3), draws, ScheduleConfig().build(3, 16, 16))
-    first = learner(network).encoded(batch.frames[:, 0])
+    first = learner(network).encoded(batch.pixels[:, 0])
     assert torch.equal(network.seen["first_frame"], first)
     assert network.seen["frame_index"].tolist() == [[0, 1, 2], [2, 3, 4]]  # counted from the picture
 
 
 def test_latents_of_a_cache_are_cut_alike():
-    batch = Batch(["a"], latents=torch.rand(1, 5, 3, 2, 2))
-    cut = batch.window(torch.tensor([2]), 3)
-    assert torch.equal(cut.latents, batch.latents[:, 2:])
-    assert torch.equal(cut.picture, batch.latents[:, 0])
+    latents = torch.rand(1, 5, 3, 2, 2)
+    cut = Batch(["a"], latents=latents).window(torch.tensor([2]), 3)
+    assert torch.equal(there(cut.latents), latents[:, 2:])
+    assert torch.equal(there(cut.picture), latents[:, 0])
 
 
 SMALL = [
@@ -167,7 +171,8 @@ def test_positions_of_each_clip_are_as_those_of_one():
     torch.manual_seed(0)
     unet = randomise(VideoUNet(preset("tiny")))
     x, text = torch.randn(6, 12, 8, 8), torch.randn(2, 5, 64)
-    given = {"text": text, "motion_text": torch.randn(2, 5, 64), "first_frame": torch.randn(2, 12, 8, 8)}
+    motion, first = torch.randn(2, 5, 64), torch.randn(2, 12, 8, 8)
+    given: dict[str, Any] = {"text": text, "motion_text": motion, "first_frame": first}
     index = torch.tensor([[0, 1, 2], [5, 6, 7]])
     both = unet(x, torch.tensor([500, 500]), Conditions(**given, frame_index=index), num_frames=3)
     for clip in range(2):

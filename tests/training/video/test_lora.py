@@ -11,6 +11,8 @@ from dreamfactory.training.loop import train
 from dreamfactory.training.run_file import load_run
 from dreamfactory.training.trainer import Trainer
 
+from ...there import there
+
 pytest.importorskip("peft", reason="LoRA training needs peft")
 
 SMALL = [
@@ -64,7 +66,7 @@ def test_the_file_holds_what_was_trained(base, tmp_path, part):
     """The trained network against its base with W + alpha/rank B A, on the same input."""
     lora = f"model.lora={{'parts': ['{part}'], 'rank': 2, 'alpha': 4.0}}"
     trainer = train(lora_run(base, tmp_path, lora))
-    made, plain = trainer.result().unet, load_unet(base / "unet.safetensors")
+    made, plain = there(trainer.result()).get_submodule("unet"), load_unet(base / "unet.safetensors")
     x, t, text = torch.randn(6, 12, 8, 8), torch.tensor([400, 900]), torch.randn(2, 5, 64)
     before = plain(x, t, Conditions(text), num_frames=3)
     assert with_lora(plain, tmp_path / "lora.safetensors") > 3

@@ -1,5 +1,7 @@
 """The loss, against its equations; the draws, against their chances."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -43,9 +45,8 @@ class Words(torch.nn.Module):
 
 
 def learner(network, loss=None, dropout=None, grey=None):
-    return DiffusionObjective(
-        network, Codec(), {"text": Words()}, loss or LossConfig(), dropout or DropoutConfig(), grey
-    )
+    codec: Any = Codec()
+    return DiffusionObjective(network, codec, {"text": Words()}, loss or LossConfig(), dropout or DropoutConfig(), grey)
 
 
 def clips(count, frames=2, size=16):
@@ -62,7 +63,7 @@ def test_loss_is_the_mean_squared_distance_to_the_target(prediction, gamma):
     draws = draw(0, 5, range(4), (2, 3, 2, 2), 1000, DropoutConfig())
     loss, _ = learner(network, LossConfig(min_snr_gamma=gamma))(batch, draws, schedule)
 
-    latents = Codec().encode(batch.frames.flatten(0, 1) * 2 - 1)
+    latents = Codec().encode(batch.pixels.flatten(0, 1) * 2 - 1)
     alpha = schedule.alphas_cumprod[network.seen["t"]].repeat_interleave(2)[:, None, None, None]
     noise = (network.seen["x"] - alpha.sqrt() * latents) / (1 - alpha).sqrt()
     target = noise if prediction == "eps" else alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
@@ -158,4 +159,4 @@ def test_flow_loss_counts_valid_cells_and_every_clip_alike():
     wrong[:3] += 1
     assert flow_loss(wrong, flow, weight).item() == pytest.approx(0.5)
     halves = [flow_loss(wrong[:4], flow[:1], weight[:1]), flow_loss(wrong[4:], flow[1:], weight[1:])]
-    assert sum(halves).item() / 2 == pytest.approx(flow_loss(wrong, flow, weight).item())
+    assert torch.stack(halves).mean().item() == pytest.approx(flow_loss(wrong, flow, weight).item())

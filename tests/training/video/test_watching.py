@@ -1,5 +1,7 @@
 """What a run shows of itself: sheets from step 0 on, truth beside samples, prompts of one's own."""
 
+from typing import Any
+
 import av
 import pytest
 import torch
@@ -11,6 +13,8 @@ from dreamfactory.pipelines.media.sheets import comparison_sheet, spaced
 from dreamfactory.training.loop import train
 from dreamfactory.training.run_file import load_run
 from dreamfactory.training.trainer import Trainer
+
+from ...there import there
 
 PACE = ["device=cpu", "optim.steps=2", "optim.batch_size=2", "optim.lr=0.0", "output.loggers=()"]
 OF_DEMO = [
@@ -75,9 +79,11 @@ def test_prompts_are_encoded_before_a_cache_lets_the_encoders_go(picture, tmp_pa
         given += [f"output.folder={tmp_path / name}", asking(picture, "the red circle moves up")]
         trainer = Trainer(load_run("tiny", [*PACE, *OF_DEMO, *given]), say=lambda text: None)
         trainer.setup_stage(None)
-        assert (trainer.objective.encoder("text") is None) == (name == "cached")
+        objective: Any = trainer.objective
+        assert (objective.encoder("text") is None) == (name == "cached")
         _, _, sheet, problem = trainer.validate()
         assert problem is None
+        sheet = there(sheet)
         shots.append(torch.tensor(frames(sheet.with_name(f"{sheet.stem}-prompts.mp4"))[-1]).float())
     assert (shots[0] - shots[1]).abs().mean() < 2  # a cache keeps half precision, an mp4 less
 
@@ -88,10 +94,11 @@ def test_truth_and_sample_are_side_by_side(tmp_path, monkeypatch):
     trainer = Trainer(load_run("tiny", [*PACE, "output.validation_clips=3", f"output.folder={tmp_path}"]), say=print)
     trainer.setup_stage(None)
     trainer.validate()
-    ((_, rows, captions), how), source = seen[0], trainer.validation.source
+    validation: Any = trainer.validation
+    ((_, rows, captions), how), source = seen[0], validation.source
     assert list(how["heads"]) == ["first frame", "truth", "sample"]
-    truth = source.example_batch(trainer.validation.bucket, [0, 1, 2]).frames
-    assert captions == [e.motion for e in trainer.validation.examples]
+    truth = source.example_batch(validation.bucket, [0, 1, 2]).frames
+    assert captions == [e.motion for e in validation.examples]
     for (first, true, made), clip in zip(rows, truth, strict=True):
         assert torch.equal(first[0], clip[0])
         assert torch.equal(true, spaced(clip, 4))
