@@ -1,6 +1,7 @@
 """Encoders and bundles, against transformers' and diffusers' own classes with random weights."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_image_features_are_transformers_own():
 
 
 def test_clip_constants_are_transformers_own():
-    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
     assert list(CLIP_MEAN) == pytest.approx(OPENAI_CLIP_MEAN)
     assert list(CLIP_STD) == pytest.approx(OPENAI_CLIP_STD)
@@ -96,14 +97,15 @@ def test_unknown_words_are_told():
 @pytest.fixture(scope="module")
 def standard(tmp_path_factory):
     """A network with its parts as a user of real weights has them: files and folders of standard classes."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     folder = tmp_path_factory.mktemp("standard")
     torch.manual_seed(0)
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16, scaling_factor=0.18215,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
+    blocks: dict[str, Any] = {
+        "block_out_channels": (8, 8), "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }  # fmt: skip
+    vae = AutoencoderKL(**blocks, norm_num_groups=4, latent_channels=4, sample_size=16, scaling_factor=0.18215)
     vae.save_pretrained(folder / "vae", safe_serialization=True)
     text_encoder(0).save(folder / "text")
     motion_encoder(0).save(folder / "motion")
@@ -116,7 +118,7 @@ def standard(tmp_path_factory):
     return folder
 
 
-def parts(folder, **changes):
+def parts(folder, **changes) -> dict[str, Any]:
     named = {"vae": "vae", "text_encoder": "text", "motion_encoder": "motion"}
     return {k: str(folder / v) for k, v in named.items()} | changes
 

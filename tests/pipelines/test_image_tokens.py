@@ -6,10 +6,14 @@ diffusers' pipeline encodes the picture, makes what stands for no picture, and i
 import json
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -28,6 +32,7 @@ from ..model_patches.checkpoints.converters.test_ip_adapter import (
     nested,
     plus_projector,
 )
+from ..there import there
 
 logging.getLogger("diffusers").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -48,10 +53,11 @@ def parts(tmp_path_factory):
         )
     )  # fmt: skip
     ImageEncoder(vision).save(folder / "vision")
-    AutoencoderKL(
-        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    ).save_pretrained(folder / "vae")  # fmt: skip
+    blocks: dict[str, Any] = {
+        "block_out_channels": (8, 8), "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }  # fmt: skip
+    AutoencoderKL(**blocks, norm_num_groups=4, latent_channels=4).save_pretrained(folder / "vae")
     words = text_encoder(0)
     config = CLIPTextConfig(
         vocab_size=len(words.tokenizer), hidden_size=768, intermediate_size=32, num_hidden_layers=1,
@@ -63,7 +69,8 @@ def parts(tmp_path_factory):
 
 def load(parts, network, **changes):
     named = {"vae": parts / "vae", "text_encoder": parts / "text", "image_encoder": parts / "vision"}
-    return load_bundle(network, **{k: str(v) for k, v in {**named, **changes}.items()})
+    given: dict[str, Any] = {k: str(v) for k, v in {**named, **changes}.items()}
+    return load_bundle(network, **given)
 
 
 def network_with(kind, folder) -> tuple[UNet2DConditionModel, dict[str, torch.Tensor]]:
@@ -87,16 +94,18 @@ def test_ip_adapters_tokens_on_both_sides_are_the_peers(parts, tmp_path, kind):
 
     peer._load_ip_adapter_weights([nested(state)], low_cpu_mem_usage=False)
     vision = CLIPVisionModelWithProjection.from_pretrained(parts / "vision").eval()
+    nothing: Any = None  # its types ask for all parts
+    scheduler: Any = DDIMScheduler()
     pipeline = StableDiffusionPipeline(
-        vae=None, text_encoder=None, tokenizer=None, unet=peer, scheduler=DDIMScheduler(), safety_checker=None,
-        feature_extractor=None, image_encoder=vision, requires_safety_checker=False,
+        vae=nothing, text_encoder=nothing, tokenizer=nothing, unet=peer, scheduler=scheduler, safety_checker=nothing,
+        feature_extractor=nothing, image_encoder=vision, requires_safety_checker=False,
     )  # fmt: skip
     mean, std = (torch.tensor(v)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
     for i, picture in enumerate(pictures):
         embeds = pipeline.prepare_ip_adapter_image_embeds([((picture - mean) / std)[None]], None, "cpu", 1, True)
-        without, seen = peer.encoder_hid_proj(embeds)[0].flatten(1, 2)
-        assert error(prompt.image_tokens[i], seen) < 1e-5
-        assert error(prompt.uncond_image_tokens[i], without) < 1e-5
+        without, seen = there(peer.encoder_hid_proj)(embeds)[0].flatten(1, 2)
+        assert error(there(prompt.image_tokens)[i], seen) < 1e-5
+        assert error(there(prompt.uncond_image_tokens)[i], without) < 1e-5
         assert error(seen, without) > 0.05
 
 
@@ -134,7 +143,7 @@ def test_what_stands_for_no_picture(parts, tmp_path, means, features):
     """Of any network, through transformers' own encoder."""
     from dreamfactory.model_patches import VideoUNet
 
-    projector = replace(SMALL.image_projector, features=features)
+    projector = replace(there(SMALL.image_projector), features=features)
     unet = VideoUNet(replace(SMALL, image_projector=projector, image_uncond=means)).eval()
     save_unet(unet, tmp_path / "unet.safetensors", schedule={"prediction": "eps"})
     bundle = load(parts, tmp_path / "unet.safetensors")

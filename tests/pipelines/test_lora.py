@@ -4,11 +4,14 @@ import copy
 import json
 import logging
 import re
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel, UNet3DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -27,6 +30,7 @@ peft = pytest.importorskip("peft", reason="the authority on LoRA is peft, which 
 logging.getLogger("diffusers").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
+Pipeline: Any = StableDiffusionPipeline  # what its functions return depends on what they are asked
 RANK, ALPHA, TOLERANCE = 4, 6.0, 1e-5
 ATTENTION = "input_blocks.1.1.transformer_blocks.0.attn1"
 SMALL = UNetConfig(
@@ -48,7 +52,7 @@ def run(unet: VideoUNet, frames: int = 2) -> torch.Tensor:
         return unet(x, torch.tensor([400]), Conditions(context), num_frames=frames)
 
 
-def run_peer(peer: nn.Module, frames: int = 0) -> torch.Tensor:
+def run_peer(peer: Any, frames: int = 0) -> torch.Tensor:
     """The same numbers through a UNet2D, frames in the batch, or a UNet3D."""
     torch.manual_seed(2)
     x, context = torch.randn(frames or 2, 4, 8, 8), torch.randn(1, 5, peer.config.cross_attention_dim)
@@ -63,7 +67,7 @@ def error(got: torch.Tensor, expected: torch.Tensor, before: torch.Tensor) -> fl
     return float((got - expected).abs().max() / expected.abs().max())
 
 
-def matrices(layer: nn.Module, rank: int = RANK) -> tuple[torch.Tensor, torch.Tensor]:
+def matrices(layer: Any, rank: int = RANK) -> tuple[torch.Tensor, torch.Tensor]:
     """Random (down, up) for a linear layer or a convolution, of a size that shows and does not drown the rest."""
     down = torch.randn(rank, *layer.weight.shape[1:]) * layer.weight[0].numel() ** -0.5
     up = torch.randn(len(layer.weight), rank, *[1] * (layer.weight.ndim - 2)) * 0.3 * rank**-0.5
@@ -94,7 +98,7 @@ def save(path, state, metadata=None) -> str:
 
 @pytest.mark.parametrize("strength", [1.0, -0.6])
 def test_the_trainers_file_does_what_peft_does(tmp_path, strength):
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.tuners.lora.layer import LoraLayer
 
     from dreamfactory.training.config import LoraConfig
     from dreamfactory.training.video.lora import inject, is_lora, save_lora
@@ -108,7 +112,7 @@ def test_the_trainers_file_does_what_peft_does(tmp_path, strength):
             weight.data = 0.1 * torch.randn(weight.shape)
     save_lora(dict(trained.named_parameters()), config, tmp_path / "lora.safetensors", torch.float32)
     for module in trained.modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, LoraLayer):
             module.scale_layer(strength)
     assert apply_lora(ours, None, Lora(str(tmp_path / "lora.safetensors"), strength)) == []
     assert error(run(ours), run(trained), before) <= TOLERANCE
@@ -135,12 +139,10 @@ def as_ours(peer: nn.Module, converter=sd) -> VideoUNet:
     return build(config, state)
 
 
-def by_diffusers(peer: nn.Module, path: str) -> torch.Tensor:
+def by_diffusers(peer: Any, path: str) -> torch.Tensor:
     """The output of diffusers' network after diffusers has read the file."""
     peer = copy.deepcopy(peer)
-    state, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
-        path, unet_config=peer.config, return_lora_metadata=True
-    )
+    state, alphas, metadata = Pipeline.lora_state_dict(path, unet_config=peer.config, return_lora_metadata=True)
     prefix = "unet" if any(k.startswith("unet.") for k in state) else None
     peer.load_lora_adapter(state, network_alphas=alphas, metadata=metadata, prefix=prefix)
     return run_peer(peer)
@@ -203,7 +205,7 @@ def peft_by_pipeline(peer, folder):
     trained = injected(peer, **UNEVEN)
     config = {k: list(v) if isinstance(v, set) else v for k, v in trained.peft_config["default"].to_dict().items()}
     additions = get_peft_model_state_dict(trained)
-    StableDiffusionPipeline.save_lora_weights(folder, additions, unet_lora_adapter_metadata=config)
+    Pipeline.save_lora_weights(folder, additions, unet_lora_adapter_metadata=config)
     return str(folder / "pytorch_lora_weights.safetensors")
 
 
@@ -285,8 +287,8 @@ def test_the_text_half_does_what_diffusers_does(tmp_path, make):
     ours, theirs = text_encoder(0).eval(), text_encoder(0).eval()
     with torch.no_grad():
         before = ours(["a red circle"])
-        state, alphas = StableDiffusionPipeline.lora_state_dict(path)
-        StableDiffusionPipeline.load_lora_into_text_encoder(state, alphas, theirs.model)
+        state, alphas = Pipeline.lora_state_dict(path)
+        Pipeline.load_lora_into_text_encoder(state, alphas, theirs.model)
         unet = small()
         kept = copy.deepcopy(unet.state_dict())
         assert apply_lora(unet, ours, Lora(path)) == []
@@ -333,7 +335,7 @@ def test_pefts_folder_of_an_encoder(tmp_path, kind):
 def test_convolutions_in_a_row_become_one(tmp_path, place):
     """LoCon with `lora_mid`: down 1x1, mid of the layer's kernel, up 1x1, run one after the other."""
     unet = small()
-    layer = unet.get_submodule(place)
+    layer: Any = unet.get_submodule(place)
     down, mid, up = torch.randn(5, 32, 1, 1), torch.randn(4, 5, *layer.kernel_size), torch.randn(32, 4, 1, 1)
     x = torch.randn(1, 32, 6, 6)
     row = F.conv2d(F.conv2d(F.conv2d(x, down), mid, padding=layer.padding), up)
@@ -397,13 +399,13 @@ def test_half_precision_is_rounded_once(tmp_path, dtype):
     path = spatial_file(tmp_path)
     state = {k: v.to(dtype) for k, v in load_file(path).items()}
     save_file(state, path)
-    before = unet.get_submodule(ATTENTION).to_q.weight.clone()
+    before = unet.get_parameter(f"{ATTENTION}.to_q.weight").clone()
     name = "lora_unet_" + ATTENTION.replace(".", "_") + "_to_q"
     exact = before.double() + 0.3 * ALPHA / RANK * (
         state[f"{name}.lora_up.weight"].double() @ state[f"{name}.lora_down.weight"].double()
     )
     apply_lora(unet, None, Lora(path, 0.3))
-    after = unet.get_submodule(ATTENTION).to_q.weight
+    after = unet.get_parameter(f"{ATTENTION}.to_q.weight")
     assert after.dtype == dtype
     # The next number of the dtype at most, where float32 falls on the other side of a tie.
     assert ((after.double() - exact).abs() <= 0.51 * torch.finfo(dtype).eps * exact.abs() + 1e-7).all()
@@ -417,7 +419,8 @@ def test_the_networks_own_file_stays_as_it_is(tmp_path):
     unet = load_unet(base)
     apply_lora(unet, None, Lora(spatial_file(tmp_path)))
     assert base.read_bytes() == written
-    assert not torch.equal(unet.get_submodule(ATTENTION).to_q.weight, small().get_submodule(ATTENTION).to_q.weight)
+    name = f"{ATTENTION}.to_q.weight"
+    assert not torch.equal(unet.get_parameter(name), small().get_parameter(name))
 
 
 @pytest.mark.parametrize("name", PRESETS)

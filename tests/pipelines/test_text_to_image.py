@@ -7,20 +7,18 @@ import json
 import logging
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    PixArtSigmaPipeline,
-    PixArtTransformer2DModel,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    TextToVideoSDPipeline,
-    UNet2DConditionModel,
-)
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import PixArtSigmaPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -63,7 +61,7 @@ def tokenizer(folder, pad="<|endoftext|>"):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def clip(words, width, layers, activation, model=CLIPTextModel, projection=32):
+def clip(words, width, layers, activation, model: Any = CLIPTextModel, projection=32):
     return randomise(
         model(
             CLIPTextConfig(
@@ -84,16 +82,12 @@ def clip(words, width, layers, activation, model=CLIPTextModel, projection=32):
 
 
 def vae():
-    return randomise(
-        AutoencoderKL(
-            block_out_channels=(32, 64),
-            layers_per_block=1,
-            latent_channels=4,
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            scaling_factor=0.18215,
-        )
-    )
+    blocks: dict[str, Any] = {
+        "block_out_channels": (32, 64),
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
+    return randomise(AutoencoderKL(**blocks, layers_per_block=1, latent_channels=4, scaling_factor=0.18215))
 
 
 def unet(**config):
@@ -107,14 +101,15 @@ def unet(**config):
     )
 
 
-def ddim(**config):
+def ddim(**config) -> Any:
     usual = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
     return DDIMScheduler(**usual | {"set_alpha_to_one": False, "steps_offset": 1} | config)
 
 
 def sd(words, text, network, scheduler):
+    nothing: Any = None  # its types ask for all parts
     pipeline = StableDiffusionPipeline(
-        vae(), text, words, network, scheduler, None, None, requires_safety_checker=False
+        vae(), text, words, network, scheduler, nothing, nothing, requires_safety_checker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -337,6 +332,7 @@ def test_an_encoder_saved_from_diffusers_is_read_to_its_last_layer(tmp_path):
     save_file(state, tmp_path / "model.safetensors")
     drawer = open_text_to_image(tmp_path / "model.safetensors", tokenizer=tmp_path / "words")
     expected = pipeline.encode_prompt(TEXT, "cpu", 1, False)[0]
+    assert isinstance(drawer, StableDiffusion)
     drawer.text.tokenizer.pad_token = "!"
     assert torch.allclose(drawer.text(TEXT), expected, atol=1e-5)
 
@@ -520,6 +516,7 @@ def test_networks_take_turns(first, monkeypatch):
 
 def test_a_pipeline_too_large_for_the_card_is_offloaded_by_diffusers(xl, monkeypatch):
     drawer, asked, freed = open_text_to_image(xl[1], turns=Turns("cuda", memory=1)), [], []
+    assert isinstance(drawer, AnyPipeline)
     monkeypatch.setattr(drawer.pipeline, "enable_model_cpu_offload", lambda device: asked.append(device))
     monkeypatch.setattr(drawer.pipeline, "maybe_free_model_hooks", lambda: freed.append(True))
     for network in drawer.networks:
@@ -542,7 +539,7 @@ def test_the_device_is_free_after_a_cancelled_picture(first, xl, which, monkeypa
         raise Cancelled
 
     card = Card(memory=1 if which == "ours" else 2**40)
-    drawer = open_text_to_image(first / "model" if which == "ours" else xl[1], turns=card.turns)
+    drawer: Any = open_text_to_image(first / "model" if which == "ours" else xl[1], turns=card.turns)
     network = drawer.unet if which == "ours" else drawer.pipeline.unet
     card.put(monkeypatch, "unet", network)
     for other in (drawer.text, drawer.codec) if which == "ours" else drawer.networks:
@@ -561,6 +558,7 @@ def test_half_precision_keeps_the_vae_whole(first):
     drawer = open_text_to_image(
         first / "model.safetensors", tokenizer=first / "model" / "tokenizer", dtype=torch.float16
     )
+    assert isinstance(drawer, StableDiffusion)
     kinds = [next(part.parameters()).dtype for part in (drawer.text, drawer.unet, drawer.codec)]
     assert kinds == [torch.float16, torch.float16, torch.float32]
 
@@ -669,11 +667,11 @@ def test_networks_of_ours_draw_no_pictures(tmp_path):
 FOLDERS = {
     "empty": (lambda folder: (folder / "model_index.json").unlink(), "no folder of a diffusers pipeline"),
     "image to image": (
-        lambda folder: edit(folder / "model_index.json", _class_name=StableDiffusionImg2ImgPipeline.__name__),
+        lambda folder: edit(folder / "model_index.json", _class_name="StableDiffusionImg2ImgPipeline"),
         "needs a picture to start from",
     ),
     "video": (
-        lambda folder: edit(folder / "model_index.json", _class_name=TextToVideoSDPipeline.__name__),
+        lambda folder: edit(folder / "model_index.json", _class_name="TextToVideoSDPipeline"),
         "makes video and no single pictures",
     ),
     "a prior": (
@@ -721,6 +719,7 @@ def test_code_out_of_a_folder_is_never_run(xl, tmp_path, code):
 
 def test_a_file_needs_a_tokenizer(first, tmp_path):
     path = first / "model.safetensors"
+    given: dict[str, Any]
     for given in ({}, {"like": TextEncoder.load(demo_text())}):
         with pytest.raises(InputError, match="name a transformers folder with its tokenizer") as caught:
             open_text_to_image(path, **given)
@@ -781,13 +780,11 @@ def test_what_no_model_could_draw(first, xl, which, size, more, sentence):
 
 
 def test_a_folder_is_blamed_for_what_it_is_to_blame_for(xl, monkeypatch):
-    import diffusers
-
     def failing(error):
         def fail(*args, **kwargs):
             raise error
 
-        monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", fail)
+        monkeypatch.setattr(DiffusionPipeline, "from_pretrained", fail)
 
     failing(OSError(13, "Permission denied"))
     with pytest.raises(InputError, match="Permission denied") as caught:

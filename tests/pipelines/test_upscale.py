@@ -8,11 +8,13 @@ k is grey of level 20 + 10 k.
 import json
 import os
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
+from av.codec.codec import UnknownCodecError
 from PIL import Image
 
 from dreamfactory.cli import main
@@ -37,7 +39,7 @@ def run(capsys, *args):
 
 def copying(scale):
     """An RCAN that makes scale x scale pixels of each."""
-    network = RCAN(RCANConfig(groups=1, blocks=1, features=4, reduction=4, scale=scale))
+    network: Any = RCAN(RCANConfig(groups=1, blocks=1, features=4, reduction=4, scale=scale))
     for weight in network.parameters():
         weight.data.zero_()
     for channel in range(3):
@@ -164,7 +166,7 @@ def test_every_format_gives_its_frames_in_order(capsys, models, tmp_path, name, 
     else:
         try:
             av.Codec(codec, "w")
-        except av.codec.codec.UnknownCodecError:  # PyAV's own builds have them all, a system's FFmpeg may not
+        except UnknownCodecError:  # PyAV's own builds have them all, a system's FFmpeg may not
             pytest.skip(f"this FFmpeg does not write {codec}")
         make(source, 10, codec, options=options)
         interval = 0.125
