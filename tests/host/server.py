@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PACK = "ComfyUI-DreamFactory"
@@ -28,6 +29,8 @@ ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # sm
 def import_file(path: Path) -> ModuleType:
     """A module from a file that lies in no package."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -40,7 +43,7 @@ queue_workflow = import_file(ROOT / "example_workflows" / "queue_workflow.py")
 class Server:
     """A running ComfyUI with this repository as its only custom node pack."""
 
-    client: queue_workflow.Comfy
+    client: Any  # queue_workflow.Comfy
     base: Path  # holds input/, output/, models/, custom_nodes/
     log_path: Path
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from dreamfactory.model_patches import UNetConfig, apply_patch, load_unet, preset
@@ -17,6 +17,7 @@ from dreamfactory.pipelines.sampling import Prompt, sample
 from dreamfactory.schedulers import SCHEDULES, ScheduleConfig, spacing
 
 from ..model_patches.checkpoints.converters.test_ip_adapter import adapters, base_projector, plus_projector
+from ..there import there
 from .inside.networks import PLAIN, random_network, save_network
 from .server import ROOT, run_inside
 
@@ -82,7 +83,7 @@ def headless(files, inputs, adapter: str | None = None, uncond: str | None = Non
     prompt = Prompt(inputs["text"], inputs["uncond_text"], strengths={"image_adapter": STRENGTH})
     if adapter is not None:
         unet = apply_patch(unet, files / f"ip_{adapter}.safetensors")
-        encoder = ImageEncoder.load(VISION, features=unet.config.image_projector.reads)
+        encoder = ImageEncoder.load(VISION, features=there(unet.config.image_projector).reads)
         features = encoder(inputs["picture"])
         prompt.image_tokens = unet.project_image(features)
         uncond = uncond or unet.config.uncond_image
@@ -116,8 +117,8 @@ def test_ip_adapter_on_it_is_the_headless_clip(files, inputs, told):
     facts, results = told
     ours, prompt = headless(files, inputs, "base")
     assert facts["patches"] == {"base": "zeros", "plus": "zeros"}
-    assert difference(results["base tokens"], prompt.image_tokens[0]) < 1e-5
-    assert difference(results["base uncond tokens"], prompt.uncond_image_tokens[0]) < 1e-5
+    assert difference(results["base tokens"], there(prompt.image_tokens)[0]) < 1e-5
+    assert difference(results["base uncond tokens"], there(prompt.uncond_image_tokens)[0]) < 1e-5
     assert difference(results["base"], ours) < 1e-4
     assert difference(results["base"], results["animatediff"]) > 0.01
     assert difference(results["base"], headless(files, inputs, "base", "same")[0]) > 0.01
@@ -127,8 +128,8 @@ def test_ip_adapter_plus_reads_the_layer_before_the_last(files, inputs, told):
     """What stands for no picture: pixels that are zero once they are normalised, as no picture of 8 bits is."""
     _, results = told
     ours, prompt = headless(files, inputs, "plus")
-    assert difference(results["plus tokens"], prompt.image_tokens[0]) < 1e-5
-    assert difference(results["plus uncond tokens"], prompt.uncond_image_tokens[0]) < 1e-5
+    assert difference(results["plus tokens"], there(prompt.image_tokens)[0]) < 1e-5
+    assert difference(results["plus uncond tokens"], there(prompt.uncond_image_tokens)[0]) < 1e-5
     assert difference(results["plus"], ours) < 1e-4
     for other in ("same", "grey"):
         assert difference(results["plus"], headless(files, inputs, "plus", other)[0]) > 0.01

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "pipelines" / "demo"
@@ -41,6 +42,8 @@ def inside(host: str) -> dict:
     spec = importlib.util.spec_from_file_location(
         "a_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
+    assert spec is not None
+    assert spec.loader is not None
     pack = importlib.util.module_from_spec(spec)
     sys.modules["a_pack"] = pack
     spec.loader.exec_module(pack)
@@ -54,11 +57,16 @@ def inside(host: str) -> dict:
         return facts
 
 
+def host_nodes() -> Any:
+    """The host's own nodes: `nodes` is a name of ours as well."""
+    import nodes
+
+    return nodes
+
+
 def encode(clip, text):
     """The host's own node: (n, width) and the dict beside it."""
-    from nodes import CLIPTextEncode
-
-    [[tokens, extras]] = CLIPTextEncode().encode(clip, text)[0]
+    [[tokens, extras]] = host_nodes().CLIPTextEncode().encode(clip, text)[0]
     return tokens, extras
 
 
@@ -125,7 +133,7 @@ def t5_figures(folder: Path) -> dict:
         "flan": {"feed_forward_proj": "gated-gelu", "n_positions": 512, "d_kv": 4, "layer_norm_epsilon": 1e-5},
         "buckets": {"relative_attention_num_buckets": 16, "relative_attention_max_distance": 40},
     }
-    facts = {"errors": {}}
+    facts: dict[str, Any] = {"errors": {}}
     for kind, changes in kinds.items():
         own = folder / kind
         model = make_t5(own, **changes)
@@ -268,7 +276,7 @@ def clip_figures(folder: Path) -> dict:
         "openclip": {"hidden_act": "gelu", "num_attention_heads": 2, "layer_norm_eps": 1e-4},
         "two layers": {"num_hidden_layers": 2},
     }
-    facts = {"errors": {}}
+    facts: dict[str, Any] = {"errors": {}}
     for kind, changes in kinds.items():
         own = folder / kind
         model = make_clip(own, **changes)
@@ -357,8 +365,6 @@ def usage_figures(folder: Path) -> dict:
     from a_pack.nodes.bridge.text_encoder import load_text_encoder
     from safetensors.torch import save_file
 
-    from nodes import CLIPSetLastLayer
-
     make_clip(folder / "clip")
     make_t5(folder / "t5")
     (folder / "embeddings").mkdir()
@@ -389,7 +395,7 @@ def usage_figures(folder: Path) -> dict:
             facts[kind]["padding"] = weighted[0, 12:].abs().max().item()
         else:
             facts[kind]["embedding"] = difference(plain, encode(clip, "a embedding:mine circle")[0])
-            skipped = CLIPSetLastLayer().set_last_layer(clip, -2)[0]
+            skipped = host_nodes().CLIPSetLastLayer().set_last_layer(clip, -2)[0]
             penultimate = load_text_encoder(folder / kind, layer="penultimate", max_length=24, dtype=torch.float32)
             facts[kind]["set_last_layer"] = difference(
                 encode(skipped, "a red circle")[0], encode(penultimate, "a red circle")[0]
@@ -544,9 +550,7 @@ def codec_figures(folder: Path) -> dict:
     from a_pack.nodes.bridge.codec import codec_latent_format, load_codec_vae, rgb_factors
     from latent_preview import Latent2RGBPreviewer
 
-    import nodes
-
-    path = DEMO / "codec.safetensors"
+    path, nodes = DEMO / "codec.safetensors", host_nodes()
     vae, codec = load_codec_vae(path), load_codec(path)
     torch.manual_seed(0)
     smooth = torch.nn.functional.interpolate(torch.rand(3, 3, 6, 8), scale_factor=16, mode="bicubic").clamp(0, 1)
@@ -608,10 +612,10 @@ def own_attributes(cls) -> set[str]:
     """Attributes that the host's own constructor sets for every VAE."""
     import ast
 
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls.__init__)))
+    constructor: Any = ast.parse(textwrap.dedent(inspect.getsource(cls.__init__))).body[0]
     return {
         target.attr
-        for statement in tree.body[0].body
+        for statement in constructor.body
         if isinstance(statement, ast.Assign)
         for target in statement.targets
         if isinstance(target, ast.Attribute)

@@ -76,7 +76,7 @@ def test_english_says_what_the_nodes_say(object_info):
         for key in sorted(nodes.keys() | english.keys())
         if nodes.get(key) != english.get(key)
     ]
-    assert not different, "\n".join([*different, f"Write it anew: {__doc__.strip().splitlines()[-1].strip()}"])
+    assert not different, "\n".join([*different, f"Write it anew: {str(__doc__).strip().splitlines()[-1].strip()}"])
 
 
 def test_every_input_and_output_has_a_tooltip(object_info):

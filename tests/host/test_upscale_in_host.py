@@ -5,6 +5,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from dreamfactory.model_patches.upscaling.rcan import RCAN, RCANConfig, save_rca
 from .server import queue_workflow, run_inside
 
 INSIDE = Path(__file__).parent / "inside"
-SMALL = {"groups": 1, "blocks": 2, "features": 8, "reduction": 4}
+SMALL: dict[str, Any] = {"groups": 1, "blocks": 2, "features": 8, "reduction": 4}
 NETWORKS = {
     "x4": RCANConfig(**SMALL),
     "x2": RCANConfig(**SMALL, scale=2),
@@ -27,7 +28,7 @@ NETWORKS = {
 def random_rcan(config: RCANConfig) -> RCAN:
     """Of random weights, whose images have contrast."""
     torch.manual_seed(0)
-    network = RCAN(config).requires_grad_(False)
+    network: Any = RCAN(config).requires_grad_(False)
     network.tail[1].weight *= 3
     network.tail[1].bias += 0.5
     if config.mean_shift:

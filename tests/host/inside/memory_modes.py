@@ -77,7 +77,10 @@ def _pretend_a_card() -> None:
         if not hasattr(module, "_v"):
             return cast(module, input, dtype, device, bias_dtype, offloadable, **kwargs)
         dtype = dtype or (module.weight.dtype if input is None else input.dtype)
-        bias_dtype, device = bias_dtype or dtype, input.device if device is None else device
+        if device is None:
+            assert input is not None  # the host says one of both
+            device = input.device
+        bias_dtype = bias_dtype or dtype
         compute, requant = kwargs.get("compute_dtype"), kwargs.get("want_requant", False)
         comfy.ops.cast_modules_with_vbar([module], dtype, device, bias_dtype, False)
         weight, bias = comfy.ops.resolve_cast_module_with_vbar(module, dtype, device, bias_dtype, compute, requant)

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from a_pack.tests.host.inside import memory_modes
 
@@ -30,7 +31,7 @@ from comfy_extras.nodes_hooks import CreateHookLora, SetClipHooks  # noqa: E402
 from comfy_extras.nodes_model_merging import ModelMergeSimple  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-import nodes as core  # noqa: E402
+import nodes  # noqa: E402
 
 torch.set_num_threads(1)
 logging.getLogger().setLevel(logging.ERROR)
@@ -40,7 +41,9 @@ folder_paths.add_model_folder_path("diffusion_models", str(FOLDER / "output" / "
 folder_paths.set_output_directory(str(FOLDER / "output"))
 
 NODE = {node.define_schema().node_id.removeprefix("DreamFactory"): node for node in NODES}
-made, facts, unused = {}, {"patchers": {}}, set(NODE)
+core: Any = nodes  # the host's, not ours
+made, unused = {}, set(NODE)
+facts: dict[str, Any] = {"patchers": {}}
 
 
 def use(node: str, **inputs):

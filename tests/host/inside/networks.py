@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -126,15 +127,14 @@ def inputs_for(config: UNetConfig, frames: int, size: tuple[int, int], seed: int
 
 def save_kl_vae(folder: Path, scaling_factor: float = 0.3, width: int = 32):
     """A small AutoencoderKL of random weights in a folder as diffusers writes it; Stable Diffusion's shape."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     torch.manual_seed(0)
-    vae = AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
-        block_out_channels=[width, 2 * width, 2 * width, 2 * width],
-        layers_per_block=2,
-        scaling_factor=scaling_factor,
-    ).eval()
+    blocks: dict[str, Any] = {
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [width, 2 * width, 2 * width, 2 * width],
+    }
+    vae = AutoencoderKL(**blocks, layers_per_block=2, scaling_factor=scaling_factor).eval()
     vae.save_pretrained(folder)
     return vae

@@ -46,9 +46,9 @@ def inputs_of(name):
     return load_file(FOLDER / f"{name}_inputs.safetensors")
 
 
-def run(model, positive, negative, noise, steps=STEPS, cfg=CFG):
+def run(model, sides, noise, steps=STEPS, cfg=CFG):
     return comfy.sample.sample(
-        model, noise, steps, cfg, "euler", "sgm_uniform", positive, negative, torch.zeros_like(noise),
+        model, noise, steps, cfg, "euler", "sgm_uniform", *sides, torch.zeros_like(noise),
         disable_pbar=True, seed=0,
     )  # fmt: skip
 
@@ -112,13 +112,13 @@ def passes():
         if not together:
             model.model.memory_required = lambda *args, **kwargs: float("inf")
         calls = listen(model)
-        outs.append(run(model, *both(model, inputs), inputs["noise"]))
+        outs.append(run(model, both(model, inputs), inputs["noise"]))
         clips.append(sorted({len(c["options"]["cond_or_uncond"]) for c in calls}))
     model = network("full")
     frames = len(inputs["noise"])
     rows = {**inputs, "text": inputs["text"].expand(frames, -1, -1)}
     calls = listen(model)
-    per_frame = run(model, *both(model, rows), inputs["noise"])
+    per_frame = run(model, both(model, rows), inputs["noise"])
     return {
         "together_and_apart": difference(outs[1], outs[0]),
         "clips": clips,
@@ -147,7 +147,7 @@ def windows():
         own["uncond_text"] = own["text"] + 100
         own["first_frame"] = numbers.reshape(-1, 1, 1, 1).expand(-1, 4, *SIZE).clone()
         calls = listen(model)
-        out = run(windowed(model, fix), *both(model, own), noise, steps=1)
+        out = run(windowed(model, fix), both(model, own), noise, steps=1)
         facts[f"a frame, {fix}"] = {
             "finite": bool(out.isfinite().all()),
             "calls": [
@@ -166,10 +166,10 @@ def windows():
         }
     # Without a temporal half a frame does not know in which window it is.
     own = inputs_of("image")
-    whole = run(network("image"), *both(network("image"), own), noise)
+    whole = run(network("image"), both(network("image"), own), noise)
     for fix in (False, True):
         model = network("image")
-        facts[f"image network, {fix}"] = difference(run(windowed(model, fix), *both(model, own), noise), whole)
+        facts[f"image network, {fix}"] = difference(run(windowed(model, fix), both(model, own), noise), whole)
     return facts
 
 
@@ -205,7 +205,7 @@ def hints():
             for side in (positive, negative):
                 side[0][1]["control"] = second
             calls = listen(model)
-            run(windowed(model, fix), positive, negative, randn(frames, 4, *SIZE, seed=7), steps=2)
+            run(windowed(model, fix), (positive, negative), randn(frames, 4, *SIZE, seed=7), steps=2)
             facts[f"{count}, {fix}"] = {
                 "first": nets[0], "second": nets[1], "sides": [len(c["options"]["cond_or_uncond"]) for c in calls],
                 "whole": [len(first.cond_hint_original), len(second.cond_hint_original)],
@@ -363,7 +363,7 @@ def window_schedules():
     inputs["first_frame"] = randn(12, 4, *SIZE, seed=3)
     model = windowed(shifted(bare, frames=12)[0], False)
     calls = listen(model)
-    run(model, *both(model, inputs), noise)
+    run(model, both(model, inputs), noise)
     first = float(calls[0]["options"]["sigmas"][0]) / float(wanted(8)[0][-1])  # pure noise, as the scheduler begins
     return facts | {"sampled": [abs(first - 1), 0.0]}
 
@@ -378,7 +378,7 @@ def helpers():
     }  # fmt: skip
 
     def out(model):
-        return run(model, *both(model, inputs), inputs["noise"], steps=8)
+        return run(model, both(model, inputs), inputs["noise"], steps=8)
 
     plain, facts = out(demo), {}
     for node in (EasyCacheNode, LazyCacheNode):
@@ -411,7 +411,7 @@ def strengths():
 
     def out(model, steps=STEPS):
         calls = listen(model)
-        return run(model, *both(model, inputs), noise, steps=steps), calls
+        return run(model, both(model, inputs), noise, steps=steps), calls
 
     plain = out(network("full"))[0]
     ranged = with_strength(with_strength(network("full"), "paca", 0.5, 0.2, 0.6), "paca", 3.0, 0.4, 1.0)

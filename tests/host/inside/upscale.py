@@ -6,6 +6,7 @@ argv: a folder with the files of ../test_upscale_in_host.py.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management as management
 import comfy.utils
@@ -30,7 +31,7 @@ SIZES = [(10, 8), (1, 8), (8, 1), (3, 5), (33, 17)]
 FRAMES, HEIGHT, WIDTH = 5, 70, 83
 
 
-def described(network, seed=0):
+def described(network, seed=0) -> Any:
     """As core's loader gives it, with weights that make a picture."""
     torch.manual_seed(seed)
     for name, weight in network.named_parameters():
@@ -38,7 +39,7 @@ def described(network, seed=0):
             torch.nn.init.kaiming_normal_(weight, nonlinearity="linear")
         elif not name.endswith("norm.weight") and "norm" not in name:
             torch.nn.init.uniform_(weight, 0.05, 0.15)
-    descriptor = spandrel.ModelLoader().load_from_state_dict(network.state_dict()).eval()
+    descriptor: Any = spandrel.ModelLoader().load_from_state_dict(network.state_dict()).eval()
     device = management.get_torch_device()
     descriptor.patcher = upscale.comfy.model_patcher.CoreModelPatcher(descriptor.model, device, device)
     return descriptor

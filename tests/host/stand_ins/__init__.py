@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import comfy.cldm.cldm
 import comfy.controlnet
@@ -84,7 +85,7 @@ class Checkpoint15(Checkpoint):
     """As Stable Diffusion 1.5, without attention to the text on the coarsest level: AnimateDiff is for such."""
 
     def load(self):
-        shape = {"transformer_depth": [1, 0], "transformer_depth_output": [1, 1, 0, 0]}
+        shape: dict[str, Any] = {"transformer_depth": [1, 0], "transformer_depth_output": [1, 1, 0, 0]}
         return tiny_sd(kind=TinySD15, **shape), *super().load()[1:]
 
 
