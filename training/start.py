@@ -123,7 +123,8 @@ class Start:
                 f"guessed); set start.release to one of {', '.join(OVERRIDES)}"
             )
         own = {k.removeprefix("unet."): w for k, w in self.learned.items() if k.startswith("unet.")}
-        unet.load_state_dict({k: w for k, w in own.items() if k in unet.state_dict()}, strict=False)
+        there = set(unet.state_dict())
+        unet.load_state_dict({k: w for k, w in own.items() if k in there}, strict=False)
         for path in self.given.patches:
             unet = apply_patch(unet, path)
         return unet
