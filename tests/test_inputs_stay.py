@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,8 @@ from safetensors.torch import save_file
 from dreamfactory.cli import main
 from dreamfactory.files import whole
 from dreamfactory.model_patches import UNetConfig, VideoUNet, save_unet
+
+from .processes import end, send, start
 
 DEMO = Path(__file__).parents[1] / "pipelines" / "demo"
 SMALL = {
@@ -140,13 +141,13 @@ def test_a_command_that_is_ended_in_the_middle_leaves_nothing_or_is_cleaned_up_a
     target = tmp_path / "made.mp4"
     arguments = ["upscale", tmp_path / "source.mp4", target, "--model", "demo", "--quiet"]
     video(tmp_path / "source.mp4", frames=600)
-    process = subprocess.Popen([sys.executable, "-m", "dreamfactory", *map(str, arguments)], stderr=subprocess.PIPE)
-    while process.poll() is None and not list(tmp_path.glob(".*.tmp")):
+    process = start(arguments, tmp_path / "told.txt")
+    while process.is_alive() and not list(tmp_path.glob(".*.tmp")):
         time.sleep(0.002)
-    process.send_signal(number)
-    told = process.communicate()[1].decode()
+    send(process, number)
+    code, told = end(process), (tmp_path / "told.txt").read_text()
     if number == signal.SIGTERM:
-        assert process.returncode == 143, told
+        assert code == 143, told
         assert "terminated, nothing half-written was left" in told
         assert not list(tmp_path.glob(".*.tmp"))
     else:

@@ -4,15 +4,11 @@ was, and nothing half-written stays: SIGTERM takes its own away, after SIGKILL t
     KILLS=20 python -m pytest tests/test_killed_commands.py        the long version; 2 of each signal otherwise
 """
 
-import contextlib
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 
@@ -24,13 +20,13 @@ from dreamfactory.model_patches import UNetConfig, VideoUNet, save_unet
 from dreamfactory.model_patches.checkpoints.files import read_header
 from dreamfactory.pipelines.media.files import is_whole
 
+from .processes import FORKS, end, send, start
 from .test_inputs_stay import DEMO, SMALL, peft, video
 from .videos import read_video
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has neither forks nor these signals")
+pytestmark = pytest.mark.skipif(not FORKS, reason="Windows has neither forks nor these signals")
 
 KILLS = int(os.environ.get("KILLS", "2"))
-LONGEST = 120  # seconds of one run, a guard
 TERMINATED, STOPPED = 143, 130
 PICTURE = DEMO / "pictures" / "red_circle.png"
 CLIP = ["--text", "a red circle", "--steps", "2", "--frames", "2", "--device", "cpu"]
@@ -109,70 +105,13 @@ COMMANDS = {
 }  # fmt: skip
 
 
-# Forks of a process without threads, which has read the libraries and done nothing: the moments fall on the work.
-SERVER = """
-import json, os, sys, traceback
-import diffusers, matplotlib.figure, transformers
-from transformers import AutoTokenizer, CLIPTextModel, CLIPVisionModelWithProjection, T5EncoderModel
-from dreamfactory.check import device, host, network, report, trainer, upscaler
-from dreamfactory.cli import main
-from dreamfactory.model_patches.checkpoints import export
-from dreamfactory.pipelines import describe, schedule_plot, upscale
-from dreamfactory.pipelines.generate import engine
-from dreamfactory.training import loop
-for line in sys.stdin:
-    arguments, log = json.loads(line)
-    child = os.fork()
-    if child:
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        continue
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for own in (1, 2):
-        os.dup2(handle, own)
-    code = 99  # a bug, whose traceback is in the log
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = stop.code or 0
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    os._exit(code)
-"""
-
-
-@pytest.fixture(scope="module")
-def server():
-    """A process that runs commands, one after the other."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "MKL_CBWR": "AUTO,STRICT"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as running:
-        yield running
-        assert running.stdin is not None
-        running.stdin.close()
-
-
-def run(server, arguments: list[str], log: Path, number: int | None = None, after: float = 0.0) -> int:
+def run(arguments: list[str], log: Path, number: int | None = None, after: float = 0.0) -> int:
     """The exit code; of a signal its negative number. number: the signal, sent after so many seconds."""
-    server.stdin.write(json.dumps([arguments, str(log)]) + "\n")
-    server.stdin.flush()
-    child = int(server.stdout.readline())
-    timers = [threading.Timer(LONGEST, send, (child, signal.SIGKILL))]
+    process = start(arguments, log)
     if number is not None:
-        timers.append(threading.Timer(after, send, (child, number)))
-    for timer in timers:
-        timer.start()
-    code = int(server.stdout.readline())
-    for timer in timers:
-        timer.cancel()
-    return code
-
-
-def send(child: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has come to its end
-        os.kill(child, number)
+        process.join(after)
+        send(process, number)
+    return end(process)
 
 
 def check_whole(path: Path) -> None:
@@ -204,7 +143,7 @@ def kinds(found: set[Path]) -> set[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_ended_at_any_moment(tmp_path, server, command):
+def test_ended_at_any_moment(tmp_path, command):
     sources, arguments = COMMANDS[command]
     draw, log = random.Random(command), tmp_path / "log.txt"
     for name, write in sources.items():
@@ -222,7 +161,7 @@ def test_ended_at_any_moment(tmp_path, server, command):
     # Twice: the second run, of what is in the machine's memory then, tells how long the work takes.
     for folder in ("first", "whole"):
         began = time.monotonic()
-        assert run(server, into(folder), log) == 0, log.read_text()
+        assert run(into(folder), log) == 0, log.read_text()
         took = time.monotonic() - began
     expected = kinds(files(tmp_path / "whole"))
     assert expected
@@ -234,7 +173,7 @@ def test_ended_at_any_moment(tmp_path, server, command):
         for attempt in range(KILLS + 8):
             if attempt >= KILLS and ended:
                 break  # more are for a machine whose pace has changed since
-            code = run(server, into(out.name), log, number, draw.uniform(0.05, 1) * took)
+            code = run(into(out.name), log, number, draw.uniform(0.05, 1) * took)
             ended += code != 0
             took *= 0.6 if code == 0 else 1
             assert code in (0, -number, *((TERMINATED, STOPPED) if number == signal.SIGTERM else ())), log.read_text()
@@ -246,7 +185,7 @@ def test_ended_at_any_moment(tmp_path, server, command):
             for path in there:
                 check_whole(out / path)
             assert {name: (tmp_path / name).read_bytes() for name in sources} == given
-        assert run(server, into(out.name), log) == 0, log.read_text()
+        assert run(into(out.name), log) == 0, log.read_text()
         assert kinds(files(out)) == expected  # and nothing is left of what was killed
         for path in files(out):
             check_whole(out / path)

@@ -25,7 +25,7 @@ device = "cpu"
 threads = 1
 [model]
 preset = "tiny"
-config = { model_channels = 24, head_dim = 24, predict_net = true }
+config = { model_channels = 24, head_dim = 24, channel_mult = [1], attention_levels = [true], predict_net = true }
 [sources.clips]
 kind = "tiny_world"
 [sources.stills]

@@ -8,13 +8,13 @@ Every third kill waits for a save and strikes in the middle of it.
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import torch
 
 from dreamfactory.training import checkpoint as disk
+
+from ..processes import end, send, start
 
 KILLS = int(os.environ.get("KILLS", "2"))
 STEPS = 6 + 3 * KILLS
@@ -40,18 +40,13 @@ log_every = 1
 """
 
 
-def start(file, folder, log):
-    command = [sys.executable, "-m", "dreamfactory.training", str(file), "--set", f"output.folder={folder}"]
-    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-
-
 def wait_until(ready, process, seconds=120):
     """Whether it came true while the process lived."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if ready():
             return True
-        if process.poll() is not None:
+        if not process.is_alive():
             return False
         time.sleep(0.002)
     raise AssertionError("the trainer does nothing")
@@ -65,35 +60,37 @@ def final(folder):
 
 
 def test_killed_runs_end_with_the_same_weights_to_the_bit(tmp_path):
-    file, chance = tmp_path / "run.toml", random.Random(7)
+    file, log, chance = tmp_path / "run.toml", tmp_path / "log.txt", random.Random(7)
     file.write_text(RUN)
-    with (tmp_path / "log.txt").open("w") as log:
-        assert start(file, tmp_path / "whole", log).wait(600) == 0
 
-        folder = tmp_path / "killed"
-        places, in_saves, kills = folder / disk.FOLDER, 0, 0
-        while kills < KILLS:
-            before = disk.checkpoints(places)[-1].step if disk.checkpoints(places) else 0
-            process = start(file, folder, log)
+    def run(folder):
+        return start(["train", file, "--set", f"output.folder={folder}"], log)
 
-            def began():
-                found = disk.checkpoints(places)
-                return bool(found) and found[-1].step > before  # noqa: B023 (used in this round only)
+    assert end(run(tmp_path / "whole")) == 0, log.read_text()
+    folder = tmp_path / "killed"
+    places, in_saves, kills = folder / disk.FOLDER, 0, 0
+    while kills < KILLS:
+        before = disk.checkpoints(places)[-1].step if disk.checkpoints(places) else 0
+        process = run(folder)
 
-            alive = wait_until(began, process)
-            if alive and kills % 3 == 0:
-                alive = wait_until(lambda: any(places.glob(disk.STAGED + "*")), process)
-                time.sleep(chance.uniform(0, 0.05))
-            else:
-                time.sleep(chance.uniform(0, 0.8))
-            if process.poll() is not None:
-                break  # it came to its end first
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-            in_saves += any(places.glob(disk.STAGED + "*"))
-            assert disk.newest(places, log.write) is not None, "no kill costs more than the steps since the last save"
-        assert start(file, folder, log).wait(600) == 0
+        def began():
+            found = disk.checkpoints(places)
+            return bool(found) and found[-1].step > before  # noqa: B023 (used in this round only)
+
+        alive = wait_until(began, process)
+        if alive and kills % 3 == 0:
+            alive = wait_until(lambda: any(places.glob(disk.STAGED + "*")), process)
+            time.sleep(chance.uniform(0, 0.05))
+        else:
+            time.sleep(chance.uniform(0, 0.8))
+        if not process.is_alive():
+            break  # it came to its end first
+        send(process, signal.SIGKILL)
+        end(process)
+        kills += 1
+        in_saves += any(places.glob(disk.STAGED + "*"))
+        assert disk.newest(places, print) is not None, "no kill costs more than the steps since the last save"
+    assert end(run(folder)) == 0, log.read_text()
 
     print(f"{kills} kills, {in_saves} in the middle of a save")
     assert kills == KILLS

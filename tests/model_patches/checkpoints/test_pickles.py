@@ -4,6 +4,7 @@ nor memory fills, whatever a file was made to do.
 
 import argparse
 import collections
+import contextlib
 import fractions
 import io
 import os
@@ -31,6 +32,7 @@ from dreamfactory.model_patches.checkpoints.pickle_program import MAX_COPIED
 from dreamfactory.model_patches.checkpoints.pickles import is_pickle, open_pickle
 from dreamfactory.pipelines.bundle import DEMO
 
+from ...processes import end, start
 from ...test_hostile_folders import MOST, forget_peak, memory
 from .converters.test_animatediff import adapter, original
 
@@ -684,15 +686,15 @@ def test_programs_changed_at_random(tmp_path):
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def peak_of(*command) -> int:
+def peak_of(arguments, log) -> int:
     """Bytes of a command's own memory at its highest, beside the pages of files."""
-    environment, highest = {**os.environ, "OMP_NUM_THREADS": "1"}, 0
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, env=environment)
-    while process.poll() is None:
-        lines = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
-        highest = max(highest, next((int(x.split()[1]) * 1024 for x in lines if x.startswith("RssAnon")), 0))
-        time.sleep(0.002)
-    assert process.wait() == 0
+    process, highest = start(arguments, log), 0
+    with contextlib.suppress(FileNotFoundError):  # it has come to its end
+        while process.is_alive():
+            lines = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            highest = max(highest, next((int(x.split()[1]) * 1024 for x in lines if x.startswith("RssAnon")), 0))
+            time.sleep(0.002)
+    assert end(process) == 0, log.read_text()
     return highest
 
 
@@ -707,8 +709,8 @@ def test_a_checkpoint_with_its_optimizer_converts_in_the_memory_of_one_weight(tm
         moments = {i: {"exp_avg": w + 1, "exp_avg_sq": w + 2} for i, w in enumerate(weights.values())}
         torch.save({"state_dict": weights, "optimizer_states": [{"state": moments}]}, tmp_path / f"{name}.ckpt")
         for dtype in ("fp32", "fp16"):
-            command = [sys.executable, "-m", "dreamfactory", "convert", tmp_path / f"{name}.ckpt"]
-            peaks[name, dtype] = peak_of(*command, tmp_path / "made.safetensors", "--dtype", dtype)
+            arguments = ["convert", tmp_path / f"{name}.ckpt", tmp_path / "made.safetensors", "--dtype", dtype]
+            peaks[name, dtype] = peak_of(arguments, tmp_path / "log.txt")
     for dtype in ("fp32", "fp16"):
         taken = peaks["large", dtype] - peaks["small", dtype]
         assert taken < 3 * largest < total / 8, f"{taken / 2**20:.0f} MiB"

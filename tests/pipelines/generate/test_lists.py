@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from dreamfactory.pipelines.generate.processes import Processes, processes
 from dreamfactory.pipelines.lock import sole
 from dreamfactory.pipelines.media.files import read_settings
 
+from ...processes import end, send, start, together
 from ...videos import read_video
 from .test_clip import painter, run, text_alone  # noqa: F401  (fixtures)
 
@@ -285,7 +285,7 @@ def test_a_list_begun_with_an_upscaler_does_not_go_on_without(capsys, text_alone
 
 def command(checkpoint, prompts, out, *more):
     return [
-        "-m", "dreamfactory", "generate", "--checkpoint", str(checkpoint), "--prompts", str(prompts), "--out", str(out),
+        "generate", "--checkpoint", str(checkpoint), "--prompts", str(prompts), "--out", str(out),
         "--batch", "4", *more,
     ]  # fmt: skip
 
@@ -295,28 +295,24 @@ def test_killed_at_any_moment_the_same_files(text_alone, tmp_path):  # noqa: F81
     shapes, ways = ("circle", "star", "heart"), ("up", "left", "down and to the right")
     lines = [{"text": f"a red {shapes[i % 3]}", "motion": f"it moves {ways[i % 2]}"} for i in range(PROMPTS)]
     prompts = write(tmp_path / "list.jsonl", *lines)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def start(out):
-        return subprocess.Popen(
-            [sys.executable, *command(text_alone, prompts, out, "--upscale", "demo")],
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+    def begin(out):
+        return start(command(text_alone, prompts, out, "--upscale", "demo"), tmp_path / "log.txt")
 
-    assert start(tmp_path / "whole").wait(timeout=900) == 0
+    assert end(begin(tmp_path / "whole")) == 0
     draw, halves, counts = random.Random(0), 0, []
     out = tmp_path / "killed"
     for kill in range(KILLS):
-        process, there = start(out), len(list(out.glob("*.mp4")))
+        process, there = begin(out), len(list(out.glob("*.mp4")))
         wanted = there + draw.randint(0, (PROMPTS - there) // (KILLS - kill + 1))
-        while process.poll() is None and len(list(out.glob("*.mp4"))) < wanted:
+        while process.is_alive() and len(list(out.glob("*.mp4"))) < wanted:
             time.sleep(0.02)
         # Every other time anywhere in the work that follows, else in the middle of a file.
         ends = time.monotonic() + (draw.random() * 0.3 if kill % 2 else 10)
-        while process.poll() is None and time.monotonic() < ends and (kill % 2 or not list(out.glob(".*.mp4.*.tmp"))):
+        while process.is_alive() and time.monotonic() < ends and (kill % 2 or not list(out.glob(".*.mp4.*.tmp"))):
             time.sleep(0.001)
-        process.kill()
-        if process.wait() != -signal.SIGKILL:  # it was quicker: half of its work is to be done again
+        send(process, signal.SIGKILL)
+        if end(process) != -signal.SIGKILL:  # it was quicker: half of its work is to be done again
             for clip in sorted(out.glob("*.mp4"))[PROMPTS // 2 :]:
                 clip.unlink()
             continue
@@ -324,7 +320,7 @@ def test_killed_at_any_moment_the_same_files(text_alone, tmp_path):  # noqa: F81
         for clip in out.glob("*.mp4"):
             assert read_video(clip)[0].shape == (4, 3, 128, 192)  # whole, whenever it is there
         counts.append(len(list(out.glob("*.mp4"))))
-    assert start(out).wait(timeout=900) == 0
+    assert end(begin(out)) == 0
     assert counts
     print(f"{len(counts)} kills, {halves} of them in the middle of a file, after {counts} clips")
     assert files(out) == files(tmp_path / "whole")
@@ -332,20 +328,10 @@ def test_killed_at_any_moment_the_same_files(text_alone, tmp_path):  # noqa: F81
 
 def test_two_processes_make_the_files_of_one(text_alone, tmp_path):  # noqa: F811
     prompts = write(tmp_path / "list.jsonl", *({"text": f"a red circle {'up ' * i}"} for i in range(9)))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    one = [sys.executable, *command(text_alone, prompts, tmp_path / "one")]
-    subprocess.run(one, env=environment, check=True, capture_output=True, timeout=300)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for _ in range(2):
-        done = subprocess.run(
-            [*launcher, *command(text_alone, prompts, tmp_path / "two")],
-            env=environment, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        # torchrun looks for a free port, and lets go of it before it takes it: another run may have been quicker.
-        if "EADDRINUSE" not in done.stderr and "already in use" not in done.stderr:
-            break
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(tmp_path / "two")  # told once
+    assert end(start(command(text_alone, prompts, tmp_path / "one"), tmp_path / "log.txt")) == 0
+    done = together(command(text_alone, prompts, tmp_path / "two"))
+    assert [code for code, _, _ in done] == [0, 0], done
+    assert "".join(out for _, out, _ in done).strip() == str(tmp_path / "two")  # told once
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
@@ -356,7 +342,7 @@ def test_processes_refuse_with_one_voice(text_alone, tmp_path, stack):  # noqa: 
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "beach.mp4").write_bytes(b"x")
     lists = (bad, tmp_path / "a"), (good, tmp_path / "holiday"), (good, tmp_path / "held"), (good, tmp_path / "other")
-    subprocess.run([sys.executable, *command(text_alone, *lists[3])], check=True, capture_output=True, timeout=300)
+    assert end(start(command(text_alone, *lists[3]), tmp_path / "log.txt")) == 0
     (tmp_path / "held").mkdir()
     stack.enter_context(sole(tmp_path / "held" / ".lock"))
     for args, sentence in (
@@ -367,7 +353,7 @@ def test_processes_refuse_with_one_voice(text_alone, tmp_path, stack):  # noqa: 
         (command(text_alone, *lists[1], "--lora", "x.safetensors:much"), "much"),
         (command(text_alone, *lists[1], "--steps", "many"), "expected a whole number"),
     ):
-        told = [process.communicate(timeout=300)[1] for process in together(args)]
+        told = [err for _, _, err in together(args)]
         assert "Traceback" not in "".join(told)
         waiting = "note: one of 2 processes; waiting for the others.\n"
         told = [err.replace(waiting, "") for err in told]
@@ -387,40 +373,18 @@ def test_a_picture_of_another_run_stops_all_processes_before_any_draws(painter, 
     drawn = ("--first-frame-from", str(painter), "--first-frame-size", "64x64", "--frames", "2", "--steps", "1")
     args = command("demo", prompts, out, *drawn)
     args[args.index("--batch") + 1] = "1"
-    one = [sys.executable, *args, "--first-frame-steps", "1"]
-    subprocess.run(one, check=True, capture_output=True, timeout=300)
+    assert end(start([*args, "--first-frame-steps", "1"], tmp_path / "log.txt")) == 0
     for name in ("00001.mp4", "00002.mp4", "00003.mp4", "00002_first_frame.png", "00003_first_frame.png"):
         (out / name).unlink()
     before = files(out)
-    processes = together([*args, "--first-frame-steps", "2"])
-    told = "".join(process.communicate(timeout=300)[1] for process in processes)
-    assert [process.returncode for process in processes] == [2, 2]
+    done = together([*args, "--first-frame-steps", "2"])
+    told = "".join(err for _, _, err in done)
+    assert [code for code, _, _ in done] == [2, 2]
     assert told.count("another first frame steps (1, here 2)") == 1
     assert "Traceback" not in told
     assert {k: v for k, v in files(out).items() if k != "index.jsonl"} == {
         k: v for k, v in before.items() if k != "index.jsonl"
     }
-
-
-def together(args, world=2):
-    """As a launcher would start them, whose own words would be in the way."""
-    port = str(free_port())
-    shared = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "WORLD_SIZE": str(world)}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        subprocess.Popen(
-            [sys.executable, *args],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("told", [{"WORLD_SIZE": ""}, {"WORLD_SIZE": "4"}, {"WORLD_SIZE": "two", "RANK": "0"}])
