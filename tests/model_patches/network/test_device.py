@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+import einops
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -144,12 +145,32 @@ def test_the_watch_sees_what_it_watches_for(mistake):
         wrong()
 
 
+def test_einops_is_in_the_graph():
+    """As the network calls it, without a break; the networks below take this for granted."""
+
+    def folded(x):
+        apart = einops.rearrange(x, "(b t) (h d) ... -> (b ...) h t d", t=FRAMES, h=2)
+        return einops.repeat(apart, "b h t d -> (b h) (t n) d", n=3)
+
+    torch._dynamo.reset()
+    x = torch.randn(2 * FRAMES, 6, *SIZE)
+    assert torch.equal(torch.compile(folded, fullgraph=True, backend="eager")(x), folded(x))
+
+
+@pytest.fixture(scope="module")
+def einops_in_one_piece():
+    """Not traced into, which takes ten times as long as the network itself."""
+    for function in (einops.rearrange, einops.repeat):
+        torch._dynamo.allow_in_graph(function)
+
+
 # Between them every field that some preset sets; a preset that is left out is one of these with fields off. Tracing
-# takes seconds a layer: EVERY_PRESET=1 traces them all.
+# takes seconds: EVERY_PRESET=1 traces them all.
 TRACED = ["animatediff", "two ends"]
 TRACED = list(CONFIGS) if os.environ.get("EVERY_PRESET") else TRACED
 
 
+@pytest.mark.usefixtures("einops_in_one_piece")
 @pytest.mark.parametrize("name", TRACED)
 def test_the_whole_network_is_one_graph(name):
     """torch.compile without a break: the same numbers (backend eager, which compiles nothing)."""
