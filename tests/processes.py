@@ -13,6 +13,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from dreamfactory.training import checkpoint as disk
 
@@ -20,14 +21,14 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 ACCELERATE = ("accelerate.commands.launch", "--num_processes", "2")
 
 LONGEST = 300  # seconds of one process, a guard
-LIBRARIES = (
+LIBRARIES = [
     "diffusers", "matplotlib.figure", "transformers.models.auto", "transformers.models.clip.modeling_clip",
     "transformers.models.t5.modeling_t5", "accelerate.utils.fsdp_utils", "torch.distributed.fsdp",
     "dreamfactory.check.network", "dreamfactory.pipelines.generate.engine", "dreamfactory.pipelines.upscale",
     "dreamfactory.training.loop",
-)  # fmt: skip
+]  # fmt: skip
 FORKS = "forkserver" in multiprocessing.get_all_start_methods()
-PROCESSES = multiprocessing.get_context("forkserver" if FORKS else "spawn")
+PROCESSES: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
 PROCESSES.set_forkserver_preload(LIBRARIES)
 COMMAND = """
 import os
@@ -58,7 +59,9 @@ def end(process) -> int:
     if process.exitcode is None:
         send(process, signal.SIGKILL)
         process.join()
-    return process.exitcode
+    code = process.exitcode
+    assert code is not None
+    return code
 
 
 def together(arguments, **environment: str) -> list[tuple[int, str, str]]:

@@ -65,7 +65,7 @@ def read_image(path: str | Path, height: int, width: int) -> Tensor:
     if image.has_transparency_data:
         image = on_white(image.convert("RGBA"))
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
-    return resize_cover_crop(pixels.permute(2, 0, 1)[None].float() / 255, height, width)
+    return resize_cover_crop(pixels[None].permute(0, 3, 1, 2).float() / 255, height, width)
 
 
 def check_output(path: str | Path, suffix: str = ".mp4") -> Path:

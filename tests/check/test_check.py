@@ -205,7 +205,8 @@ def test_where_a_comfyui_is(monkeypatch, tmp_path):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     with pytest.raises(NotHere, match="which holds no ComfyUI"):
         host.find()
-    (tmp_path / "main.py").touch(), (tmp_path / "comfyui_version.py").touch()
+    (tmp_path / "main.py").touch()
+    (tmp_path / "comfyui_version.py").touch()
     assert host.find()[0] == tmp_path
     monkeypatch.setenv("COMFYUI_PYTHON", str(tmp_path / "nothing"))
     with pytest.raises(NotHere, match="which is no program"):

@@ -54,7 +54,10 @@ def strange_folder(root):
     still.save(root / "moves.webp", save_all=True, append_images=[other], duration=100)
     still.save(root / "pages.tif", save_all=True, append_images=[other])
     with wave.open(str(root / "sound.wav"), "wb") as sound:
-        sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(8000), sound.writeframes(bytes(800))
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(800))
     for name in ("moves", "pages", "sound"):
         (root / f"{name}.txt").write_text("words", "utf-8")
     put(
