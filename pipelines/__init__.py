@@ -5,6 +5,7 @@ encoders.py            text and image encoders, from folders
 sampling.py            denoising by any diffusers scheduler, guidance, our noise schedule
 image_to_video.py      captions and a picture -> a clip
 text_to_image.py       a first frame out of words     stable_diffusion.py   drawn by our own spatial half
+diffusers_folder.py    any other pipeline of diffusers
 generate/              `dreamfactory generate`        upscale.py            `dreamfactory upscale`
 lora.py                LoRA files on a network        describe.py           what a network is
 placement.py, turns.py where networks are computed, and how they take turns on a small card

@@ -9,37 +9,26 @@ Nothing is downloaded, and no code out of a folder or a pickle is run.
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, blameless, reason, shown, some
-from ..files import read_json
+from ..errors import InputError, blameless, reason, some
 from ..model_patches import CheckpointError, read_header
 from ..model_patches.checkpoints.converters import recognise
 from ..model_patches.checkpoints.converters.keys import contents
 from ..model_patches.checkpoints.converters.recognise import Pattern
-from ..model_patches.checkpoints.files import PICKLES
-from ..model_patches.checkpoints.foreign_config import (
-    check_count,
-    check_sizes,
-    check_tokenizer_files,
-    read_headers,
-    weight_files,
-)
 from ..model_patches.tokens import UNBOUNDED
-from .encoders import TOKENIZER_FILES, TOKENIZER_SETTINGS, TextEncoder, is_cut, stated_length
+from .diffusers_folder import INDEX, WANTED, arguments_of_call, check_folder, check_parts, load_pipeline, read_index
+from .encoders import TextEncoder, is_cut, stated_length
 from .stable_diffusion import (
     CLIP,
     OPEN_CLIP,
-    OURS,
     VAE,
     check_drawing,
     half_only,
@@ -48,12 +37,6 @@ from .stable_diffusion import (
     open_folder,
 )
 from .turns import Turns
-
-INDEX = "model_index.json"
-WANTED = "give a whole checkpoint of Stable Diffusion 1.5 or 2.1, or a diffusers folder of a text-to-image pipeline"
-
-LONGEST_CLASS = 100  # characters of a class's name
-MOST_STEPS = 1_000_000  # as any whole number in a part's config: timesteps of training, words, widths
 
 # What recognise.py would call by its network. First match wins there and here.
 REFUSED = (
@@ -77,12 +60,6 @@ OTHERS = {
     "ip-adapter": "this is an IP-Adapter, an addition to a network",
 }
 
-# Arguments of a pipeline's call: without the first it cannot be steered, with any of the second it needs a picture
-# (but for classes that do without), with the third it makes video.
-NEEDS = ("prompt", "height", "width", "num_inference_steps", "generator", "output_type")
-PICTURES = ("image", "control_image", "mask_image", "image_embeds", "image_embeddings")
-PICTURE_OR_NOT = ("FluxKontextPipeline", "Flux2Pipeline", "Flux2KleinPipeline", "GlmImagePipeline")
-VIDEO = ("num_frames", "video_length", "num_videos_per_prompt")
 GUIDANCE = ("guidance_scale", "true_cfg_scale")  # the first that is a number by itself
 
 
@@ -129,7 +106,7 @@ def check_text_to_image(where: str | Path, tokenizer: str | Path | None = None) 
     """Whether a file or folder can be used, before any weight is read. Raises InputError or CheckpointError."""
     path = Path(where)
     if path.is_dir():
-        kind, parts = _check_folder(path)
+        kind, parts = check_folder(path)
         if tokenizer is not None and not is_stable_diffusion(path, kind, parts):
             raise InputError(f"{path} is a {kind}, which brings its own tokenizers; name no other.")
     else:
@@ -155,7 +132,7 @@ def open_text_to_image(
     if not path.is_dir():
         _check_file(path)
         return open_file(path, tokenizer, like, turns, dtype, attention)
-    kind, parts = _check_folder(path)
+    kind, parts = check_folder(path)
     if is_stable_diffusion(path, kind, parts):
         return open_folder(path, parts, tokenizer, turns, dtype, attention)
     drawer = AnyPipeline(path, turns, dtype)
@@ -172,10 +149,11 @@ class AnyPipeline:
     """
 
     def __init__(self, folder: Path, turns: Turns, dtype: torch.dtype) -> None:
-        kind, parts = _read_index(folder)
-        self.arguments = _arguments(folder, kind)
-        _check_parts(folder, parts)
-        self.pipeline = _load(folder, dtype, "fp16" if any(half_only(folder / part) for part in parts) else None)
+        kind, parts = read_index(folder)
+        self.arguments = arguments_of_call(folder, kind)
+        check_parts(folder, parts)
+        variant = "fp16" if any(half_only(folder / part) for part in parts) else None
+        self.pipeline = load_pipeline(folder, dtype, variant)
         for tokenizer in self._tokenizers():
             stated_length(tokenizer, folder, UNBOUNDED)
         self.turns, self.name, self.notes, self.ignores = turns, str(folder), [], {}
@@ -306,155 +284,6 @@ class AnyPipeline:
             return 1024, 1024
         height, width = (sides, sides) if isinstance(sides, int) else sides
         return height * scale, width * scale
-
-
-def _load(folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
-    """diffusers' pipeline, without its progress bars and transformers'."""
-    # Pickles were checked (`_check_parts`), and are opened by torch's weights_only reader there too.
-    safetensors = True if not _pickles(folder) else None
-    from diffusers import DiffusionPipeline  # pyright: ignore[reportPrivateImportUsage] (its types hide it)
-    from diffusers.utils import logging as ours
-    from transformers.utils import logging as theirs
-
-    bars = [logging for logging in (ours, theirs) if logging.is_progress_bar_enabled()]
-    for logging in bars:
-        logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of `torch_dtype`, the only name that all versions know
-            pipeline = DiffusionPipeline.from_pretrained(
-                folder, local_files_only=True, use_safetensors=safetensors, torch_dtype=dtype, variant=variant
-            )
-    except Exception as error:  # whatever a library makes of a folder
-        if blameless(error):
-            raise
-        raise InputError(f"{folder} cannot be read: diffusers says {some([reason(error)])!r}.") from error
-    finally:
-        for logging in bars:
-            logging.enable_progress_bar()
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def _pickles(folder: Path) -> list[Path]:
-    """Of parts that have no other weights."""
-    parts = [folder, *(part for part in folder.iterdir() if part.is_dir())]
-    return [
-        file
-        for part in parts
-        if not any(part.glob("*.safetensors"))
-        for file in sorted(part.iterdir())
-        if file.suffix.lower() in PICKLES
-    ]
-
-
-def _check_parts(folder: Path, parts: Mapping[str, tuple[str, str]]) -> None:
-    """Refuse parts that are larger than their weights, before diffusers builds them. Raises CheckpointError."""
-    for part, (library, kind) in parts.items():
-        inside = folder / part
-        check_tokenizer_files(inside, TOKENIZER_FILES, TOKENIZER_SETTINGS)
-        files = weight_files(inside) if any(inside.glob("*.safetensors")) else _pickles(inside)
-        headers = read_headers(files)
-        for file in sorted(inside.glob("*config.json")):
-            check_sizes(read_json(file), file, sum(len(header.shapes) for header in headers), MOST_STEPS)
-        if headers:
-            check_count(_numbers_of(inside, library, kind), headers, inside)
-
-
-def _numbers_of(inside: Path, library: str, kind: str) -> int:
-    """Of a part's network, all weights' numbers together, counted without making one."""
-    import diffusers
-    import transformers
-
-    known = {"diffusers": diffusers, "transformers": transformers}
-    network = getattr(known.get(library) or getattr(diffusers.pipelines, library, None), kind, None)
-    if network is None:
-        raise InputError(f"{inside} is a {some([kind])}, which {some([library])} as installed here does not have.")
-    try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if library == "diffusers":
-                built = network.from_config(read_json(inside / "config.json"))
-            else:
-                built = network(network.config_class.from_pretrained(inside, local_files_only=True))
-            return sum(weight.numel() for weight in built.parameters())
-    except Exception as error:  # whatever a library makes of a config
-        if blameless(error):
-            raise
-        raise InputError(f"{inside} cannot be read: {library} says {some([reason(error)])!r}.") from error
-
-
-def _arguments(folder: Path, kind: str) -> dict[str, inspect.Parameter]:
-    """Of the call of a pipeline that draws from text alone. Raises InputError with one sentence for all others."""
-    import diffusers
-    from diffusers import DiffusionPipeline  # pyright: ignore[reportPrivateImportUsage] (its types hide it)
-
-    pipeline = getattr(diffusers, kind, None)
-    if not (inspect.isclass(pipeline) and issubclass(pipeline, DiffusionPipeline)):
-        raise InputError(
-            f"{folder} is a {kind}, which diffusers {diffusers.__version__} as installed here does not have; update "
-            "it, or give another folder."
-        )
-    known = dict(inspect.signature(pipeline.__call__).parameters)
-    if any(name in known for name in VIDEO):
-        raise InputError(f"{folder} is a {kind}, which makes video and no single pictures; {WANTED}.")
-    if kind not in PICTURE_OR_NOT and any(name in known for name in PICTURES):
-        raise InputError(f"{folder} is a {kind}, which needs a picture to start from; {WANTED}.")
-    lacking = [name for name in NEEDS if name not in known]
-    if lacking:
-        raise InputError(f"{folder} is a {kind}, which takes no {lacking[0]}; {WANTED}.")
-    return known
-
-
-def _check_folder(folder: Path) -> tuple[str, dict[str, tuple[str, str]]]:
-    """The class of a folder's pipeline, and library and class of its parts, if it can be used."""
-    kind, parts = _read_index(folder)
-    ours = is_stable_diffusion(folder, kind, parts)
-    if not ours:
-        _arguments(folder, kind)
-    for part, (library, _) in parts.items():
-        inside = folder / part
-        if ours and part not in (*OURS, "scheduler"):  # the tokenizer may be another, what else there is stays aside
-            continue
-        if not inside.is_dir():
-            raise InputError(f"{folder} lacks its part {part}; download the whole folder.")
-        if (inside / "config.json").is_file() and not weight_files(inside):
-            raise InputError(f"{inside} has no weights: neither .safetensors nor .bin; download the whole folder.")
-        code = sorted(file.name for file in (*folder.glob("*.py"), *inside.glob("*.py")))
-        if not ours and (code or not _is_known(library)):
-            raise InputError(
-                f"{folder} brings code of its own ({code[0] if code else library}), which is never run here; give a "
-                "folder of diffusers' and transformers' classes alone."
-            )
-    return kind, parts
-
-
-def _is_known(library: str) -> bool:
-    """Whether classes of a library may be loaded: diffusers', transformers', those beside a pipeline of diffusers."""
-    from diffusers import pipelines
-
-    return library in ("diffusers", "transformers") or hasattr(pipelines, library)
-
-
-def _read_index(folder: Path) -> tuple[str, dict[str, tuple[str, str]]]:
-    """{part: (library, class)} of a diffusers folder, and its pipeline's class."""
-    if not (folder / INDEX).is_file():
-        raise InputError(f"{folder} is no folder of a diffusers pipeline: it has no {INDEX}; {WANTED}.")
-    index = read_json(folder / INDEX)
-    kind = index.get("_class_name")
-    if not isinstance(kind, str) or not kind.isidentifier() or len(kind) > LONGEST_CLASS:
-        raise InputError(
-            f"{folder / INDEX} names no pipeline of diffusers (its _class_name is {shown(kind)}); {WANTED}."
-        )
-    parts = {k: tuple(v) for k, v in index.items() if isinstance(v, list) and len(v) == 2 and None not in v}
-    for part, named in parts.items():
-        if not all(isinstance(name, str) and 0 < len(name) <= LONGEST_CLASS for name in (part, *named)):
-            raise InputError(
-                f"{folder / INDEX} says {some([part])} is {shown(list(named))}; download the folder again."
-            )
-        if Path(part).name != part:
-            raise InputError(f"{folder / INDEX} names {some([part])}, outside of its folder; download it again.")
-    return kind, parts
 
 
 def _check_file(path: Path) -> None:
