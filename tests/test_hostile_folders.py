@@ -1,7 +1,8 @@
 """Folders, bundles, LoRAs, lists and upscalers made to harm: whatever one holds, a command costs a sentence, and
 neither the machine's memory, nor a wait, nor a traceback.
 
-Every case is the real command on the demo, with one thing changed in one of the files that it reads.
+Every case is the real command on the demo, its network of one level, with one thing changed in one of the files that
+it reads.
 """
 
 import json
@@ -10,6 +11,7 @@ import random
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreamfactory.cli import main
+from dreamfactory.model_patches import VideoUNet, load_unet, save_unet
 from dreamfactory.model_patches.checkpoints.files import BITS
 
 from .model_patches.checkpoints.test_hostile_headers import DEMO, LONGEST, VALUES, pack, split
@@ -162,6 +165,9 @@ def bundle(tmp_path_factory):
 
     folder = shutil.copytree(DEMO, tmp_path_factory.mktemp("bundle") / "demo")
     torch.manual_seed(0)
+    network = load_unet(folder / "unet.safetensors")
+    config = replace(network.config, channel_mult=(1,), attention_levels=(True,))
+    save_unet(VideoUNet(config), folder / "unet.safetensors", schedule=network.schedule)
     sizes: dict[str, Any] = {
         "block_out_channels": (8,) * 4, "latent_channels": 12, "norm_num_groups": 4,
         "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,

@@ -34,7 +34,7 @@ RUN = """
 device = "cpu"
 threads = 1
 [model]
-config = { model_channels = 24, head_dim = 24 }
+config = { model_channels = 24, head_dim = 24, channel_mult = [1], attention_levels = [true] }
 [sources.clips]
 kind = "tiny_world"
 [data]

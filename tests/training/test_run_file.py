@@ -254,7 +254,8 @@ def test_hostile_run_files_are_one_short_sentence(tmp_path, capsys, name):
 
 def test_run_files_with_one_value_replaced_are_told(tmp_path, capsys):
     """Seeded: anything in the place of anything of a resolved run."""
-    random, whole = Random(0), load_run("tiny").to_dict()
+    quick = ["model.config.channel_mult=[1]", "model.config.attention_levels=[true]", "data.frames=2"]
+    random, whole = Random(0), load_run("tiny", quick).to_dict()
     values = [
         None,
         True,

@@ -29,6 +29,7 @@ from dreamfactory.training.trainer import Trainer
 QUICK = [
     "device=cpu", "data.frames=4", "data.height=32", "data.width=32", "optim.steps=2", "optim.batch_size=2",
     "output.validation_clips=0", "output.loggers=()", "model.config.model_channels=24", "model.config.head_dim=24",
+    "model.config.channel_mult=[1]", "model.config.attention_levels=[true]",
 ]  # fmt: skip
 # name: (width, height, frames a second, frames), words of its caption
 CLIPS = {

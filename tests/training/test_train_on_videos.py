@@ -29,7 +29,7 @@ threads = 1
 
 [model]
 preset = "tiny"
-config = {{ model_channels = 24, head_dim = 24 }}
+config = {{ model_channels = 24, head_dim = 24, channel_mult = [1], attention_levels = [true] }}
 
 [encoders]
 codec = "demo"
@@ -187,7 +187,8 @@ def test_weights_of_another_network_are_told(videos, tmp_path):
     from dreamfactory.model_patches import UNetConfig, VideoUNet, preset
     from dreamfactory.model_patches.checkpoints.save import save_unet
 
-    other = UNetConfig.from_dict({**preset("tiny").to_dict(), "model_channels": 24, "head_dim": 12})
+    one_level = {"channel_mult": (1,), "attention_levels": (True,)}
+    other = UNetConfig.from_dict({**preset("tiny").to_dict(), **one_level, "model_channels": 24, "head_dim": 12})
     save_unet(VideoUNet(other), tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="head_dim is 12 in the source and 24"):
         train(run(videos, tmp_path / "run", f"start.network={tmp_path / 'other.safetensors'}"))

@@ -130,6 +130,7 @@ SMALL = [
     "device=cpu", "optim.steps=4", "optim.batch_size=2", "data.frames=3", "model.config.model_channels=24",
     "model.config.head_dim=24", "output.validation_clips=2", "output.validate_every=4", "output.checkpoint_every=2",
     "output.loggers=()", "continuation.share=0.5", "model.config.known_frames=2", "model.config.first_frame_reach=4",
+    "model.config.channel_mult=[1]", "model.config.attention_levels=[true]",
 ]  # fmt: skip
 
 

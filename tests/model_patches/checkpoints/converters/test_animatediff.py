@@ -453,7 +453,8 @@ def test_there_and_back_again(tmp_path, names):
     convert_file(tmp_path / "theirs.safetensors", tmp_path / "patch.safetensors")
     back = load_file(tmp_path / "patch.safetensors")
     assert back.keys() == {k for k in unet.state_dict() if k.startswith("temporal_attentions.")}
-    assert all(torch.equal(v, unet.state_dict()[k]) for k, v in back.items())
+    weights = unet.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in back.items())
     # A patch goes out as a network does.
     export_file(tmp_path / "patch.safetensors", tmp_path / "again.safetensors", names)
     again, first = load_file(tmp_path / "again.safetensors"), load_file(tmp_path / "theirs.safetensors")
@@ -479,7 +480,8 @@ def test_exported_modelscope_network_is_diffusers(tmp_path, attention):
     assert {k: back.config[k] for k in back.config if k[0] != "_"} == {
         k: list(v) if isinstance(v, tuple) else v for k, v in peer.config.items() if k[0] != "_"
     }
-    assert all(torch.equal(v, back.state_dict()[k]) for k, v in peer.state_dict().items())
+    weights = back.state_dict()
+    assert all(torch.equal(v, weights[k]) for k, v in peer.state_dict().items())
 
 
 MOTION_MISTAKES = {
