@@ -21,8 +21,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	@# `dreamfactory` by its name, for the type checker: it cannot follow an editable install, which is a hook.
-	@mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/dreamfactory
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --project pyproject.toml
+	@mkdir -p $(VENV)/typing && ln -sfn "$(CURDIR)" $(VENV)/typing/dreamfactory
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --project pyproject.toml --pythonpath $(BIN)/python
 
 # The picture of the architecture again, from the imports of the code.
 architecture: $(READY)

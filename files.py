@@ -129,7 +129,7 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
         else:
             os.close(handle)
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -163,7 +163,8 @@ def _lock(handle: int) -> bool:
     return True
 
 
-def _umask() -> int:
+def umask() -> int:
+    """What files made by this process do not allow to others."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

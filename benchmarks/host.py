@@ -92,7 +92,8 @@ def compare(case: Case) -> dict:
 
     def bare() -> Tensor:
         x = noise * (1 + sigmas[0] ** 2).sqrt()
-        conditions = Conditions(text, motion, torch.cat([first, first]), image_tokens=unet.project_image(seen))
+        tokens, pictures = unet.project_image(seen), torch.cat([first, first])
+        conditions = Conditions(text, motion_text=motion, first_frame=pictures, image_tokens=tokens)
         for sigma, after in pairwise(sigmas):
             scaled = sampling.calculate_input(sigma, x)
             uncond, cond = unet(

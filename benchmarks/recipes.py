@@ -53,7 +53,6 @@ def measure(config: RunConfig, found: disk.Checkpoint, clips: int) -> dict[str, 
     trainer.setup_stage(found)
     objective, validation, device = trainer.result(), trainer.validation, trainer.accelerator.device
     assert objective is not None  # of the first process, which is the only one
-    assert validation is not None  # in a stage there is one
     losses = validation.loss(objective, device)
     scores, _ = validation.sample(objective, device, found.step, trainer.folder / "measured")
     return {k: round(v, 4) for k, v in {"loss": losses["loss"], **scores}.items()}

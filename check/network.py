@@ -237,7 +237,9 @@ def compiled(here: Here) -> dict:
     """torch.compile of the demo network as one graph (a full-size one takes minutes)."""
     unet = load_unet(DEMO, dtype=torch.float32, device=here.device)
     prompt, noise = demo_prompt(unet.config, here.device), demo_noise(unet.config).to(here.device)
-    conditions = Conditions(prompt.text, prompt.motion, prompt.first_frame, image_tokens=prompt.image_tokens)
+    conditions = Conditions(
+        prompt.text, motion_text=prompt.motion, first_frame=prompt.first_frame, image_tokens=prompt.image_tokens
+    )
     given, frames = (noise, torch.full((1,), 500, device=here.device), conditions), 8
     if here.is_card and not has_triton():
         raise NotHere("torch.compile needs Triton, which is not installed or does not know this card")

@@ -39,7 +39,7 @@ NAMES = {
     "image": "image encoder",
 }
 UNCOND_IMAGES = (None, "same", "grey", "zeros")
-E = TypeVar("E", TextEncoder, ImageEncoder)
+Encoder = TypeVar("Encoder", TextEncoder, ImageEncoder)
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def load_bundle(
     if "text" not in index:
         raise InputError(f"{where} comes without a text encoder; name one with --text-encoder (a transformers folder).")
 
-    def encoder(cls: type[E], key: str) -> E:
+    def encoder(cls: type[Encoder], key: str) -> Encoder:
         entry = _entry(index, key)
         return cls.load(_located(base, entry.pop("path"), key), dtype=dtype, **entry).to(device)
 

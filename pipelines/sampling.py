@@ -197,7 +197,7 @@ def _predict(
     def both(cond: Tensor, uncond: Tensor | None) -> Tensor:
         return cond if guidance is None else torch.cat([cond if uncond is None else uncond, cond])
 
-    def both_if_any(cond: Tensor | None, uncond: Tensor | None) -> Tensor | None:
+    def both_or_none(cond: Tensor | None, uncond: Tensor | None) -> Tensor | None:
         return None if cond is None else both(cond, uncond)
 
     clips = batch if guidance is None else 2 * batch
@@ -210,10 +210,10 @@ def _predict(
         timesteps.flatten(),
         Conditions(
             text=both(prompt.text, prompt.uncond_text),
-            motion_text=both_if_any(prompt.motion, prompt.uncond_motion),
-            first_frame=both_if_any(prompt.first_frame, None),
-            last_frame=both_if_any(prompt.last_frame, None),
-            image_tokens=both_if_any(prompt.image_tokens, prompt.uncond_image_tokens),
+            motion_text=both_or_none(prompt.motion, prompt.uncond_motion),
+            first_frame=both_or_none(prompt.first_frame, None),
+            last_frame=both_or_none(prompt.last_frame, None),
+            image_tokens=both_or_none(prompt.image_tokens, prompt.uncond_image_tokens),
             frame_rate=prompt.frame_rate,
             frame_index=torch.arange(frames, device=x.device) + prompt.distance,
             strengths=prompt.strengths,

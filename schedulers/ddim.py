@@ -34,13 +34,15 @@ def ddim_step(
     that of ᾱ, as the peers have it; x0 comes back without scale.
     """
     ac_t, ac_prev = float(ac_t), float(ac_prev)
-    if eta > 0 and noise is None:
+    if eta <= 0:
+        noise = None
+    elif noise is None:
         raise ScheduleError(f"DDIM was asked for eta {eta} without noise: pass standard normal noise, or eta 0.")
     sigma = ddim_sigma(ac_t, ac_prev, eta)
     x0 = to_x0(output, x_t, ac_t, prediction) / as_coefficient(scale_t, x_t)
     eps = to_eps(output, x_t, ac_t, prediction)
     towards_noise = max(1 - ac_prev - sigma**2, 0.0) ** 0.5
     x_prev = as_coefficient(torch.as_tensor(scale_prev).double() * ac_prev**0.5, x_t) * x0 + towards_noise * eps
-    if eta > 0 and noise is not None:
+    if noise is not None:
         x_prev = x_prev + sigma * noise
     return x_prev, x0

@@ -51,13 +51,13 @@ class Batch:
     @property
     def pixels(self) -> Tensor:
         """Its frames, where nothing was encoded."""
-        assert self.frames is not None
+        assert self.frames is not None  # asked where there are no latents, or of super-resolution, which has none
         return self.frames
 
     @property
     def moves(self) -> tuple[Tensor, Tensor]:
         """Flow and its weight, of one that has them."""
-        assert self.flow is not None
+        assert self.flow is not None  # asked where the loss has a term for it, for which it was read
         assert self.flow_weight is not None
         return self.flow, self.flow_weight
 

@@ -24,7 +24,7 @@ def check_libraries(config: RunConfig) -> None:
     if any(stage.model.lora is not None for stage in config.video_stages):
         wanted["peft"] = ("LoRA training", "")
     paths = [Path(source.path) for source in config.sources.values() if source.path]
-    if any("{" in str(path) for path in paths):
+    if any("{" in str(path) and not path.exists() for path in paths):
         wanted["braceexpand"] = ("braces in the path of a source", "give the folder of the shards")
     if any((table_in(path) or path).suffix.lower() == ".parquet" for path in paths):
         wanted["pyarrow.parquet"] = ("reading .parquet", "save it as .jsonl")

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 Attention = Callable[..., Tensor]
-Weights = TypeVar("Weights", bound=nn.Module)
+Layer = TypeVar("Layer", bound=nn.Module)
 
 # Kernels index the batch with 16 bits in places (xformers, flash, cuDNN); temporal attention has one row a pixel.
 MAX_ATTENTION_ROWS = 2**15 - 1
@@ -84,7 +84,7 @@ class Factory:
         return nn.Parameter(torch.zeros(shape, **self.where))
 
 
-def zero(module: Weights) -> Weights:
+def zero(module: Layer) -> Layer:
     """Fill a module's weights with zeros: how every added branch starts (Zhang & Agrawala 2023)."""
     for weight in module.parameters():
         nn.init.zeros_(weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ class Conditions:
     """
 
     text: Tensor  # (b, n, context_dim) prompt tokens, or (b*t, n, context_dim): one prompt a frame
+    _: KW_ONLY
     motion_text: Tensor | None = None  # (b, m, motion_dim) tokens of the T5 (FD 3.2)
     first_frame: Tensor | None = None  # (b, in_channels, h, w) clean latents: concatenated, and what PACA looks at
     last_frame: Tensor | None = None  # (b, in_channels, h, w), where `first_frame_concat` is "ends"

@@ -62,9 +62,9 @@ def stated_length(config: UNetConfig, trained_shape: tuple[int, int, int] | None
     return None if config.image_projector is None else config.image_projector.frames
 
 
-def is_far(seen: int, trained: int | None) -> bool:
+def is_far(seen: int, trained: int) -> bool:
     """Whether a network sees far more or fewer frames at once than it was trained with; one is a picture."""
-    return trained not in (None, 1) and seen > 1 and not trained <= FAR * seen <= FAR**2 * trained
+    return trained != 1 and seen > 1 and not trained <= FAR * seen <= FAR**2 * trained
 
 
 def trained_length(config: UNetConfig, trained_shape: tuple[int, int, int] | None) -> int:

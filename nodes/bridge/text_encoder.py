@@ -45,8 +45,6 @@ from .text_weights import NAMES, SCALES, Found, Source, find, own_entries, root_
 
 LAYERS = ("auto", "last", "penultimate")
 
-# The lengths of headless generation.
-
 # Sizes of the vocabulary (rows of the table) that the host's bundled tokenizers belong to; T5's table is padded.
 BUNDLED_ROWS = {"t5": range(32100, 32129), "clip": range(49408, 49409)}
 

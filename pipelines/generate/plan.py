@@ -168,7 +168,8 @@ class Planner:
         request = self._defaults(replace(request, steps=steps, fps=fps), frames, size)
         check_size(self.bundle, frames, *size)
         drawing = None
-        if reads and request.image is None and self.painter is not None:
+        if reads and request.image is None:
+            assert self.painter is not None  # else the request was refused
             request, drawing = self._drawn(self.painter, request, out.with_name(f"{out.stem}_first_frame.png"))
         record = self._record(request, target) | ({"first_frame": drawing.out.name} if drawing is not None else {})
         sheet_at = out.with_name(f"{out.stem}_sheet.png") if sheet else None

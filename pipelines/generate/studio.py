@@ -113,8 +113,9 @@ class Studio:
 
 def _read(pictures: Sequence[str | Path | None], size: tuple[int, int]) -> Tensor | None:
     """(b, 3, h, w): clips of one pass all have one, or none has."""
-    read = [read_image(picture, *size) for picture in pictures if picture is not None]
-    return torch.cat(read) if read else None
+    if pictures[0] is None:
+        return None
+    return torch.cat([read_image(there, *size) for there in pictures if there is not None])
 
 
 def steps(bar: tqdm) -> Callable[[int, int], None]:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ...errors import InputError, reason
 from ...files import MAX_SETTINGS, no_file, parse, whole
-from ...model_patches.upscaling.sizes import resize_cover_crop
 from .sheets import to_uint8
 from .stills import on_white
 
@@ -64,8 +63,11 @@ def read_image(path: str | Path, height: int, width: int) -> Tensor:
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype("uint8"))
     if image.has_transparency_data:
         image = on_white(image.convert("RGBA"))
-    pixels = torch.from_numpy(np.array(image.convert("RGB")))
-    return resize_cover_crop(pixels[None].permute(0, 3, 1, 2).float() / 255, height, width)
+    # Not as frames of videos are (`resize_cover_crop`): pictures may be as large as a disk has room for, and Pillow
+    # crops them before it scales, in bytes.
+    image = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.reshape(1, height, width, 3).permute(0, 3, 1, 2).float() / 255
 
 
 def check_output(path: str | Path, suffix: str = ".mp4") -> Path:

@@ -27,8 +27,9 @@ def expand(pattern: str) -> list[str]:
 
 
 def _alternatives(pattern: str) -> list[str]:
-    """Braces as a shell and WebDataset read them; one without its partner is part of a name."""
-    if "{" not in pattern:
+    """Braces as a shell and WebDataset read them; where they do not come in pairs, or a file is there that is called
+    so, all of it is a name."""
+    if "{" not in pattern or Path(pattern).exists():
         return [pattern]
     from braceexpand import braceexpand
 

@@ -37,7 +37,7 @@ class SuperResolution(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.discriminator = network, discriminator
-        self.frozen = {"codec": codec}  # no weights of this module: nothing averages or saves them
+        self.frozen: dict[str, Codec] = {"codec": codec}  # no weights of this module: nothing averages or saves them
         self.degradation, self.loss = degradation, loss
 
     def forward(self, batch: Batch, seeds: Sequence[tuple], step: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -263,3 +263,9 @@ def test_what_is_no_tar_is_left_out(tmp_path):
     assert len(records) == 1
     assert {left.file for left in left_out} == {"b.tar", "c.tar"}
     assert all(left.reason.startswith("no shard: ") for left in left_out)
+
+
+def test_a_folder_may_be_called_with_braces(tmp_path):
+    (tmp_path / "clips{1,2}").mkdir()
+    shard(tmp_path / "clips{1,2}" / "s.tar", {"1.mp4": b"v", "1.txt": b"t"})
+    assert [record.name for record in read(tmp_path / "clips{1,2}")[0]] == ["s.tar/1.mp4"]
