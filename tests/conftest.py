@@ -12,9 +12,11 @@ os.environ["MKL_CBWR"] = "AUTO,STRICT"  # read at the first product: the same bi
 torch.set_num_threads(1)  # small networks: two threads on a busy machine take many times longer than one
 
 
-def pytest_collection_finish():
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """Libraries and tests stay: a run that lets go of its network need not look through them for garbage each time."""
     gc.collect()
-    gc.freeze()  # libraries and tests stay: a run that lets go of its network need not look through them each time
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

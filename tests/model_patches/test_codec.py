@@ -171,7 +171,7 @@ def test_training_improves_on_principal_components():
 
 @pytest.mark.usefixtures("one_thread")
 def test_training_for_a_number_of_steps_repeats_exactly():
-    one, two = (train_codec(CodecTraining(steps=4, batch=2)) for _ in range(2))
+    one, two = (train_codec(CodecTraining(steps=4, batch=2, size=32)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 

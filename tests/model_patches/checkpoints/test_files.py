@@ -119,9 +119,9 @@ def test_patch_carries_one_part_to_another_base(tmp_path):
     base = randomise(VideoUNet(BASE))
     patched = apply_patch(base, tmp_path / "paca.safetensors")
     assert patched.config == replace(BASE, paca=True)
-    for key, weight in patched.state_dict().items():
-        source = trained if key.startswith("paca") else base
-        assert torch.equal(weight, source.state_dict()[key])
+    expected = base.state_dict() | {k: w for k, w in trained.state_dict().items() if k.startswith("paca")}
+    assert patched.state_dict().keys() == expected.keys()
+    assert all(torch.equal(weight, expected[key]) for key, weight in patched.state_dict().items())
     assert base.config == BASE
     with pytest.raises(CheckpointError) as error:
         load_unet(tmp_path / "paca.safetensors")

@@ -147,8 +147,8 @@ def ldm_state(peer: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     names = {f"model.diffusion_model.{k}": v for k, v in VideoUNet(config, device="meta").state_dict().items()}
     back = convert_ldm_unet_checkpoint(dict(names), dict(peer.config))
     assert set(back) == set(peer.state_dict())
-    theirs = {id(v): k for k, v in back.items()}
-    state = {k: peer.state_dict()[theirs[id(v)]] for k, v in names.items()}
+    theirs, weights = {id(v): k for k, v in back.items()}, peer.state_dict()
+    state = {k: weights[theirs[id(v)]] for k, v in names.items()}
     assert set(converted) == {k.removeprefix("model.diffusion_model.") for k in state}
     return state
 
