@@ -16,10 +16,10 @@ from ...model_patches.checkpoints.foreign_config import weight_files
 from ...model_patches.checkpoints.warm_start import check_extends, extend
 from ...model_patches.dtypes import DTYPES
 from ...model_patches.network.parts import part_of
-from ...pipelines.bundle import DEMO, Codec
+from ...pipelines.bundle import Codec
 from ...pipelines.encoders import ImageEncoder, TextEncoder
 from ..checks import check_continuation, encoders_of
-from ..codec import open_codec
+from ..codec import codec_file, open_codec
 from ..config import RunConfig, VideoStageConfig
 from ..start import Start
 from ..tiny_world.encoders import BOTH_LENGTH, image_encoder, motion_encoder, text_encoder
@@ -201,7 +201,7 @@ def encoder_fingerprints(config: RunConfig) -> dict[str, str]:
     found = {}
     for name in ("codec", "text", "motion", "image"):
         where = getattr(config.encoders, name)
-        path = DEMO / "codec.safetensors" if where == "demo" else Path(where)
+        path = codec_file(config) if name == "codec" else Path(where)
         found[name] = _fingerprint(path) if where != "fresh" and path.exists() else where
     return found
 
