@@ -37,6 +37,10 @@ class CannotShow(InputError):
     """Why a video's frames cannot become pictures: "kind: what exactly, and what to do", to be put into a sentence."""
 
 
+class SettingsError(DreamFactoryError):
+    """A setting of a run file that cannot be: unknown, of another type, out of range."""
+
+
 class TrainingError(DreamFactoryError):
     """A training run's config, data or folder that cannot be used."""
 

@@ -16,7 +16,7 @@ from ..errors import TrainingError
 from ..model_patches.network.config import UNetConfig
 from ..model_patches.network.presets import preset
 from ..schedulers import SCHEDULES, ScheduleConfig
-from .settings import UserPath
+from ..settings import UserPath
 from .upscaler_config import DegradationConfig, UpscalerConfig
 
 

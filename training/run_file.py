@@ -8,9 +8,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from ..errors import TrainingError, reason, some
+from ..settings import build, check_plain, known, merged, override
 from .checks import check
 from .config import LossConfig, RunConfig, StageConfig, UpscalerLossConfig, UpscalerStageConfig, VideoStageConfig
-from .settings import build, check_plain, known, merged, override
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from dreamfactory.cli import main
-from dreamfactory.errors import TrainingError
+from dreamfactory.errors import DreamFactoryError, SettingsError, TrainingError
 from dreamfactory.schedulers import ScheduleError
 from dreamfactory.training.run_file import PRESETS, from_dict, load_run
 
@@ -51,7 +51,7 @@ from dreamfactory.training.run_file import PRESETS, from_dict, load_run
     ],
 )
 def test_settings_are_strict(change, sentence):
-    with pytest.raises(TrainingError) as error:
+    with pytest.raises(DreamFactoryError) as error:
         load_run("demo", [change])
     assert sentence in str(error.value)
 
@@ -95,9 +95,9 @@ def test_a_stage_is_the_run_with_some_settings_changed(tmp_path):
     assert [s.optim.steps for s in config.stages] == [7, 3]
     assert config.stages[0].data.frames == 4
     assert [s.optim.lr for s in config.stages] == [2.0, 2.0]
-    with pytest.raises(TrainingError, match="choose from low, high"):
+    with pytest.raises(SettingsError, match="choose from low, high"):
         load_run(file, ["stage.middle.optim.steps=3"])
-    with pytest.raises(TrainingError, match=r"unknown setting stage\.2\.dta\. Did you mean 'data'"):
+    with pytest.raises(SettingsError, match=r"unknown setting stage\.2\.dta\. Did you mean 'data'"):
         load_run(file, ["stage.2.dta.frames=3"])
 
 
@@ -163,7 +163,7 @@ def test_patches_are_paths_too_and_a_variable_that_is_not_set_is_told(tmp_path, 
     monkeypatch.delenv("NOWHERE", raising=False)
     config = load_run("tiny", ['start.patches=["$DREAMS/a", "b"]'])
     assert config.start.patches == (f"{tmp_path}/a", "b")
-    with pytest.raises(TrainingError, match=r"'\$NOWHERE/x', and no environment variable NOWHERE is set"):
+    with pytest.raises(SettingsError, match=r"'\$NOWHERE/x', and no environment variable NOWHERE is set"):
         load_run("tiny", ["output.folder=$NOWHERE/x"])
 
 
@@ -177,7 +177,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
 def test_no_number_is_infinite(tmp_path, name, number):
     table, leaf = name.split(".")
     (tmp_path / "run.toml").write_text(f"[{table}]\n{leaf} = {number}\n[sources.m]\npath = 'x'\n")
-    with pytest.raises((TrainingError, ScheduleError), match=rf"{leaf} is -?(inf|nan)"):
+    with pytest.raises((SettingsError, ScheduleError), match=rf"{leaf} is -?(inf|nan)"):
         load_run(tmp_path / "run.toml")
 
 
@@ -202,10 +202,10 @@ def test_what_set_says_is_read_by_the_settings_type():
         ("seed=true", "expected int"),
         ("seed=1.5", "expected int"),
     ):
-        with pytest.raises(TrainingError, match=told):
+        with pytest.raises(DreamFactoryError, match=told):
             load_run("tiny", [change])
     for text in ("...", "…"):
-        with pytest.raises(TrainingError, match="is a placeholder; write your own value"):
+        with pytest.raises(SettingsError, match="is a placeholder; write your own value"):
             load_run("tiny", [f"start.network={text}"])
 
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dreamfactory.errors import TrainingError
-from dreamfactory.training.settings import build
+from dreamfactory.errors import DreamFactoryError
+from dreamfactory.settings import build
 from dreamfactory.training.super_resolution import degradation
 from dreamfactory.training.super_resolution.degradation import (
     blurred,
@@ -424,7 +424,7 @@ def test_settings_come_from_plain_data_and_a_pass_keeps_its_other_defaults():
     ],
 )
 def test_bad_settings_are_told_in_a_sentence(values, sentence):
-    with pytest.raises(TrainingError) as error:
+    with pytest.raises(DreamFactoryError) as error:
         check(build(DegradationConfig, values, "degradation."), "degradation.")
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)

@@ -1,6 +1,6 @@
 """Plain data -> frozen dataclasses, strictly: unknown keys are errors that name the nearest one, types are checked.
 
-What a run file may say is the dataclasses of config.py; this module knows none of them.
+What a run file may say is the dataclasses of its config.py (training, curation); this module knows none of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from ..errors import TrainingError, nearest, shown
+from .errors import SettingsError, nearest, shown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,19 +55,19 @@ def check_plain(value: object, name: str = "", depth: int = 0) -> None:
     """Refuse what no setting can be, before any sentence quotes it: deep nesting, long names, endless values."""
     where = name or "the run"
     if depth > DEEPEST:
-        raise TrainingError(f"{where} is nested more than {DEEPEST} deep; settings are at most tables in tables.")
+        raise SettingsError(f"{where} is nested more than {DEEPEST} deep; settings are at most tables in tables.")
     if isinstance(value, dict):
         for key, entry in value.items():
             if not isinstance(key, str) or len(key) > LONGEST_NAME or not key.isprintable():
-                raise TrainingError(f"{where} has a name that no setting has: {shown(key)}.")
+                raise SettingsError(f"{where} has a name that no setting has: {shown(key)}.")
             check_plain(entry, f"{name}.{key}" if name else key, depth + 1)
     elif isinstance(value, list | tuple):
         for entry in value:
             check_plain(entry, name, depth + 1)
     elif isinstance(value, str) and (len(value) > LONGEST or not _is_text(value)):
-        raise TrainingError(f"{where} is {shown(value)}; expected a text of at most {LONGEST} characters.")
+        raise SettingsError(f"{where} is {shown(value)}; expected a text of at most {LONGEST} characters.")
     elif isinstance(value, int) and abs(value) >= 2**63:
-        raise TrainingError(f"{where} is a whole number of more than 64 bits; expected a smaller one.")
+        raise SettingsError(f"{where} is a whole number of more than 64 bits; expected a smaller one.")
 
 
 def _is_text(value: str) -> bool:
@@ -91,7 +91,7 @@ def known(values: Iterable[str], names: list[str], where: str) -> None:
         if name not in names:
             near = nearest(name, names)
             hint = f"Did you mean {near!r}?" if near else f"Known: {', '.join(names)}."
-            raise TrainingError(f"unknown setting {where}{name}. {hint}")
+            raise SettingsError(f"unknown setting {where}{name}. {hint}")
 
 
 def _typed(hint, value, name: str):
@@ -106,29 +106,29 @@ def _typed(hint, value, name: str):
         return _typed(next(h for h in inner if h is not type(None)), value, name)
     if is_dataclass(hint):
         if not isinstance(value, dict):
-            raise TrainingError(f"{name} is {value!r}; expected a table.")
+            raise SettingsError(f"{name} is {value!r}; expected a table.")
         return build(hint, value, name + ".")
     if origin is tuple:
         count = None if inner[-1] is Ellipsis else len(inner)
         if not isinstance(value, list | tuple) or count not in (None, len(value)):
-            raise TrainingError(f"{name} is {value!r}; expected {'a list' if count is None else f'{count} values'}.")
+            raise SettingsError(f"{name} is {value!r}; expected {'a list' if count is None else f'{count} values'}.")
         kinds = inner if count else [inner[0]] * len(value)
         names = [f"{name}[{i}]" if is_dataclass(h) else name for i, h in enumerate(kinds, start=1)]
         return tuple(_typed(h, v, n) for h, v, n in zip(kinds, value, names, strict=True))
     if origin is dict:
         if not isinstance(value, dict):
-            raise TrainingError(f"{name} is {value!r}; expected a table.")
+            raise SettingsError(f"{name} is {value!r}; expected a table.")
         return {k: _typed(inner[1], v, f"{name}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint == UserPath:
         if not isinstance(value, str):
-            raise TrainingError(f"{name} is {value!r}; expected a path.")
+            raise SettingsError(f"{name} is {value!r}; expected a path.")
         return _expanded(value, name)
     if hint is float and isinstance(value, float) and not math.isfinite(value):
-        raise TrainingError(f"{name} is {value}; expected a finite number.")
+        raise SettingsError(f"{name} is {value}; expected a finite number.")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise TrainingError(f"{name} is {value!r}; expected {hint.__name__}.")
+        raise SettingsError(f"{name} is {value!r}; expected {hint.__name__}.")
     return value
 
 
@@ -143,7 +143,7 @@ def _expanded(value: str, name: str) -> str:
     expanded = os.path.expandvars(os.path.expanduser(value))
     unset = re.search(r"\$(\w+|\{\w+\})", expanded)
     if unset and not os.path.exists(expanded):
-        raise TrainingError(f"{name} is {value!r}, and no environment variable {unset[1].strip('{}')} is set.")
+        raise SettingsError(f"{name} is {value!r}, and no environment variable {unset[1].strip('{}')} is set.")
     return expanded
 
 
@@ -151,14 +151,14 @@ def override(values: dict, text: str) -> None:
     """Apply one `a.b=value` to plain data, in place. Tables in a list are named by number from 1, or by `name`."""
     path, equals, value = text.partition("=")
     if not equals:
-        raise TrainingError(f"--set {text!r} has no '='; write a.b=value.")
+        raise SettingsError(f"--set {text!r} has no '='; write a.b=value.")
     *parents, leaf = path.split(".")
     for i, parent in enumerate(parents):
         values = _entry(values, parent, text) if isinstance(values, list) else values.setdefault(parent, {})
         if not isinstance(values, dict | list):
-            raise TrainingError(f"--set {text!r}: {'.'.join(parents[: i + 1])} is no table.")
+            raise SettingsError(f"--set {text!r}: {'.'.join(parents[: i + 1])} is no table.")
     if isinstance(values, list):
-        raise TrainingError(f"--set {text!r}: {'.'.join(parents)} is a list of tables; name one by its number from 1.")
+        raise SettingsError(f"--set {text!r}: {'.'.join(parents)} is a list of tables; name one by its number from 1.")
     values[leaf] = _value(value, path)
 
 
@@ -167,13 +167,13 @@ def _entry(tables: list, name: str, text: str):
         if name in (str(i), table.get("name") if isinstance(table, dict) else None):
             return table
     names = ", ".join(str(t.get("name", i)) for i, t in enumerate(tables, start=1))
-    raise TrainingError(f"--set {text!r}: there is no {name!r}; choose from {names}.")
+    raise SettingsError(f"--set {text!r}: there is no {name!r}; choose from {names}.")
 
 
 def _value(text: str, name: str):
     """Tables at once, as they are merged with others; anything else when its type is known."""
     if text.strip() in ("...", "…"):
-        raise TrainingError(f"--set {name}={text} is a placeholder; write your own value in its place.")
+        raise SettingsError(f"--set {name}={text} is a placeholder; write your own value in its place.")
     read = Given(text).read()
     return read if isinstance(read, dict | list | tuple) else Given(text)
 
