@@ -5,5 +5,6 @@ decode.py      videos and images in files or tar shards: what they are, some of 
 frames.py      frames of ordinary video             fields.py      interlaced frames made whole
 stills.py      pictures                             kinds.py       what a file is
 files.py       a clip or picture, in and out        transcode.py   a video through an upscaler, its sound and times kept
+playback.py    a video from its beginning to its end    clips.py   pieces of it, encoded into files
 sheets.py      contact sheets and grids
 """

@@ -26,6 +26,7 @@ LIMITED, FULL = 1, 2  # ranges of luma: 16 to 235, 0 to 255
 # FFmpeg's scaler: bicubic, rounding accurately, with chroma for each pixel; right to half a level where its quick way
 # is wrong by two and a half. As a number, since PyAV 14 has no names for the last two.
 SCALER = 0x4 | 0x40000 | 0x2000
+QUICK = 0x20  # area averages, in a third of the time: for what is measured at a small size
 
 
 def shown_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
@@ -68,39 +69,53 @@ def _upright(frame: av.VideoFrame, stored: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(stored[:: -1 if y < 0 else 1, :: -1 if x < 0 else 1])
 
 
-def pixels(frame: av.VideoFrame, size: tuple[int, int], signal: hdr.Signal | None = None) -> np.ndarray:
+def pixels(
+    frame: av.VideoFrame, size: tuple[int, int], signal: hdr.Signal | None = None, scaler: int = SCALER
+) -> np.ndarray:
     """(height, width, 3) bytes. size: (width, height) as shown; what can be seen through lies on white.
 
-    signal: what the numbers of an HDR frame mean; None: it is ordinary video.
+    signal: what the numbers of an HDR frame mean; None: it is ordinary video. scaler: SCALER or QUICK.
     """
-    # A palette's colours may be transparent each.
-    see_through = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+    see_through = is_see_through(frame)
     width, height = reversed(size) if _lies(frame) else size
     if signal is None:
-        shown = _ordinary(frame, width, height, see_through)
+        form = "rgba" if see_through else "rgb24"
+        shown = _ordinary(frame, width, height, form, scaler).to_ndarray()
     else:
-        shown = _from_hdr(frame, width, height, see_through, signal)
+        shown = _from_hdr(frame, width, height, see_through, signal, scaler)
     if see_through:
         shown = np.array(on_white(Image.fromarray(shown)))
     return _upright(frame, shown)
 
 
-def _ordinary(frame: av.VideoFrame, width: int, height: int, see_through: bool) -> np.ndarray:
-    """(height, width, 3 or 4) bytes, of a frame as stored."""
-    options = {}
+def is_see_through(frame: av.VideoFrame) -> bool:
+    # A palette's colours may be transparent each.
+    return frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+
+
+def _ordinary(frame: av.VideoFrame, width: int, height: int, form: str, scaler: int) -> av.VideoFrame:
+    """Of a frame as stored: RGB, or yuv420p in BT.709, 16 to 235."""
+    source, full = BT601, True
     if frame.format.name.startswith("yuv"):
-        matrix = frame.colorspace if frame.colorspace in MATRICES else BT601
+        source = frame.colorspace if frame.colorspace in MATRICES else BT601
         if frame.colorspace == UNSPECIFIED and frame.height >= 720:
-            matrix = BT709  # what states none has that of its time: large video came with BT.709
+            source = BT709  # what states none has that of its time: large video came with BT.709
         full = frame.color_range == FULL or frame.format.name.startswith("yuvj")
+    if form == "yuv420p":
+        target, full_target = BT709, LIMITED
+    else:
         # RGB has no matrix; PyAV 14 heeds the one given only where the other side's is another.
-        options = {"src_colorspace": matrix, "dst_colorspace": BT601 if matrix == BT709 else BT709}
-        options |= {"src_color_range": FULL if full else LIMITED, "dst_color_range": FULL}
-    converted = frame.reformat(width, height, "rgba" if see_through else "rgb24", interpolation=SCALER, **options)
-    return converted.to_ndarray()
+        target, full_target = BT601 if source == BT709 else BT709, FULL
+    options: dict[str, Any] = {}
+    if form == "yuv420p" or frame.format.name.startswith("yuv"):
+        options = {"src_colorspace": source, "dst_colorspace": target}
+        options |= {"src_color_range": FULL if full else LIMITED, "dst_color_range": full_target}
+    return frame.reformat(width, height, form, interpolation=scaler, **options)
 
 
-def _from_hdr(frame: av.VideoFrame, width: int, height: int, see_through: bool, signal: hdr.Signal) -> np.ndarray:
+def _from_hdr(
+    frame: av.VideoFrame, width: int, height: int, see_through: bool, signal: hdr.Signal, scaler: int
+) -> np.ndarray:
     """The same. FFmpeg's scaler scales; of its colours it would lose 0.4 %, a level or two of PQ."""
     if signal.matrix == hdr.RGB:
         form = "rgba64le" if see_through else "rgb48le"
@@ -108,15 +123,51 @@ def _from_hdr(frame: av.VideoFrame, width: int, height: int, see_through: bool, 
         form = "yuva444p16le" if see_through else "yuv444p16le"
     # The same range on both sides: numbers are shifted into the upper bits, and no more.
     options = {"src_color_range": LIMITED, "dst_color_range": LIMITED}
-    converted = frame.reformat(width, height, form, interpolation=SCALER, **options)
+    converted = frame.reformat(width, height, form, interpolation=scaler, **options)
     stored = np.asarray(converted.to_ndarray(), np.uint16)
     shown = hdr.to_sdr(np.ascontiguousarray(stored[..., :3]), signal)
     return np.concatenate([shown, (stored[..., 3:] >> 8).astype(np.uint8)], 2) if see_through else shown
 
 
+def cropped_yuv(
+    frame: av.VideoFrame, shown: tuple[int, int], box: tuple[int, int, int, int], signal: hdr.Signal | None = None
+) -> av.VideoFrame:
+    """What lies in a box of a frame, as H.264 takes it: yuv420p, BT.709, 16 to 235.
+
+    shown: (width, height) of the frame as shown. box: (left, top, width, height) of that, all even.
+    """
+    left, top, width, height = box
+    a, _, _, d = _display_matrix(frame)
+    if signal is not None or is_see_through(frame) or _lies(frame) or a < 0 or d < 0:
+        return _rgb_to_yuv(pixels(frame, shown, signal)[top : top + height, left : left + width])
+    converted = _ordinary(frame, *shown, "yuv420p", SCALER)  # many times quicker than by way of RGB
+    return converted if box == (0, 0, *shown) else _crop(converted, left, top, width, height)
+
+
+def _crop(frame: av.VideoFrame, left: int, top: int, width: int, height: int) -> av.VideoFrame:
+    """Of yuv420p; all even."""
+    planes = []
+    for plane, part in zip(frame.planes, (1, 2, 2), strict=True):
+        stored = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        stored = stored[top // part : (top + height) // part, left // part : (left + width) // part]
+        planes.append(np.ascontiguousarray(stored).ravel())
+    return av.VideoFrame.from_ndarray(np.concatenate(planes).reshape(height * 3 // 2, width), format="yuv420p")
+
+
+def scaled_yuv(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """Of yuv420p."""
+    return (
+        frame if (frame.width, frame.height) == (width, height) else frame.reformat(width, height, interpolation=SCALER)
+    )
+
+
 def to_yuv(image: Tensor) -> av.VideoFrame:
     """(3, h, w) in [0, 1], even sides, as H.264 takes it: BT.709, 16 to 235."""
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(to_uint8(image)), format="rgb24")
+    return _rgb_to_yuv(to_uint8(image))
+
+
+def _rgb_to_yuv(image: np.ndarray) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
     # The source's matrix is none: see `pixels`.
     options = {"src_colorspace": BT601, "dst_colorspace": BT709, "dst_color_range": LIMITED}
     return frame.reformat(format="yuv420p", interpolation=SCALER, **options)

@@ -5,15 +5,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
 
 import av
 import av.container
@@ -24,9 +20,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...errors import CannotShow, InputError
-from ...files import whole
-from .frames import CONTAINERS, as_bt709, to_yuv
+from ...errors import InputError
+from .clips import written
+from .frames import as_bt709, to_yuv
+from .playback import Clock, decoded, opened, packets, rate
 from .viewer import Viewer
 
 IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # sound that players expect in an mp4
@@ -37,9 +34,6 @@ TOLD = {
     "hdr": "HDR; it becomes ordinary video, in BT.709",
     "fields": "interlaced; the two fields of each frame become one picture",
 }  # of Viewer.ways
-
-
-Frame = TypeVar("Frame", av.VideoFrame, av.AudioFrame)
 
 
 @dataclass(frozen=True)
@@ -53,9 +47,9 @@ class Shown:
 
 def survey(path: Path) -> Shown:
     """What a video shows; its first frame is decoded. Raises InputError where that cannot be."""
-    with _opened(path) as (container, viewer):
-        for packet in _packets(path, container, [viewer.stream]):
-            for frame in _decoded(packet, viewer.decode) or ():
+    with opened(path) as (container, viewer):
+        for packet in packets(path, container, [viewer.stream]):
+            for frame in decoded(packet, viewer.decode) or ():
                 size = viewer.size(frame)
                 ways = viewer.ways(frame)
                 for way, what in TOLD.items():
@@ -85,7 +79,7 @@ def rewrite(
 
     size: (width, height), even. The target is there whole, or not at all and what was there stays. Raises InputError.
     """
-    with _opened(source) as (container, viewer), _written(target) as out:
+    with opened(source) as (container, viewer), written(target, "use_metadata_tags+faststart") as out:
         stream = viewer.stream
         out.metadata.update({k.lower(): v for k, v in container.metadata.items() if k.lower() not in OF_THE_FILE})
         clock = Clock(container, viewer)
@@ -96,7 +90,7 @@ def rewrite(
             note(f"the subtitles of {source.name} are not kept.")
 
         def shown_frames() -> Iterator[av.VideoFrame]:
-            for packet in _packets(source, container, [stream, *(container.streams[i] for i in tracks)]):
+            for packet in packets(source, container, [stream, *(container.streams[i] for i in tracks)]):
                 if packet.stream.index in tracks:  # its `stream_index` is 0 where it is the one that empties a decoder
                     tracks[packet.stream.index].take(packet)
                 else:
@@ -130,104 +124,7 @@ def note(text: str) -> None:
     tqdm.write(f"note: {text}", file=sys.stderr)
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Viewer]]:
-    try:
-        # An absolute path: FFmpeg would take "12:30.mp4" for the address of a protocol "12".
-        options = {"format_whitelist": CONTAINERS}
-        container = av.open(os.path.abspath(path), metadata_errors="ignore", options=options)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be opened as a video ({_reason(error)}); give an mp4, mov, mkv, webm, avi or gif file."
-        ) from error
-    with container:
-        stream = container.streams.best("video")
-        if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
-            raise InputError(f"{path} has no video in it that can be decoded; give a file with a video stream.")
-        stream.thread_type = "AUTO"
-        try:
-            yield container, Viewer(stream)
-        except CannotShow as error:
-            raise InputError(f"{path} cannot be shown; {error}.") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
-
-
-def _packets(
-    path: Path, container: av.container.InputContainer, streams: Sequence[av.stream.Stream]
-) -> Iterator[av.Packet]:
-    try:
-        yield from container.demux(streams)
-    except av.error.FFmpegError as error:
-        raise InputError(f"{path} cannot be read to its end ({_reason(error)}); copy or save it again.") from error
-
-
-def _decoded(packet: av.Packet, decode: Callable[[av.Packet], list[Frame]]) -> list[Frame] | None:
-    """Frames of a packet; None: it is damaged, of a stretch without its keyframe, or cut through by the file's end."""
-    try:
-        return None if packet.is_corrupt else decode(packet)
-    except av.error.FFmpegError:
-        return None
-
-
-class Clock:
-    """When frames are shown, in the file's units from its start on: each later than the one before."""
-
-    def __init__(self, container: av.container.InputContainer, viewer: Viewer) -> None:
-        self.decode, stream = viewer.decode, viewer.stream
-        self.start = Fraction(container.start_time or 0, av.time_base)  # seconds
-        self.late = round(self.start / viewer.unit)
-        self.step = max(1, round(1 / (_rate(stream) * viewer.unit)))
-        # AVI numbers packets in the order they are stored in: the frame shown next has the number next in store.
-        self.store: deque[int] | None = deque() if "avi" in container.format.name else None
-        self.last: int | None = None
-        self.newest, self.length = -1, 0  # the packet shown last, and how long
-        self.damaged = 0  # packets
-
-    def frames(self, packet: av.Packet) -> Iterator[av.VideoFrame]:
-        """Of a packet, each with its time as its `pts`."""
-        if packet.pts is not None and packet.pts > self.newest:
-            self.newest, self.length = packet.pts, packet.duration or 0
-        if self.store is not None and packet.dts is not None:
-            self.store.append(packet.dts)
-        frames = _decoded(packet, self.decode)
-        self.damaged += frames is None
-        for frame in frames or ():
-            if self.store is None:
-                stamp = frame.pts
-            else:
-                stamp = self.store.popleft() if self.store else None
-            if self.last is None:
-                self.last = 0 if stamp is None else stamp - self.late
-            elif stamp is None:
-                self.last += self.step
-            else:
-                self.last = max(stamp - self.late, self.last + 1)
-            frame.pts = self.last
-            yield frame
-
-
-def _rate(stream: av.VideoStream) -> Fraction:
-    return stream.average_rate or stream.guessed_rate or Fraction(25)
-
-
 # -- writing ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _written(target: Path) -> Iterator[av.container.OutputContainer]:
-    options = {"movflags": "use_metadata_tags+faststart"}
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole(target) as temporary, av.open(str(temporary), "w", format="mp4", options=options) as out:
-            yield out
-    except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"{target} cannot be written ({_reason(error)}); choose another place.") from error
 
 
 class Video:
@@ -235,7 +132,7 @@ class Video:
 
     def __init__(self, out: av.container.OutputContainer, source: Viewer, size: tuple[int, int], crf: int) -> None:
         self.out, self.unit, self.last = out, source.unit, 0
-        self.stream = out.add_stream("libx264", rate=_rate(source.stream))
+        self.stream = out.add_stream("libx264", rate=rate(source.stream))
         self.stream.width, self.stream.height = size
         self.stream.pix_fmt, self.stream.options = "yuv420p", {"crf": str(crf)}
         context = self.stream.codec_context
@@ -290,7 +187,7 @@ class AudioEncoder:
         self.stream.codec_context.layout = AAC_LAYOUTS.get(channels, "stereo")
 
     def take(self, packet: av.Packet) -> None:
-        for frame in _decoded(packet, self.decode) or ():
+        for frame in decoded(packet, self.decode) or ():
             if frame.pts is not None and frame.time_base is not None:
                 frame.pts -= round(self.start / frame.time_base)
             self.out.mux(self.stream.encode(frame))

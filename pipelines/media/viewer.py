@@ -18,7 +18,7 @@ import numpy as np
 from ...errors import CannotShow
 from . import hdr
 from .fields import Deinterlacer, check_deinterlacing
-from .frames import FULL, pixels, shown_size, side_data
+from .frames import FULL, SCALER, pixels, shown_size, side_data
 
 UNSTATED = (0, hdr.UNSPECIFIED)
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders that read transparency where FFmpeg's own do not
@@ -51,9 +51,9 @@ class Viewer:
         """Width and height as shown."""
         return shown_size(frame, self.stream)
 
-    def pixels(self, frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
-        """(height, width, 3) bytes. size: (width, height); None: the frame's own."""
-        return pixels(frame, size or self.size(frame), self.signal(frame))
+    def pixels(self, frame: av.VideoFrame, size: tuple[int, int] | None = None, scaler: int = SCALER) -> np.ndarray:
+        """(height, width, 3) bytes. size: (width, height); None: the frame's own. scaler: of frames.py."""
+        return pixels(frame, size or self.size(frame), self.signal(frame), scaler)
 
     def signal(self, frame: av.VideoFrame) -> hdr.Signal | None:
         """Of an HDR frame; None: it is ordinary video."""

@@ -1,0 +1,114 @@
+"""Pieces of a video, each encoded into an mp4 of its own, in one way through the video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import av.container
+import av.error
+
+from ...errors import InputError
+from ...files import whole
+from .frames import as_bt709, cropped_yuv, scaled_yuv
+from .playback import Clock, opened, packets, rate, why
+from .viewer import Viewer
+
+
+@contextmanager
+def written(target: Path, movflags: str = "faststart") -> Iterator[av.container.OutputContainer]:
+    """An mp4 that is there whole, or not at all and what was there stays. Raises InputError."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            whole(target) as temporary,
+            av.open(str(temporary), "w", format="mp4", options={"movflags": movflags}) as out,
+        ):
+            yield out
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"{target} cannot be written ({why(error)}); choose another place.") from error
+
+
+class Played:
+    """All frames of a video in the order they are shown, whole, each with its time as its `pts`; to be iterated once.
+
+    Iterating raises InputError where the file cannot be opened, or read to its end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.viewer: Viewer | None = None  # once the first frame is there
+        self.clock: Clock | None = None
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        with opened(self.path) as (container, viewer):
+            viewer.stream.codec_context.thread_count = 1  # the cores have other videos to do
+            self.viewer, self.clock = viewer, Clock(container, viewer)
+            yield from viewer.whole(self._shown(container, viewer, self.clock))
+
+    def _shown(self, container: av.container.InputContainer, viewer: Viewer, clock: Clock) -> Iterator[av.VideoFrame]:
+        for packet in packets(self.path, container, [viewer.stream]):
+            yield from clock.frames(packet)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What becomes a file. Times are those that `playback.Clock` gives frames."""
+
+    first: int  # when the first and the last of its frames are shown
+    last: int
+    box: tuple[int, int, int, int]  # left, top, width, height of what is kept of a frame as shown; all even
+    size: tuple[int, int]  # width and height in the file; even
+
+
+class Cutter:
+    """Goes through a video once, encoding the pieces it is asked for, which come in their order."""
+
+    def __init__(self, source: Path, *, crf: int, speed: str) -> None:
+        # One thread: the same bytes on any machine.
+        self.options = {"crf": str(crf), "preset": speed, "threads": "1"}
+        self.played = Played(source)
+        self.frames = iter(self.played)
+        self.waiting: av.VideoFrame | None = None  # the first one behind the last piece
+
+    def cut(self, piece: Piece, target: Path) -> int:
+        """How many frames it has. The file is there whole or not at all. Raises InputError."""
+        count, stream = 0, None
+        with written(target) as out:
+            while (frame := self._next()) is not None:
+                assert frame.pts is not None  # the clock has given it one
+                if frame.pts > piece.last:
+                    self.waiting = frame
+                    break
+                if frame.pts < piece.first:
+                    continue
+                viewer = self.played.viewer
+                assert viewer is not None  # it came with the frame
+                yuv = scaled_yuv(cropped_yuv(frame, viewer.size(frame), piece.box, viewer.signal(frame)), *piece.size)
+                if stream is None:
+                    stream = self._stream(out, viewer, piece.size)
+                yuv.pts, yuv.time_base = frame.pts - piece.first, viewer.unit
+                yuv.pict_type = 0  # the encoder's choice, where the source's came along
+                out.mux(stream.encode(yuv))
+                count += 1
+            if stream is not None:
+                out.mux(stream.encode())
+        return count
+
+    def _next(self) -> av.VideoFrame | None:
+        frame, self.waiting = self.waiting, None
+        return frame if frame is not None else next(self.frames, None)
+
+    def _stream(self, out: av.container.OutputContainer, viewer: Viewer, size: tuple[int, int]) -> av.VideoStream:
+        stream = out.add_stream("libx264", rate=rate(viewer.stream))
+        stream.width, stream.height = size
+        stream.pix_fmt, stream.options = "yuv420p", self.options
+        stream.codec_context.time_base = viewer.unit
+        as_bt709(stream.codec_context)
+        return stream
+
+    def close(self) -> None:
+        self.frames.close()  # pyright: ignore[reportAttributeAccessIssue]  # a generator
