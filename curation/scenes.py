@@ -1,0 +1,369 @@
+"""Where scenes end: hard cuts and spans of gradual change, found while a video plays.
+
+    finder = TransitionFinder(config)
+    for each frame: found = finder.put(seconds, small picture)      # transitions that are certain now, in order
+    found = finder.finish()
+
+Hard cuts are proposed by PySceneDetect's AdaptiveDetector, as in VideoFactory (section 3), and by frames that suddenly
+do not look like the one before; a place whose two sides look alike (a flash, lights switched on) is none. Gradual
+change is told by what it is: frames that are mixtures of the two scenes (dissolve), lose and regain contrast (fade), or
+are made of parts of both (wipe), while the two do not look alike. TransNetV2, where it is there, has the last word at
+places that are neither clear nor clearly nothing.
+
+What frames look like is 64x36 pixels of luma without their mean; how unlike two are is 1 - their correlation. All
+products of frames with each other near a place are one matrix, from which mixtures are solved by least squares: of a
+frame x between a and b, the share of b is <x - a, b - a> / |b - a|^2, and what is left over is no mixture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from .config import ScenesConfig
+from .rows import CUT, DISSOLVE, FADE, WIPE
+from .transnet import HEIGHT as NET_HEIGHT, VALID, WIDTH as NET_WIDTH, WINDOW, open_transnet
+
+SIZE = (64, 36)
+RATE = 30.0  # frames a second that gradual change is looked at with
+CONTEXT, BLOCK = 72, 128  # frames at that rate: looked at around a block, and decided at once
+BLANK = 0.012  # deviation of luma, of 1, below which a frame shows nothing
+
+# Of hard cuts, in units of unlikeness.
+UNLIKE, TIMES = 0.25, 2.5  # proposed where a frame is that unlike the one before, and so many times what is usual
+SURE, NOTHING = 0.5, 0.15  # how little both sides correlate where there is certainly a cut, certainly none
+STILL = 6.0  # a jump so many times what is usual is certain at half of that
+FLASH = 8  # frames after which a picture that was interrupted may come back
+BACK = 0.6  # how unlike it is then what it was before, as a part of how unlike it is what came between
+
+# Of fades: contrast falls to nothing, and rises.
+DARK = 0.15  # of the contrast beside, below which a frame may be the middle of a fade
+REACH = 60  # frames a half of one may take
+
+# Of gradual change.
+LAGS = (4, 6, 9, 13, 18, 26)  # half a window, frames
+WIPE_LAGS = (9, 13, 18)
+APART = 0.5  # how little its ends correlate, at least
+STEP, BACKWARDS = 0.4, 0.12  # the largest part of the change that one frame may make; that may be undone
+# What is no mixture, as a part of the ends' distance, for each unit of how little they correlate: certain below; what
+# is accepted without a judge; what is worth asking one.
+LEFT_OVER = (0.34, 0.42, 0.50)
+OF_NEITHER = 0.56  # of a wipe: what is of neither end, pixel by pixel, in the same units, and twice the border between
+NEAR = 6  # frames between two parts of one change
+EDGE = 0.06  # shares below are of the scene before, above 1 - EDGE of the one after
+
+
+@dataclass(frozen=True)
+class Transition:
+    """From the first frame that is not purely the scene before to the first that is purely the one after: numbers.
+
+    A hard cut has one and the same.
+    """
+
+    kind: str
+    first: int
+    last: int
+
+
+@dataclass
+class _Frames:
+    """What is kept of the frames around the place that is decided next; `base` is the number of the first."""
+
+    base: int = 0
+    seconds: list[float] = field(default_factory=list)
+    luma: list[np.ndarray] = field(default_factory=list)  # (2304,) float32 without mean
+    level: list[float] = field(default_factory=list)  # the mean
+    small: list[np.ndarray] = field(default_factory=list)  # (27, 48, 3) bytes
+
+    def drop(self, before: int) -> None:
+        count = max(0, before - self.base)
+        for values in (self.seconds, self.luma, self.level, self.small):
+            del values[:count]
+        self.base += count
+
+
+class _View:
+    """The frames around a place, compared each with each. Numbers are those of the video's frames."""
+
+    def __init__(self, frames: _Frames) -> None:
+        self.base, self.end = frames.base, frames.base + len(frames.luma)
+        luma = np.stack(frames.luma)
+        self.products = (luma @ luma.T).astype(np.float64)
+        self.square = np.diag(self.products).copy()
+        self.least = 2 * luma.shape[1] * BLANK**2
+        self.contrast = np.sqrt(self.square / luma.shape[1])
+
+    def unlike(self, a: int | np.ndarray, b: int | np.ndarray) -> np.ndarray:
+        """1 - correlation, for frames of equal contrast; about 0 between two that show nothing."""
+        a, b = a - self.base, b - self.base
+        both = self.square[a] + self.square[b]
+        return (both - 2 * self.products[a, b]) / (both + self.least)
+
+    def correlation(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Which light does not change; 0 where a frame shows nothing."""
+        a, b = a - self.base, b - self.base
+        scale = np.sqrt(np.maximum(self.square[a], self.least / 2) * np.maximum(self.square[b], self.least / 2))
+        return self.products[a, b] / scale
+
+    def mixtures(self, first: np.ndarray, last: np.ndarray, between: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Windows (w,) and numbers of frames in each (w, n) -> share of the last, what is left over as a part of their
+        distance; both (w, n)."""
+        i, k, j = first[:, None] - self.base, last[:, None] - self.base, between - self.base
+        distance = np.maximum(self.square[i] + self.square[k] - 2 * self.products[i, k], 1e-9)
+        along = self.products[j, k] - self.products[j, i] - self.products[i, k] + self.square[i]
+        away = self.square[j] + self.square[i] - 2 * self.products[j, i]
+        share = along / distance
+        return share, np.sqrt(np.maximum(away / distance - share**2, 0))
+
+
+class TransitionFinder:
+    """Of one video. rate: frames a second, on average."""
+
+    def __init__(self, config: ScenesConfig, rate: float) -> None:
+        from scenedetect import FrameTimecode
+        from scenedetect.detectors import AdaptiveDetector
+
+        self.timecode, self.rate = FrameTimecode, max(rate, 1.0)
+        self.stride = max(1, round(rate / RATE))
+        self.adaptive = AdaptiveDetector(adaptive_threshold=2.0, min_content_val=6.0, min_scene_len=1)
+        self.net = open_transnet(config.detector)
+        self.frames = _Frames()
+        self.proposed: set[int] = set()
+        self.decided = 0  # nothing will be found before this frame any more
+        self.count = 0
+        self.judged: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.doubtful = 0  # places that were not clear
+        self.open: Transition | None = None  # the latest one, which the next may be a part of
+
+    def put(self, seconds: float, picture: np.ndarray) -> list[Transition]:
+        """picture: (h, w, 3) bytes, RGB, some 256 pixels wide."""
+        for cut in self.adaptive.process_frame(self.timecode(self.count, fps=25.0), picture[..., ::-1]):
+            self.proposed.add(cut.frame_num)
+        luma = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), SIZE, interpolation=cv2.INTER_AREA)
+        values = luma.astype(np.float32).ravel() / 255
+        self.frames.seconds.append(seconds)
+        self.frames.level.append(float(values.mean()))
+        self.frames.luma.append(values - values.mean())
+        self.frames.small.append(cv2.resize(picture, (NET_WIDTH, NET_HEIGHT), interpolation=cv2.INTER_AREA))
+        self.count += 1
+        if self.count - self.decided < (BLOCK + CONTEXT) * self.stride:
+            return []
+        return self._decide(self.decided + BLOCK * self.stride)
+
+    def finish(self) -> list[Transition]:
+        """The rest of them."""
+        return self._decide(self.count)
+
+    def _decide(self, until: int) -> list[Transition]:
+        """Those that are certain once the frames up to `until` are decided."""
+        if not self.frames.luma:
+            return []
+        view = _View(self.frames)
+        fades = self._fades(view, self.decided, until)
+        cuts = self._cuts(view, self.decided, until)
+        spans = self._gradual(view, self.decided, until)
+        found = []
+        for transition in sorted([*fades, *cuts, *spans], key=lambda t: (t.first, t.last)):
+            joined = None if self.open is None else self._joined(self.open, transition)
+            if joined is None and self.open is not None:
+                found.append(self.open)
+            self.open = joined or transition
+        self.decided = until
+        if self.open is not None and (until >= self.count or self.open.last + CONTEXT * self.stride < until):
+            found.append(self.open)
+            self.open = None
+        self.proposed = {k for k in self.proposed if k >= until}
+        self.frames.drop(until - CONTEXT * self.stride)
+        self.judged = {part: both for part, both in self.judged.items() if part + VALID > until}
+        return found
+
+    def _joined(self, one: Transition, next_: Transition) -> Transition | None:
+        """Two that overlap, or are parts of one gradual change; None: they are two."""
+        if CUT == one.kind == next_.kind:
+            return None
+        if next_.first > one.last + NEAR * self.stride:
+            return None
+        kind = next(k for k in (FADE, DISSOLVE, WIPE, CUT) if k in (one.kind, next_.kind))
+        return Transition(kind, one.first, max(one.last, next_.last))
+
+    def _fades(self, view: _View, start: int, until: int) -> list[Transition]:
+        """Where contrast falls steadily to nothing, or rises from it."""
+        contrast, step, found = np.maximum(view.contrast, BLANK), self.stride, []
+        here, end = max(start, view.base) - view.base, min(until, view.end) - view.base
+        reach = REACH * step
+        while here < end:
+            low = here
+            here += 1
+            if low > 0 and contrast[low - 1] <= contrast[low]:
+                continue
+            right = low
+            while right + 1 < len(contrast) and contrast[right + 1] == contrast[low]:
+                right += 1
+            if right + 1 < len(contrast) and contrast[right + 1] < contrast[low]:
+                continue  # it falls on
+            here = right + 1
+            before, after = _climb(contrast[low::-1], reach, step), _climb(contrast[right:], reach, step)
+            first, last = low - before, right + after
+            peaks = [contrast[k] for k, there in ((first, before), (last, after)) if there >= 3 * step]
+            if not peaks or contrast[low] > DARK * min(peaks):
+                continue  # it falls not far; or suddenly: a cut, or a flash
+            inside = first > 0 and last < len(contrast) - 1
+            same = inside and right - low < FLASH and view.correlation(first + view.base, last + view.base) > 0.8
+            if not same:
+                found.append(Transition(FADE, view.base + first, view.base + last))
+        return found
+
+    def _cuts(self, view: _View, start: int, until: int) -> list[Transition]:
+        first, end = max(start, view.base + 1), min(until, view.end)
+        if first >= end:
+            return []
+        jumps = np.zeros(view.end - view.base)
+        jumps[1:] = view.unlike(np.arange(view.base, view.end - 1), np.arange(view.base + 1, view.end))
+        found = []
+        for k in range(first, end):
+            here = k - view.base
+            jump = jumps[here]
+            around = np.concatenate([jumps[max(1, here - 5) : here], jumps[here + 1 : here + 6]])
+            usual = float(np.median(around)) if len(around) else 0.0
+            sudden = jump > UNLIKE and jump > TIMES * usual + 0.05
+            if not sudden and k not in self.proposed:
+                continue
+            before = np.arange(max(view.base, k - 3), k)
+            after = np.arange(k, min(view.end, k + 4))
+            sides = 1 - view.correlation(before[:, None], after[None]).max()
+            if sides < NOTHING or self._comes_back(k, view):
+                continue
+            sure = sudden and sides > (SURE / 2 if jump > STILL * usual else SURE)
+            if sure or self._is_cut(k, view):
+                found.append(Transition(CUT, k, k))
+        return found
+
+    def _comes_back(self, k: int, view: _View) -> bool:
+        """Whether a jump is the beginning or the end of an interruption."""
+        later = np.arange(k + 1, min(view.end, k + 1 + FLASH))
+        earlier = np.arange(max(view.base, k - 1 - FLASH), k - 1)
+        begins = view.unlike(k - 1, later) < BACK * view.unlike(k, later)
+        ends = view.unlike(earlier, k) < BACK * view.unlike(earlier, k - 1)
+        return bool(begins.any() or ends.any())
+
+    def _is_cut(self, k: int, view: _View) -> bool:
+        """At a place that is not clear."""
+        self.doubtful += 1
+        judged = self._judged(k)
+        if judged is not None:
+            return judged[0] > 0.5
+        return k in self.proposed and bool(view.correlation(k - 1, k) < 0.5)
+
+    def _judged(self, k: int) -> tuple[float, float] | None:
+        """TransNetV2's: whether a scene ends around a frame, whether the frame is part of a change. None: it is not
+        there."""
+        if self.net is None:
+            return None
+        part = k // VALID * VALID  # of the video, so that places close together are judged at once
+        if part not in self.judged:
+            numbers = np.arange(part - (WINDOW - VALID) // 2, part + (WINDOW + VALID) // 2)
+            numbers = np.clip(numbers, self.frames.base, self.count - 1)
+            self.judged[part] = self.net(np.stack([self.frames.small[n - self.frames.base] for n in numbers]))
+        single, several = self.judged[part]
+        near = slice(max(0, k - part - 3), k - part + 4)
+        return float(single[near].max()), float(several[near].max())
+
+    def _gradual(self, view: _View, start: int, until: int) -> list[Transition]:
+        """Spans of dissolves and fades, wipes, from windows around every second frame."""
+        step = self.stride
+        centres = np.arange(-(-start // (2 * step)) * 2 * step, until, 2 * step)
+        windows = []
+        for lag in LAGS:
+            m = centres[(centres - lag * step >= view.base) & (centres + lag * step < view.end)]
+            apart = 1 - view.correlation(m - lag * step, m + lag * step)
+            m, apart = m[apart >= APART], apart[apart >= APART]
+            if not len(m):
+                continue
+            between = m[:, None] + step * np.arange(1 - lag, lag)
+            share, left = view.mixtures(m - lag * step, m + lag * step, between)
+            steps = np.diff(share, axis=1, prepend=0.0, append=1.0)
+            smooth = (steps.max(1) <= STEP) & (steps.min(1) >= -BACKWARDS)
+            for w in np.flatnonzero(smooth):
+                rest = float(np.sqrt(np.mean(left[w] ** 2)) / apart[w])
+                if rest < LEFT_OVER[2]:
+                    windows.append(_Window(DISSOLVE, rest, *_extent(share[w], between[w])))
+                if lag in WIPE_LAGS and rest >= LEFT_OVER[0]:
+                    rest = self._of_neither(between[w], float(apart[w]))
+                    if rest < OF_NEITHER:
+                        windows.append(_Window(WIPE, rest, *_extent(share[w], between[w])))
+        found, taken = [], np.zeros(view.end - view.base + 1, bool)
+        for window in sorted(windows):  # the surest first
+            place = slice(window.first - view.base, window.last - view.base + 1)
+            if not taken[place].any() and self._is_change(window):
+                taken[place] = True
+                found.append(Transition(window.kind, window.first, window.last))
+        return found
+
+    def _of_neither(self, numbers: np.ndarray, apart: float) -> float:
+        """Of each pixel in between, what is of neither end; and how ragged the border is between what is of the one and
+        what of the other, which grows. inf: it does not grow, or all at once."""
+        step = self.stride
+        pictures = np.stack([self._picture(n) for n in (numbers[0] - step, *numbers, numbers[-1] + step)])
+        first, last, between = pictures[0], pictures[-1], pictures[1:-1]
+        to_first, to_last = np.abs(between - first), np.abs(between - last)
+        distance = max(float(np.sqrt(np.mean((last - first) ** 2))), 1e-6)
+        differ = np.abs(last - first) > 0.5 * distance
+        turned = to_last < to_first
+        undone = np.mean((turned[:-1] & ~turned[1:])[:, differ], axis=1).max()
+        part = turned[:, differ].mean(axis=1)
+        if undone > 0.05 or part[0] > 0.4 or part[-1] < 0.6 or np.diff(part).max() > STEP:
+            return float("inf")
+        rest = float(np.sqrt(np.mean(np.minimum(to_first, to_last) ** 2))) / distance
+        return rest / apart + 2 * _ragged(turned, differ)
+
+    def _picture(self, k: int) -> np.ndarray:
+        here = k - self.frames.base
+        return (self.frames.luma[here] + self.frames.level[here]).reshape(SIZE[::-1])
+
+    def _is_change(self, window: _Window) -> bool:
+        if window.kind == WIPE or window.rest < LEFT_OVER[0]:
+            return True
+        self.doubtful += 1
+        judged = self._judged((window.first + window.last) // 2)
+        return window.rest < LEFT_OVER[1] if judged is None else judged[1] > 0.5
+
+
+@dataclass(frozen=True, order=True)
+class _Window:
+    """A stretch that may be gradual change. Those that sort first are surer."""
+
+    kind: str  # dissolve | wipe
+    rest: float  # that is no mixture
+    first: int
+    last: int
+
+
+def _extent(share: np.ndarray, numbers: np.ndarray) -> tuple[int, int]:
+    """The first frame that is not purely what was before, the first that is purely what comes after."""
+    step = int(numbers[1] - numbers[0])
+    begun, done = np.flatnonzero(share > EDGE), np.flatnonzero(share < 1 - EDGE)
+    first = numbers[begun[0]] if len(begun) else numbers[-1]
+    last = numbers[done[-1]] + step if len(done) else numbers[0]
+    return int(min(first, last)), int(max(first, last))
+
+
+def _ragged(masks: np.ndarray, where: np.ndarray) -> float:
+    """How much of the masks (n, h, w) is border between what is in and what is not, looking at a part of them."""
+    across = (masks[:, :, 1:] != masks[:, :, :-1])[:, where[:, 1:] & where[:, :-1]]
+    down = (masks[:, 1:] != masks[:, :-1])[:, where[1:] & where[:-1]]
+    return float((across.mean(1) + down.mean(1)).mean()) if across.size and down.size else 1.0
+
+
+def _climb(contrast: np.ndarray, reach: int, step: int) -> int:
+    """How many frames contrast rises steadily from the first one on: not much slower than until then."""
+    top = 0
+    for k in range(1, min(len(contrast), reach + 1)):
+        back = max(0, k - 2 * step)
+        usual = (contrast[top] - contrast[0]) / max(top, 1)
+        if contrast[k] - contrast[back] > 0.4 * usual * (k - back) and contrast[k] > contrast[top] * 1.005:
+            top = k
+        elif k - top > 2 * step:
+            break
+    return top

