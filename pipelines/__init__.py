@@ -9,5 +9,6 @@ diffusers_folder.py    any other pipeline of diffusers
 generate/              `dreamfactory generate`        upscale.py            `dreamfactory upscale`
 lora.py                LoRA files on a network        describe.py           what a network is
 placement.py, turns.py where networks are computed, and how they take turns on a small card
+page.py                pages for people: one HTML file each, and the numbers on them
 media/                 all reading and writing of pictures and video
 """

@@ -1,11 +1,8 @@
 """`--survey` and the page of a run's beginning: what is there, counted by hand; and runs that start from others."""
 
-import base64
-import io
 import json
 import os
 import shutil
-from html.parser import HTMLParser
 from typing import Any
 
 import av
@@ -20,11 +17,12 @@ from dreamfactory.errors import TrainingError
 from dreamfactory.model_patches import load_unet
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.encoders import TextEncoder
-from dreamfactory.training.data import statistics, survey_page
 from dreamfactory.training.loop import train
 from dreamfactory.training.plan import networks, show
 from dreamfactory.training.run_file import PRESETS, load_run
 from dreamfactory.training.trainer import Trainer
+
+from ..pages import Page
 
 QUICK = [
     "device=cpu", "data.frames=4", "data.height=32", "data.width=32", "optim.steps=2", "optim.batch_size=2",
@@ -36,26 +34,6 @@ CLIPS = {
     "a": ((64, 64, 8, 8), 3), "b": ((64, 64, 8, 16), 5), "c": ((96, 48, 25, 50), 40), "d": ((48, 96, 25, 25), 5),
     "short": ((64, 64, 8, 2), 2),
 }  # fmt: skip
-
-
-class Page(HTMLParser):
-    """Its words, its pictures, and whatever it would fetch from elsewhere."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.words, self.pictures, self.elsewhere, self.tags = [], [], [], set()
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.add(tag)
-        for name, value in attributes:
-            if name in ("src", "href") and value.startswith("data:image/jpeg;base64,"):
-                self.pictures.append(Image.open(io.BytesIO(base64.b64decode(value.partition(",")[2]))))
-            elif name in ("src", "href"):
-                self.elsewhere.append(value)
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -340,13 +318,6 @@ def test_a_page_does_not_change_what_trains(folder, tmp_path):
     trainer = train(load_run("tiny", [*given, "optim.steps=3"]))
     mine: Any = trainer.sources["mine"]
     assert mine.left_out == mine.left_out[:1]  # the letter alone
-
-
-def test_histograms_count_every_clip():
-    for values in ([10 + 0.002 * k for k in range(20)], list(range(10_000, 10_020)), [7, 7, 7], [0.25]):
-        pairs = survey_page.bins(statistics.histogram(values))
-        assert sum(n for _, n in pairs) == len(values)
-        assert len({label for label, _ in pairs}) == len(pairs), pairs
 
 
 def test_a_step_0_that_comes_again_is_in_the_numbers_once(tmp_path):

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from ...pipelines.media.decode import Unreadable
+from ...pipelines.page import counted, of_captions, of_videos
 from .encode import Item
 from .source import FileSource
 
 SHOWN = 12  # clips on a survey's page
-MOST = 30  # rows of a table of sizes or rates; the rest is counted together
-REST = "others"
-BINS = 12
 TRIED = 4  # files for each clip that is shown, where some cannot be read
 # What is done to frames that are not ordinary, by the names of pipelines.media.viewer.
 WAYS = {"hdr": "HDR, tone-mapped", "fields": "interlaced, made whole", "alpha": "transparent, on white"}
@@ -47,23 +44,19 @@ def statistics(source: FileSource) -> dict:
     trained = Counter(item.bucket for item in items) - kept_out
     found: dict = {}
     if videos:
-        seconds = [probe.duration for probe in videos]
-        found["videos"] = {
-            "count": len(videos),
-            "seconds": round(sum(seconds), 3),
-            "duration": quantiles(seconds),
-            "duration_histogram": histogram(seconds),
-            "frames": quantiles([len(probe.pts) for probe in videos]),
-            "frame_rate": _counted(f"{probe.fps:.3g}" for probe in videos),
-            "size": _counted(f"{probe.width}x{probe.height}" for probe in videos),
-        }
+        found["videos"] = of_videos(
+            [probe.duration for probe in videos],
+            [len(probe.pts) for probe in videos],
+            [probe.fps for probe in videos],
+            [(probe.width, probe.height) for probe in videos],
+        )
         ways = [way.partition("/")[0] for probe in videos for way in probe.ways.split("+") if way]
         if ways:
-            found["videos"]["changed"] = _counted(WAYS[way] for way in ways)
+            found["videos"]["changed"] = counted(WAYS[way] for way in ways)
     if images:
         found["images"] = {
             "count": len(images),
-            "size": _counted(f"{probe.width}x{probe.height}" for probe in images),
+            "size": counted(f"{probe.width}x{probe.height}" for probe in images),
         }
     found["buckets"] = {
         str(bucket): {"training": trained[bucket], "validation": kept_out[bucket]}
@@ -72,39 +65,8 @@ def statistics(source: FileSource) -> dict:
     kinds = (
         () if source.forbid_upscaling else ("text",) if source.merge_captions else ("text", "motion")
     )  # that are read
-    found["caption_words"] = {kind: _captions([getattr(file.record, kind) for file in files]) for kind in kinds}
+    found["caption_words"] = {kind: of_captions([getattr(file.record, kind) for file in files]) for kind in kinds}
     return found
-
-
-def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """Least, 10 %, median, 90 % and largest."""
-    names = ("least", "10 %", "median", "90 %", "largest")
-    return {n: round(float(v), 3) for n, v in zip(names, np.quantile(values, (0, 0.1, 0.5, 0.9, 1)), strict=True)}
-
-
-def histogram(values: Sequence[float]) -> list[list[float]]:
-    """Rows of (from, below, how many), of equal width; whole numbers where the values are."""
-    if len(set(values)) == 1:
-        return [[round(float(values[0]), 3), round(float(values[0]), 3), len(values)]]
-    edges = np.linspace(min(values), max(values), BINS + 1)
-    if all(isinstance(value, int) for value in values):
-        edges = np.unique(np.linspace(min(values), max(values) + 1, BINS + 1).round())
-    counts, _ = np.histogram(values, edges)
-    return [[round(float(a), 3), round(float(b), 3), int(n)] for a, b, n in zip(edges, edges[1:], counts, strict=False)]
-
-
-def _captions(captions: list[str]) -> dict:
-    """Of one kind, a file each; empty ones are counted apart."""
-    words = [len(caption.split()) for caption in captions if caption]
-    found = {"empty": len(captions) - len(words), "different": len(set(captions) - {""})}
-    return {**found, **(quantiles(words) | {"histogram": histogram(words)} if words else {})}
-
-
-def _counted(labels: Iterable[str]) -> dict[str, int]:
-    """The most frequent first."""
-    counts = Counter(labels).most_common()
-    rest = sum(count for _, count in counts[MOST:])
-    return {**dict(counts[:MOST]), **({REST: rest} if rest else {})}
 
 
 def samples(source: FileSource, count: int = SHOWN) -> list[Sample]:
