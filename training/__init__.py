@@ -1,6 +1,6 @@
 """What makes checkpoints: `dreamfactory train RUN`. Follow a step through loop.py, trainer.py and video/objective.py.
 
-command.py             the command             run_file.py, config.py, settings.py, checks.py   a run as data
+command.py             the command             run_file.py, config.py, checks.py   a run as data
 loop.py                the loop around a run   trainer.py    a run in memory: stages, steps, what comes out
 task.py                what is trained, behind one interface:
   video/                 a video network         super_resolution/   an upscaler (upscaler_config.py)
