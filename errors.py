@@ -33,6 +33,10 @@ class InputError(DreamFactoryError):
     """Input that cannot be used."""
 
 
+class CannotWrite(InputError):
+    """A file that cannot be written where it should be: a full disk, no permission."""
+
+
 class CannotShow(InputError):
     """Why a video's frames cannot become pictures: "kind: what exactly, and what to do", to be put into a sentence."""
 

@@ -122,7 +122,7 @@ class EngineConfig:
 
     runner: str = "inline"  # inline | processes | ray
     workers: int = 0  # of processes and ray; 0: as many as there are cores
-    timeout: float = 4.0  # seconds for each second of a source, and five minutes more
+    timeout: float = 300.0  # seconds a source may take without a step forward
     retries: int = 1  # of a source whose process died
 
 

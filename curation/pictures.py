@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 LONG = 640  # pixels, the longer side of a frame that is looked at
+SMALL = 256  # the same of one in which scenes and motion are looked for
 BLACK = 28  # of 255: luma of a bar never reaches it (16 is black, and encoders ring)
 LIT = 44  # of 255: luma that some of the picture beside a bar has to reach
 THIN = 0.02  # of a side: thinner bars are the picture's own edge
@@ -16,6 +17,15 @@ EVEN = 0.6  # how alike both bars of a pair are at least
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A frame a little after another."""
+
+    pts: int
+    seconds: float  # since then
+    small: np.ndarray
+
+
+@dataclass
 class Look:
     """One frame. Times as in `playback.Clock`."""
 
@@ -23,10 +33,8 @@ class Look:
     picture: np.ndarray  # (h, w, 3) bytes, RGB, at most LONG
     rows: np.ndarray  # (height,) the largest luma of each row of the whole frame, bytes
     columns: np.ndarray  # (width,)
-    pair: tuple[np.ndarray, float] | None = (
-        None  # luma of a frame a little later, 256 wide at most, and seconds until it
-    )
-    small: np.ndarray | None = None  # luma of this one at the same size
+    small: np.ndarray  # luma at SMALL
+    pair: Pair | None = None  # a little later
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,10 @@ def motion(looks: Sequence[Look]) -> float | None:
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     found = []
     for look in looks:
-        if look.pair is None or look.small is None:
+        if look.pair is None:
             continue
-        later, seconds = look.pair
-        moved = flow.calc(look.small, later, None)  # pyright: ignore[reportArgumentType, reportCallIssue]  # None: none yet
-        found.append(float(np.hypot(moved[..., 0], moved[..., 1]).mean()) / max(look.small.shape) / seconds)
+        moved = flow.calc(look.small, look.pair.small, None)  # pyright: ignore[reportArgumentType, reportCallIssue]  # None: none yet
+        found.append(float(np.hypot(moved[..., 0], moved[..., 1]).mean()) / max(look.small.shape) / look.pair.seconds)
     return round(float(np.mean(found)), 5) if found else None
 
 

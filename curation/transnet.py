@@ -17,7 +17,7 @@ Judge = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def open_transnet(detector: str) -> Judge | None:
-    """(100, 27, 48, 3) bytes -> for its 50 in the middle: is it the last frame of a scene, is it part of a change; (50,).
+    """(100, 27, 48, 3) bytes -> of its 50 in the middle: is it the last of a scene, is it part of a change; (50,) each.
 
     detector: of ScenesConfig. Raises LibraryError where it has to be there and is not.
     """

