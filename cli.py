@@ -20,8 +20,9 @@ from .pipelines.generate.processes import is_launched, leave
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 memory ran out (one sentence), or a bug (its traceback); 2 a mistake in what was asked (one
-sentence on standard error, nothing written); 3 some clips of a list could not be made (`generate --prompts`), or there
-is no card (`check`); 130 interrupted, 143 terminated. `check` ends with 1 where something is wrong.
+sentence on standard error, nothing written); 3 some clips of a list could not be made (`generate --prompts`), some
+sources could not be read (`curate`), or there is no card (`check`); 130 interrupted, 143 terminated. `check` ends with 1
+where something is wrong.
 """
 
 
@@ -154,6 +155,7 @@ MISTAKES = {
 
 
 def parser() -> Parser:
+    from .curation import command as curation
     from .pipelines.generate import command as generation
     from .training.command import add_arguments
 
@@ -242,6 +244,9 @@ def parser() -> Parser:
 
     sub = command("train", train, "train from a run file or a preset", "dreamfactory train tiny")
     add_arguments(sub)
+
+    text = "long raw videos into single-scene clips with captions, in shards that train reads"
+    curation.add_arguments(command("curate", curation.run, text, curation.ABOUT))
 
     sub = command(
         "demo",

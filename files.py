@@ -1,4 +1,4 @@
-"""Files of any kind: what is none, small ones of JSON, and writing one whole or not at all."""
+"""Files of any kind: what is none, all below a folder, small ones of JSON, and writing one whole or not at all."""
 
 from __future__ import annotations
 
@@ -188,3 +188,20 @@ def fingerprint(path: str | Path, *options: object) -> str:
             data.seek(max(0, size - SAMPLE))
             digest.update(data.read(SAMPLE))
     return digest.hexdigest()
+
+
+def is_hidden(label: str) -> bool:
+    """Whether a name, or a folder in it, begins with a dot: no data of the user's."""
+    return any(part.startswith(".") for part in Path(label).parts)
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """All files below a folder, sorted. Links to folders are followed, once."""
+    seen = set()
+    for folder, inner, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        inner[:] = sorted(inner) if real not in seen else []
+        if real in seen:
+            continue
+        seen.add(real)
+        yield from (Path(folder, n) for n in sorted(names))

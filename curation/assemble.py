@@ -20,9 +20,7 @@ from .rows import COPY, FAILED, Clip, Source
 from .shards import video_of, write_shards, write_table
 from .sources import Listed, key
 from .store import Store
-from .words import Words
-
-LATE = ("caption", "category", "duplicate_of")  # columns that are known once the other filters have spoken
+from .annotate import Words
 
 
 @dataclass
@@ -63,21 +61,16 @@ def gather(store: Store, listed: Sequence[Listed]) -> Gathered:
     return found
 
 
-def early(config: CurationConfig) -> dict[str, filters.Filter | None]:
-    """The filters that can speak as soon as a clip is measured."""
-    return {name: rule for name, rule in config.filters.items() if rule is None or rule.column not in LATE}
-
-
 def without_video(store: Store, found: Gathered, config: CurationConfig) -> set[str]:
     """Contents of which a clip is wanted that was not encoded when it was found."""
-    filters.apply(early(config), found.clips)
+    filters.apply(filters.early(config.filters), found.clips)
     wanted = (clip for clip in found.clips if clip.kept or config.clips.encode == "all")
     return {clip.source_id for clip in wanted if not video_of(store, clip).exists()}
 
 
 def choose(store: Store, found: Gathered, config: CurationConfig, bar: Callable[..., tqdm]) -> None:
     """Write into every clip its words, and whether and why not it is kept."""
-    filters.apply(early(config), found.clips)
+    filters.apply(filters.early(config.filters), found.clips)
     speak(store, found, config, bar)
     filters.apply(config.filters, found.clips)
     staying = [clip for clip in found.clips if clip.kept]

@@ -22,13 +22,9 @@ failed, which are named.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "sources", help="a folder of videos, one video, a list (.txt) or a table (.jsonl, .csv, .parquet)"
-    )
+    parser.add_argument("sources", help="a folder of videos, a video, a list (.txt) or a table (.csv …)")
     parser.add_argument("out", help="the folder of the set: shards, tables, a report")
-    parser.add_argument(
-        "--config", metavar="PRESET|FILE", help="small (the default), hd-vg, webvid-like, or a .toml file"
-    )
+    parser.add_argument("--config", metavar="PRESET|FILE", help="small (default), hd-vg, webvid-like or a .toml file")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
     parser.add_argument("--runner", choices=("inline", "processes", "ray"), help="engine.runner; default inline")
     parser.add_argument("--shard", metavar="i/n", help="this job's part of the sources, of an array of n jobs")

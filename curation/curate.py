@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import CannotWrite, InputError, place, reason
+from ..errors import CannotWrite, InputError, reason, some
 from ..files import no_file, whole
 from ..pipelines.lock import sole
 from . import assemble
+from .assemble import Gathered
 from .captions import check_captions
 from .categories import check_categories
 from .config import CurationConfig
@@ -61,15 +62,15 @@ def curate(
         _know(store, sources, config)
         mine = [one for one in found.listed if shard is None or int(key(one), 16) % shard[1] == shard[0] % shard[1]]
         spent = Spent(config.engine.runner, config.engine.workers)
-        _work(store, mine, config, name, bar, spent)
+        there = _worked(store, mine, config, name, bar, spent)
         failed = [(o.label, o.problem) for one in mine if (o := store.told(key(one))) is not None and o.problem]
-        if shard is not None and shard[1] > 1:
-            _speak(store, found, mine, config, bar)
+        # The jobs of an array share this work too; whoever puts the set together finds it done.
+        assemble.speak(store, there, config, bar)
         others = [one for one in found.listed if store.told(key(one)) is None]
         if others:
             return Result(None, len(mine), failed)
-        with sole(store.work / "lock-set", f"{out} is being put together by another job; it will be there soon."):
-            return Result(_assemble(store, found, config, bar, spent, name), len(mine), failed)
+        with _sole(store, "set", "is being put together by another job; it will be there soon"):
+            return Result(_assemble(store, found, config, bar, spent), len(mine), failed)
 
 
 # -- before -----------------------------------------------------------------------------------------------------------
@@ -103,8 +104,7 @@ def _check_out(store: Store, sources: str, config: CurationConfig) -> None:
         others = [name for name in there if name != WORK]
         if others:
             raise InputError(
-                f"{out} holds {', '.join(map(place, others[:3]))}{' and more' if len(others) > 3 else ''}, which is not "
-                "of a set that is being made; choose another folder, or an empty one."
+                f"{out} holds {some(others)}, and no set that was made here; choose another folder, or an empty one."
             )
         return
     if known["sources"] != os.path.realpath(sources):
@@ -128,6 +128,19 @@ def _leaves(values: dict, where: str = "") -> Iterator[tuple[str, object]]:
             yield where + name, value
 
 
+@contextmanager
+def _sole(store: Store, name: str, why: str) -> Iterator[None]:
+    try:
+        lock = ExitStack()
+        lock.enter_context(sole(store.work / f"lock-{name}"))
+    except BlockingIOError as error:
+        raise InputError(f"{store.out} {why}.") from error
+    except OSError as error:
+        raise CannotWrite(f"{store.out} cannot be written to: {reason(error)}; choose another folder.") from error
+    with lock:
+        yield
+
+
 def _know(store: Store, sources: str, config: CurationConfig) -> None:
     known = {"sources": os.path.realpath(sources), "rows": makes_rows(config), "config": config.to_dict()}
     with told(store.out), whole(store.run) as temporary:
@@ -148,6 +161,20 @@ class Spent:
     worked: int = 0
 
 
+def _worked(store: Store, mine: Sequence[Listed], config: CurationConfig, name: str, bar, spent: Spent) -> Gathered:
+    """Rows of these sources, with a video of every clip that may be kept."""
+    _work(store, mine, config, name, bar, spent)
+    there = assemble.gather(store, mine)
+    again = assemble.without_video(store, there, config)  # rejected when it was found, and wanted now
+    if again:
+        for source_id in again:
+            store.forget(source_id)
+        _work(store, mine, config, name, bar, spent)
+        there = assemble.gather(store, mine)
+        assemble.without_video(store, there, config)
+    return there
+
+
 def _work(store: Store, mine: Sequence[Listed], config: CurationConfig, name: str, bar, spent: Spent) -> None:
     """Sources of which nothing is there yet, or which failed the last time."""
     spent.workers = 1 if config.engine.runner == "inline" else config.engine.workers or cores()
@@ -158,20 +185,23 @@ def _work(store: Store, mine: Sequence[Listed], config: CurationConfig, name: st
     out = os.path.abspath(store.out)
     jobs = [Job(key(one), one.label, os.path.abspath(one.path), out, name, values) for one in waiting]
     begun, hours, failed = time.monotonic(), 0.0, 0
-    with bar(total=len(mine), initial=len(mine) - len(jobs), desc="sources", unit="source") as progress:
-        with closing(_run(jobs, config, spent.workers)) as outcomes:
-            for answer in outcomes:
-                outcome = Outcome(**answer)
-                if outcome.problem:
-                    store.tell(outcome)
-                    failed += 1
-                spent.core += outcome.seconds
-                spent.worked += 1
-                hours += outcome.hours
-                spent.wall = time.monotonic() - begun
-                rate = {"video": f"{3600 * hours / spent.wall:.1f} h/h", "cores": f"{spent.core / spent.wall:.1f}"}
-                progress.set_postfix(rate | ({"failed": failed} if failed else {}))
-                progress.update()
+    done = len(mine) - len(jobs)
+    with (
+        bar(total=len(mine), initial=done, desc="sources", unit="source") as progress,
+        closing(_run(jobs, config, spent.workers)) as outcomes,
+    ):
+        for answer in outcomes:
+            outcome = Outcome(**answer)
+            if outcome.problem:
+                store.tell(outcome)
+                failed += 1
+            spent.core += outcome.seconds
+            spent.worked += 1
+            hours += outcome.hours
+            spent.wall = time.monotonic() - begun
+            rate = {"video": f"{3600 * hours / spent.wall:.1f} h/h", "cores": f"{spent.core / spent.wall:.1f}"}
+            progress.set_postfix(rate | ({"failed": failed} if failed else {}))
+            progress.update()
     lost = [job.label for job in jobs if store.told(job.key) is None]
     if lost:
         raise AssertionError(f"{len(lost)} sources came to nothing, {lost[0]} among them")
@@ -190,31 +220,11 @@ def _run(jobs: list[Job], config: CurationConfig, workers: int) -> Iterator[dict
         raise CannotWrite(str(error)) from error
 
 
-def _speak(store: Store, found: Sources, mine: Sequence[Listed], config: CurationConfig, bar) -> None:
-    """Words of this job's sources: the jobs of an array share that work too."""
-    there = assemble.gather(store, [one for one in mine if store.told(key(one)) is not None])
-    _encode_wanted(store, there, mine, config, bar)
-    assemble.filters.apply(assemble.early(config), there.clips)
-    assemble.speak(store, there, config, bar)
-
-
-def _encode_wanted(
-    store: Store, found: assemble.Gathered, listed: Sequence[Listed], config: CurationConfig, bar
-) -> None:
-    """Clips that other filters rejected when they were found are encoded when they are wanted."""
-
-
 # -- the set ----------------------------------------------------------------------------------------------------------
 
 
-def _assemble(store: Store, found: Sources, config: CurationConfig, bar, spent: Spent, name: str) -> dict[str, Any]:
+def _assemble(store: Store, found: Sources, config: CurationConfig, bar, spent: Spent) -> dict[str, Any]:
     there = assemble.gather(store, found.listed)
-    again = assemble.without_video(store, there, config)
-    if again:
-        for source_id in again:
-            store.forget(source_id)
-        _work(store, found.listed, config, name, bar, spent)
-        there = assemble.gather(store, found.listed)
     assemble.choose(store, there, config, bar)
     names = assemble.write(store, there, config, bar)
     engine: dict[str, object] = {"runner": spent.runner, "workers": spent.workers, "slowest": there.slowest}
@@ -264,7 +274,7 @@ def _by_reason(clips: Sequence[Clip], most: int) -> list[Clip]:
     return [clip for reason_ in reasons for clip in _spread([c for c in clips if c.reason == reason_], each)]
 
 
-def _notes(there: assemble.Gathered, found: Sources, config: CurationConfig) -> list[str]:
+def _notes(there: Gathered, found: Sources, config: CurationConfig) -> list[str]:
     """Sentences that a reader of the numbers must know."""
     notes = []
     if there.clips and config.scores.text in ("auto", "gradient") and any(c.text_by == "gradient" for c in there.clips):

@@ -11,6 +11,7 @@ from .config import Filter
 from .rows import Clip
 
 COLUMNS = tuple(f.name for f in fields(Clip) if f.name not in ("hashes", "kept", "reason", "reasons", "shard", "bytes"))
+LATE = ("caption", "category", "duplicate_of")  # known once the other filters have spoken
 DUPLICATE = "duplicate"  # the reason of a clip that looks like another one, which no filter needs to be written for
 
 
@@ -31,6 +32,11 @@ def check_filters(filters: Mapping[str, Filter | None]) -> None:
             raise SettingsError(f"filters.{name} says nothing; give it min, max or equals.")
         if rule.min is not None and rule.max is not None and rule.min > rule.max:
             raise SettingsError(f"filters.{name}: min {rule.min:g} is above max {rule.max:g}, so nothing is kept.")
+
+
+def early(filters: Mapping[str, Filter | None]) -> dict[str, Filter | None]:
+    """Those that can speak as soon as a clip is measured."""
+    return {name: rule for name, rule in filters.items() if rule is None or rule.column not in LATE}
 
 
 def apply(filters: Mapping[str, Filter | None], clips: Iterable[Clip]) -> None:

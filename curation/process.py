@@ -78,7 +78,7 @@ class Clips:
         with self.seconds.of("pictures"):
             _save(self.folder / STRIP.format(number), strip(_strip(found, box), TILE))
         if self.config.clips.encode == "kept":
-            filters.apply(self.config.filters, [clip])
+            filters.apply(filters.early(self.config.filters), [clip])
             if not clip.kept:
                 return
         piece = Piece(

@@ -10,5 +10,6 @@ generate/              `dreamfactory generate`        upscale.py            `dre
 lora.py                LoRA files on a network        describe.py           what a network is
 placement.py, turns.py where networks are computed, and how they take turns on a small card
 page.py                pages for people: one HTML file each, and the numbers on them
-media/                 all reading and writing of pictures and video
+tables.py              rows of a .jsonl, .csv or .parquet
+media/                 all reading and writing of pictures and video, and of the words beside them
 """

@@ -6,5 +6,5 @@ frames.py      frames of ordinary video             fields.py      interlaced fr
 stills.py      pictures                             kinds.py       what a file is
 files.py       a clip or picture, in and out        transcode.py   a video through an upscaler, its sound and times kept
 playback.py    a video from its beginning to its end    clips.py   pieces of it, encoded into files
-sheets.py      contact sheets and grids
+sheets.py      contact sheets and grids             sidecars.py    captions beside a video or picture
 """

@@ -13,7 +13,18 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]  # installed for Python 3.10 alone
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("check", "curation", "docs", "benchmarks", "metrics", "model_patches", "nodes", "pipelines", "schedulers", "training")
+FOLDERS = (
+    "check",
+    "curation",
+    "docs",
+    "benchmarks",
+    "metrics",
+    "model_patches",
+    "nodes",
+    "pipelines",
+    "schedulers",
+    "training",
+)
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 LINK = re.compile(r"(?:\]\(|src=\")([^)\s\"]+)[)\"]")
 OURS = "|".join((*FOLDERS, "example_workflows", "locales", "tests", "web"))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...files import files_below, is_hidden
 from ...pipelines.media.kinds import media_in
-from .records import CAPTIONS, Found, LeftOut, NoCaption, Record, files_below, is_hidden, sidecar_captions
+from ...pipelines.media.sidecars import CAPTIONS, NoCaption, sidecar_captions
+from .records import Found, LeftOut, Record
 
 
 def read_folder(root: Path, uncaptioned: bool) -> Found:

@@ -15,11 +15,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import TrainingError
+from ...files import files_below, is_hidden
 from ...pipelines.media.kinds import media_of
+from ...pipelines.media.sidecars import CAPTIONS
 from ..config import SourceConfig
 from .folder import read_folder
 from .metadata import read_metadata
-from .records import CAPTIONS, METADATA, Found, LeftOut, files_below, is_hidden
+from .records import METADATA, Found, LeftOut
 from .shards import read_shards
 
 

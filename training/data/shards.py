@@ -11,8 +11,10 @@ import tarfile
 from pathlib import Path
 
 from ...errors import TrainingError, reason
+from ...files import files_below
 from ...pipelines.media.kinds import media_of
-from .records import CAPTIONS, Found, LeftOut, NoCaption, Record, files_below, sidecar_captions
+from ...pipelines.media.sidecars import CAPTIONS, NoCaption, sidecar_captions
+from .records import Found, LeftOut, Record
 
 
 def expand(pattern: str) -> list[str]:
