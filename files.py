@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -195,13 +195,20 @@ def is_hidden(label: str) -> bool:
     return any(part.startswith(".") for part in Path(label).parts)
 
 
-def files_below(root: Path) -> Iterator[Path]:
-    """All files below a folder, sorted. Links to folders are followed, once."""
+def files_below(
+    root: Path, skip: Callable[[Path], bool] | None = None, unreadable: Callable[[OSError], None] | None = None
+) -> Iterator[Path]:
+    """All files below a folder, sorted. Links to folders are followed, once.
+
+    skip: whether a folder below is left alone, asked of each once. unreadable: told of each folder that cannot be
+    listed, which otherwise is as one that is empty.
+    """
     seen = set()
-    for folder, inner, names in os.walk(root, followlinks=True):
+    for folder, inner, names in os.walk(root, followlinks=True, onerror=unreadable):
         real = os.path.realpath(folder)
-        inner[:] = sorted(inner) if real not in seen else []
         if real in seen:
+            inner.clear()
             continue
         seen.add(real)
+        inner[:] = [n for n in sorted(inner) if skip is None or not skip(Path(folder, n))]
         yield from (Path(folder, n) for n in sorted(names))

@@ -11,16 +11,17 @@ import tarfile
 from pathlib import Path
 
 from ...errors import TrainingError, reason
-from ...files import files_below
+from ...files import files_below, is_hidden
 from ...pipelines.media.kinds import media_of
 from ...pipelines.media.sidecars import CAPTIONS, NoCaption, sidecar_captions
 from .records import Found, LeftOut, Record
 
 
 def expand(pattern: str) -> list[str]:
-    """`shards/{000..012}.tar` and `{a,b}/*.tar` as the paths they stand for; a folder as the shards below it."""
-    if Path(pattern).is_dir():
-        return sorted(str(p) for p in Path(pattern).rglob("*.tar"))
+    """`shards/{000..012}.tar` and `{a,b}/*.tar` as the paths they stand for; a folder as the shards below it, but for
+    those in hidden folders."""
+    if (root := Path(pattern)).is_dir():
+        return sorted(str(p) for p in root.rglob("*.tar") if not is_hidden(str(p.parent.relative_to(root))))
     found = []
     for path in _alternatives(pattern):
         # A shard that a range names and that is not there is told; a star stands for what is there.
@@ -68,9 +69,25 @@ def read_shards(name: str, pattern: str, uncaptioned: bool = False) -> Found:
         if not whole:
             left_out.append(LeftOut(label, f"cut short: only its first {len(samples)} samples can be read"))
     if Path(pattern).is_dir():
-        beside = (file.relative_to(root).as_posix() for file in files_below(root) if file.suffix != ".tar")
-        left_out += [LeftOut(label, "beside shards: of this folder its tar files are read alone") for label in beside]
+        left_out += _beside(root)
     return Found(records, left_out, captions)
+
+
+def _beside(root: Path) -> list[LeftOut]:
+    """What lies in a folder of shards and is none; of a hidden folder itself alone, whose files may be very many."""
+    left_out = []
+
+    def hidden(folder: Path) -> bool:
+        if folder.name.startswith("."):
+            label = folder.relative_to(root).as_posix()
+            left_out.append(LeftOut(label, "hidden: its name begins with a dot, and nothing in it is read"))
+        return folder.name.startswith(".")
+
+    for file in files_below(root, skip=hidden):
+        if file.suffix != ".tar":
+            label = file.relative_to(root).as_posix()
+            left_out.append(LeftOut(label, "beside shards: of this folder its tar files are read alone"))
+    return left_out
 
 
 def _common(shards: list[str]) -> Path:

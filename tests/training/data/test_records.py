@@ -265,6 +265,33 @@ def test_what_is_no_tar_is_left_out(tmp_path):
     assert all(left.reason.startswith("no shard: ") for left in left_out)
 
 
+def test_hidden_folders_of_a_folder_of_shards_are_told_once_each_and_hold_no_shards(tmp_path):
+    """A set that is being made keeps its work in one."""
+    shard(tmp_path / "a.tar", {"x.mp4": b"v", "x.txt": b"t"})
+    shard(tmp_path / "deep" / "b.tar", {"x.mp4": b"v", "x.txt": b"t"})
+    for folder in (".work", ".work/.deeper/still", "deep/.cache"):
+        shard(tmp_path / folder / "c.tar", {"y.mp4": b"v", "y.txt": b"t"})
+        for i in range(3):
+            (tmp_path / folder / f"{i}.done").touch()
+    put(tmp_path, report_dot_html="x", clips_dot_parquet="x", _dot_note="x")
+    records, left_out = read(tmp_path)
+    assert [r.name for r in records] == ["a.tar/x.mp4", "deep/b.tar/x.mp4"]
+    assert {file: why.partition(":")[0] for file, why in reasons(left_out).items()} == {
+        ".work": "hidden",
+        "deep/.cache": "hidden",
+        "report.html": "beside shards",
+        "clips.parquet": "beside shards",
+        ".note": "beside shards",
+    }
+    assert len(left_out) == 5
+
+
+def test_a_folder_of_shards_may_itself_lie_in_a_hidden_one(tmp_path):
+    shard(tmp_path / ".sets" / "mine" / "a.tar", {"x.mp4": b"v", "x.txt": b"t"})
+    records, left_out = read(tmp_path / ".sets" / "mine")
+    assert ([r.name for r in records], left_out) == (["a.tar/x.mp4"], [])
+
+
 def test_a_folder_may_be_called_with_braces(tmp_path):
     (tmp_path / "clips{1,2}").mkdir()
     shard(tmp_path / "clips{1,2}" / "s.tar", {"1.mp4": b"v", "1.txt": b"t"})
