@@ -21,8 +21,8 @@ from .pipelines.generate.processes import is_launched, leave
 EXIT_CODES = """\
 Exit codes: 0 done; 1 memory ran out (one sentence), or a bug (its traceback); 2 a mistake in what was asked (one
 sentence on standard error, nothing written); 3 some clips of a list could not be made (`generate --prompts`), some
-sources could not be read (`curate`), or there is no card (`check`); 130 interrupted, 143 terminated. `check` ends with 1
-where something is wrong.
+sources could not be read (`curate`), or there is no card (`check`); 130 interrupted, 143 terminated. `check` ends with
+1 where something is wrong.
 """
 
 

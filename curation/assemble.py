@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from . import duplicates, filters
+from .annotate import Words
 from .captions import open_captioner
 from .categories import open_categories
 from .config import CurationConfig
@@ -20,7 +21,6 @@ from .rows import COPY, FAILED, Clip, Source
 from .shards import video_of, write_shards, write_table
 from .sources import Listed, key
 from .store import Store
-from .annotate import Words
 
 
 @dataclass

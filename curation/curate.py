@@ -56,9 +56,7 @@ def curate(
     _check_out(store, sources, config)
     store.begin(name)
     bar = partial(tqdm, disable=True if quiet else None, dynamic_ncols=True)
-    with sole(
-        store.work / f"lock-{name}", f"{out} is being written by another run; wait for it, or choose another folder."
-    ):
+    with _sole(store, name, "is being worked on by another run; wait for it, or choose another folder"):
         _know(store, sources, config)
         mine = [one for one in found.listed if shard is None or int(key(one), 16) % shard[1] == shard[0] % shard[1]]
         spent = Spent(config.engine.runner, config.engine.workers)
