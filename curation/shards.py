@@ -18,7 +18,7 @@ from .rows import Clip, Source
 from .store import Store, told
 
 SHARD = "clips-{:06d}.tar"
-KINDS = {"str": "string", "int": "int64", "float": "double", "bool": "bool_"}
+KINDS = {"str": "string", "int": "int64", "float": "float64", "bool": "bool_"}
 
 
 def write_shards(store: Store, clips: Sequence[Clip], config: ShardsConfig, step: Callable[[], object]) -> list[str]:
