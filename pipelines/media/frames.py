@@ -140,8 +140,9 @@ def cropped_yuv(
     a, _, _, d = _display_matrix(frame)
     if signal is not None or is_see_through(frame) or _lies(frame) or a < 0 or d < 0:
         return _rgb_to_yuv(pixels(frame, shown, signal)[top : top + height, left : left + width])
-    converted = _ordinary(frame, *shown, "yuv420p", SCALER)  # many times quicker than by way of RGB
-    return converted if box == (0, 0, *shown) else _crop(converted, left, top, width, height)
+    # Many times quicker than by way of RGB. Copied even where nothing is cropped: of a decoder's own frames an encoder
+    # does not make the same bytes twice.
+    return _crop(_ordinary(frame, *shown, "yuv420p", SCALER), left, top, width, height)
 
 
 def _crop(frame: av.VideoFrame, left: int, top: int, width: int, height: int) -> av.VideoFrame:
