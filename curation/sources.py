@@ -175,8 +175,11 @@ class _Finder:
         """From the .txt or .json beside a video; "": there is none."""
         names = self.names_in(file.parent)
         for ending in (".txt", ".json"):
-            beside = file.parent / (file.stem + ending)
-            if beside in (file, self.path) or (names is not None and beside.name not in names):
+            name = file.stem + ending
+            if names is not None and name not in names:
+                continue
+            beside = file.parent / name
+            if beside in (file, self.path):
                 continue
             try:
                 raw = _bytes(beside)

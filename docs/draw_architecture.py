@@ -36,23 +36,30 @@ WIDE, MAIN = (30, 1170), (30, 900)
 ROOMS = {
     "cli": Room(0, *WIDE, "#475569", "the dreamfactory command"),
     "check": Room(1, *WIDE, "#b45309", "does it run on my card?"),
-    "training": Room(2, *MAIN, "#be123c", "makes checkpoints"),
+    "curation": Room(2, 30, 325, "#a21caf", "makes sets of clips"),
+    "training": Room(2, 350, 900, "#be123c", "makes checkpoints"),
     "pipelines": Room(3, *MAIN, "#1d4ed8", "the headless door: caption to clip"),
     "pipelines.media": Room(4, *MAIN, "#0e7490", "all reading and writing of video"),
     "metrics": Room(5, *MAIN, "#7c3aed", "what is measured; torch only"),
     "nodes": Room(2, 930, 1170, "#15803d", "the ComfyUI door", floors=4),
     "schedulers": Room(6, 30, 325, "#334155", "the noise schedule; torch only"),
     "model_patches": Room(6, 350, 1170, "#334155", "the networks and their files; torch only"),
-    "files": Room(7, 30, 585, "#64748b", "files, written whole or not at all"),
-    "libraries": Room(7, 615, 1170, "#64748b", "a missing library, in one sentence"),
+    "files": Room(7, 30, 390, "#64748b", "files, written whole or not at all"),
+    "settings": Room(7, 420, 780, "#64748b", "what run files may say"),
+    "libraries": Room(7, 810, 1170, "#64748b", "a missing library, in one sentence"),
     "errors": Room(8, *WIDE, "#64748b", "what is said to a person"),
 }
 INSIDE = {"__main__": "cli"}  # modules that are parts of another room
-GROUND = ("files", "libraries", "errors")  # nearly all stand on these: written in each box instead of drawn
+GROUND = ("files", "settings", "libraries", "errors")  # nearly all stand on these: written in each box instead of drawn
 
 TOP, HEIGHT, GAP = 24, 78, 44
 TEXT = 350  # where the words of the main column begin; arrows keep to its sides
-LANES = {"schedulers": range(52, 320, 22), "nodes": range(960, 1150, 22), "errors": (300, 900)}  # arrows that end there
+LANES = {
+    "schedulers": range(52, 320, 22),
+    "nodes": range(960, 1150, 22),
+    "curation": range(62, 320, 22),
+}  # that end there
+FROM = {"curation": range(62, 320, 22), "files": (200,), "settings": (600,), "libraries": (990,)}  # that begin there
 OTHER_LANES = range(668, 895, 17)
 
 
@@ -136,7 +143,8 @@ def lanes(arrows: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
         crossed = (
             range(*floors) if floors[0] == ROOMS[source].floor else range(len(ROOMS))
         )  # upwards: a lane of its own
-        free = (x for x in LANES.get(target, OTHER_LANES) if all(x != t or not set(r) & set(crossed) for t, r in taken))
+        choice = FROM.get(source) or LANES.get(target) or OTHER_LANES
+        free = (x for x in choice if all(x != t or not set(r) & set(crossed) for t, r in taken))
         found[source, target] = x = next(free)
         taken.append((x, crossed))
     return found

@@ -33,6 +33,7 @@ def test_every_row_comes_with_its_number_and_columns(tmp_path, kind, first):
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_wanted_columns_are_there_and_absent_ones_are_not_made_up(tmp_path, kind):
     for (_, row), whole in zip(rows(table(tmp_path, kind), ("file_name", "motion")), ROWS, strict=True):
+        assert isinstance(row, dict)
         assert row["file_name"] == whole["file_name"]
         assert "motion" not in row
 
