@@ -59,7 +59,7 @@ LANES = {
     "nodes": range(960, 1150, 22),
     "curation": range(62, 320, 22),
 }  # that end there
-FROM = {"curation": range(62, 320, 22), "files": (200,), "settings": (600,), "libraries": (990,)}  # that begin there
+FROM = {"curation": range(62, 320, 22), "files": (200,), "settings": (600,), "libraries": (990,)}  # arrows begin
 OTHER_LANES = range(668, 895, 17)
 
 
@@ -117,7 +117,7 @@ def text(x: int, y: int, words: str, size: int = 13, **more: str) -> str:
 
 def box(name: str, inner: list[str]) -> str:
     room = ROOMS[name]
-    top, words = top_of(room), TEXT if room.left < TEXT < room.right else room.left + 16
+    top, words = top_of(room), TEXT if room.left < TEXT < room.right - 300 else room.left + 16
     words += 16 if words == room.left else 0
     parts = [
         f'<rect x="{room.left}" y="{top}" width="{room.right - room.left}" height="{bottom_of(room) - top}" rx="9" '
@@ -159,6 +159,8 @@ def arrow(source: str, target: str, x: int) -> str:
     line = f"M{x},{begin} V{end}"
     if (source, target) == ("nodes", "schedulers"):
         line = f"M{x},{begin} v16 H308 V{end}"
+    if (source, target) == ("curation", "model_patches"):
+        line = f"M{x},{begin} V{end - 12} H372 V{end}"
     dashed = ' stroke-dasharray="5 4"' if upwards else ""
     marker = f'marker-end="url(#{source.replace(".", "-")})"'
     return (
@@ -200,7 +202,7 @@ def draw(arrows: set[tuple[str, str]], inner: dict[str, list[str]]) -> str:
             30,
             height - 26,
             "An arrow is an import, in the colour of who imports; it passes behind the rooms between the two. "
-            "• stands for an arrow to one of the two ground floors.",
+            "• stands for an arrow to one of the ground floors.",
         ),
         text(
             30,
