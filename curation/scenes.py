@@ -47,9 +47,12 @@ LAGS = (4, 6, 9, 13, 18, 26)  # half a window, frames
 WIPE_LAGS = (9, 13, 18)
 APART = 0.5  # how little its ends correlate, at least
 STEP, BACKWARDS = 0.4, 0.12  # the largest part of the change that one frame may make; that may be undone
+# A mixture of two pictures that do not look alike has less contrast than either, whatever moves in them; a camera that
+# pans loses none. As a part of what is lost by mixing: certain within the first bounds, nothing outside of the second.
+DIP, SOME_DIP = (0.6, 1.25), (0.35, 1.4)
 # What is no mixture, as a part of the ends' distance, for each unit of how little they correlate: certain below; what
 # is accepted without a judge; what is worth asking one.
-LEFT_OVER = (0.34, 0.42, 0.50)
+LEFT_OVER = (0.48, 0.55, 0.60)
 OF_NEITHER = 0.56  # of a wipe: what is of neither end, pixel by pixel, in the same units, and twice the border between
 NEAR = 6  # frames between two parts of one change
 EDGE = 0.06  # shares below are of the scene before, above 1 - EDGE of the one after
@@ -116,6 +119,17 @@ class _View:
         away = self.square[j] + self.square[i] - 2 * self.products[j, i]
         share = along / distance
         return share, np.sqrt(np.maximum(away / distance - share**2, 0))
+
+    def dip(self, first: int, last: int, between: np.ndarray, share: np.ndarray) -> float:
+        """How much contrast frames lose that hold some of both ends, as a part of what a mixture loses."""
+        share = np.clip(share, 0, 1)
+        mixed = (share > 0.2) & (share < 0.8)
+        if not mixed.any():
+            return 0.0
+        i, k, share, j = first - self.base, last - self.base, share[mixed], between[mixed] - self.base
+        usual = (1 - share) * self.square[i] + share * self.square[k]
+        expected = 2 * share * (1 - share) * (usual - self.products[i, k])
+        return float((usual - self.square[j]).sum() / max(expected.sum(), 1e-9))
 
 
 class TransitionFinder:
@@ -287,12 +301,14 @@ class TransitionFinder:
             smooth = (steps.max(1) <= STEP) & (steps.min(1) >= -BACKWARDS)
             for w in np.flatnonzero(smooth):
                 rest = float(np.sqrt(np.mean(left[w] ** 2)) / apart[w])
-                if rest < LEFT_OVER[2]:
-                    windows.append(_Window(DISSOLVE, rest, *_extent(share[w], between[w])))
-                if lag in WIPE_LAGS and rest >= LEFT_OVER[0]:
+                dip = view.dip(m[w] - lag * step, m[w] + lag * step, between[w], share[w])
+                if rest < LEFT_OVER[2] and SOME_DIP[0] < dip < SOME_DIP[1]:
+                    sure = rest < LEFT_OVER[0] and DIP[0] < dip < DIP[1]
+                    windows.append(_Window(DISSOLVE, rest, *_extent(share[w], between[w]), dip, sure))
+                if lag in WIPE_LAGS and rest >= LEFT_OVER[0] / 2:
                     rest = self._of_neither(between[w], float(apart[w]))
                     if rest < OF_NEITHER:
-                        windows.append(_Window(WIPE, rest, *_extent(share[w], between[w])))
+                        windows.append(_Window(WIPE, rest, *_extent(share[w], between[w]), 1.0, True))
         found, taken = [], np.zeros(view.end - view.base + 1, bool)
         for window in sorted(windows):  # the surest first
             place = slice(window.first - view.base, window.last - view.base + 1)
@@ -323,11 +339,13 @@ class TransitionFinder:
         return (self.frames.luma[here] + self.frames.level[here]).reshape(SIZE[::-1])
 
     def _is_change(self, window: _Window) -> bool:
-        if window.kind == WIPE or window.rest < LEFT_OVER[0]:
+        if window.sure:
             return True
         self.doubtful += 1
         judged = self._judged((window.first + window.last) // 2)
-        return window.rest < LEFT_OVER[1] if judged is None else judged[1] > 0.5
+        if judged is not None:
+            return judged[1] > 0.5
+        return window.rest < LEFT_OVER[1] and window.dip > DIP[0]
 
 
 @dataclass(frozen=True, order=True)
@@ -338,6 +356,8 @@ class _Window:
     rest: float  # that is no mixture
     first: int
     last: int
+    dip: float
+    sure: bool
 
 
 def _extent(share: np.ndarray, numbers: np.ndarray) -> tuple[int, int]:

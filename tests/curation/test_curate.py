@@ -1,0 +1,206 @@
+"""`dreamfactory curate` from end to end: what it makes, that it makes the same however it is done, and bad input."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from dreamfactory import cli
+
+from ..footage import film
+
+QUICK = ["--quiet", "--set", "scenes.detector=content", "--set", "scores.text=none", "--set", "clips.speed=ultrafast"]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Five sources: three films, of which one is there twice, and one that is none."""
+    folder = tmp_path_factory.mktemp("videos")
+    film(folder / "one.mp4", [1, 2])
+    film(folder / "deep" / "two.mkv", [3, 4, 5], frames=52)
+    film(folder / "three.mp4", [6])
+    shutil.copy(folder / "three.mp4", folder / "again.mp4")
+    (folder / "none.mp4").write_bytes(b"no video at all, whatever it is called" * 99)
+    return folder
+
+
+def curate(*arguments: object) -> int:
+    return cli.main(["curate", *map(str, arguments), *QUICK])
+
+
+@pytest.fixture(scope="module")
+def made(videos, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("sets") / "set"
+    assert curate(videos, out) == 3  # one source failed
+    return out
+
+
+def rows(out: Path, name: str = "clips") -> list[dict]:
+    return parquet.read_table(out / f"{name}.parquet").to_pylist()
+
+
+def the_set(out: Path) -> dict[str, str]:
+    """Its shards and tables, by digest."""
+    files = [*out.glob("clips-*.tar"), *out.glob("*.parquet")]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_every_source_is_accounted_for(made):
+    sources = {row["source"]: row for row in rows(made, "sources")}
+    assert {name: row["status"] for name, row in sources.items()} == {
+        "again.mp4": "ok", "deep/two.mkv": "ok", "none.mp4": "failed", "one.mp4": "ok", "three.mp4": "copy",
+    }  # fmt: skip
+    assert "cannot be opened as a video" in sources["none.mp4"]["problem"]
+    assert sources["three.mp4"]["problem"] == "the same bytes as again.mp4"
+    told = json.loads((made / "report.json").read_text())
+    assert (told["sources"], told["scenes"], told["clips"]) == (5, 6, 6)
+    assert [one["source"] for one in told["failed"]] == ["none.mp4"]
+    assert told["kept"] + sum(told["reasons"].values()) == told["clips"]
+
+
+def test_clips_begin_and_end_where_the_scenes_do(made):
+    found = {(row["source"], row["scene"]): (row["start"], row["end"], row["frames"]) for row in rows(made)}
+    assert found["one.mp4", 0] == (0.0, 2.5, 60)
+    assert found["one.mp4", 1] == (2.5, 5.0, 60)
+    assert [found["deep/two.mkv", k][2] for k in range(3)] == [52, 52, 52]
+
+
+def test_a_shard_holds_video_and_row_of_each_kept_clip(made):
+    kept = {row["clip"]: row for row in rows(made) if row["kept"]}
+    assert kept
+    with tarfile.open(made / "clips-000000.tar") as tar:
+        names = tar.getnames()
+        assert {name.partition(".")[0] for name in names} == set(kept)
+        assert names == sorted(names, key=lambda name: name.partition(".")[0])
+        first = names[0].partition(".")[0]
+        told = json.load(tar.extractfile(f"{first}.json"))
+        assert told["source"] == kept[first]["source"]
+        assert tar.getmember(f"{first}.mp4").size == kept[first]["bytes"]
+
+
+def test_the_same_line_again_changes_nothing_and_decodes_nothing(videos, made):
+    before = the_set(made)
+    times = {file: file.stat().st_mtime_ns for file in made.glob("clips-*.tar")}
+    assert curate(videos, made) == 3
+    assert the_set(made) == before
+    assert {file: file.stat().st_mtime_ns for file in made.glob("clips-*.tar")} == times
+
+
+@pytest.mark.parametrize("runner", ["processes", "ray"])
+def test_every_runner_makes_the_same_set_to_the_byte(videos, made, tmp_path, runner):
+    if runner == "ray":
+        pytest.importorskip("ray", reason="Ray is not installed")
+    assert curate(videos, tmp_path / "set", "--runner", runner, "--set", "engine.workers=2") == 3
+    assert the_set(tmp_path / "set") == the_set(made)
+
+
+@pytest.mark.parametrize("parts", [["1/3", "2/3", "3/3"], ["1/2", "0/2"]])
+def test_jobs_of_an_array_make_the_same_set_to_the_byte(videos, made, tmp_path, parts):
+    for part in parts:
+        curate(videos, tmp_path / "set", "--shard", part)
+    assert the_set(tmp_path / "set") == the_set(made)
+
+
+def test_sources_that_are_gone_do_not_matter_to_other_filters(videos, made, tmp_path):
+    """Filters are predicates on rows: clips they no longer reject come back without any video."""
+    sources, out = tmp_path / "videos", tmp_path / "set"
+    shutil.copytree(videos, sources)
+    curate(sources, out, "--set", "filters.static.min=100")
+    assert not any(row["kept"] for row in rows(out))
+    for file in sources.rglob("*.m*"):  # of the same size and time, and no video
+        size, stat = file.stat().st_size, file.stat()
+        file.write_bytes(bytes(size))
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    curate(sources, out)
+    assert the_set(out)["clips-000000.tar"] == the_set(made)["clips-000000.tar"]
+
+
+def test_clips_that_were_not_encoded_are_when_they_are_wanted(videos, made, tmp_path):
+    out = tmp_path / "set"
+    curate(videos, out, "--set", "clips.encode=kept", "--set", "filters.static.min=100")
+    assert not list((out / ".work").rglob("*.mp4"))
+    curate(videos, out, "--set", "clips.encode=kept")
+    assert the_set(out) == the_set(made)
+
+
+def test_whoever_is_killed_whenever_the_set_is_the_same(videos, made, tmp_path):
+    out = tmp_path / "set"
+    line = [sys.executable, "-m", "dreamfactory", "curate", str(videos), str(out), *QUICK, "--runner", "processes"]
+    for wait in (0.6, 1.4, 2.2, 3.0, 3.8, 4.6):
+        run = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(wait)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    assert subprocess.run(line, capture_output=True).returncode == 3
+    assert the_set(out) == the_set(made)
+    assert not list((out / ".work" / "tmp").iterdir())
+    assert not list(out.rglob("*.dreamfactory.tmp"))
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+def refused(capsys, *arguments: object) -> str:
+    assert curate(*arguments) == 2
+    told = capsys.readouterr().err.strip()
+    assert len(told.splitlines()) == 1
+    return told
+
+
+def test_another_set_is_not_written_over(videos, made, tmp_path, capsys):
+    film(tmp_path / "others" / "x.mp4", [9])
+    before = the_set(made)
+    assert "holds a set that is made of" in refused(capsys, tmp_path / "others", made)
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("Dear")
+    assert "holds dear.txt" in refused(capsys, videos, tmp_path / "letters")
+    assert the_set(made) == before
+
+
+def test_settings_that_made_the_rows_stay(videos, made, capsys):
+    told = refused(capsys, videos, made, "--set", "clips.min_seconds=1")
+    assert "another clips.min_seconds (2.0, here 1.0)" in told
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["clips.min_seconds=30"], r"clips.min_seconds 30 is above clips.max_seconds 20"),
+        (["clips.crf=99"], "clips.crf is 99; expected 0 to 51"),
+        (["clips.speed=warp"], "clips.speed is 'warp'; expected one of ultrafast"),
+        (["filters.static.column=moton"], "did you mean 'motion'"),
+        (["filters.static.min=2", "filters.static.max=1"], "min 2 is above max 1"),
+        (["captions.kind=transformers"], "captions.path"),
+        (["clip.crf=3"], "unknown setting clip. Did you mean 'clips'"),
+        (["engine.runner=cloud"], "engine.runner is 'cloud'"),
+    ],
+)
+def test_settings_that_cannot_be_cost_a_sentence(videos, tmp_path, capsys, settings, told):
+    extra = [word for setting in settings for word in ("--set", setting)]
+    assert told in refused(capsys, videos, tmp_path / "set", *extra)
+    assert not (tmp_path / "set").exists()
+
+
+def test_no_videos(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    refused(capsys, tmp_path / "empty", tmp_path / "set")
+    refused(capsys, tmp_path / "nowhere", tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_all_sources_failed(tmp_path, capsys):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"a" * 999)
+    assert curate(tmp_path / "videos", tmp_path / "set") == 3
+    told = json.loads((tmp_path / "set" / "report.json").read_text())
+    assert (told["sources"], told["clips"], len(told["failed"])) == (1, 0, 1)
+    assert (tmp_path / "set" / "report.html").exists()
