@@ -34,7 +34,7 @@ def videos(tmp_path_factory) -> Path:
 
 
 def curate(*arguments: object) -> int:
-    return cli.main(["curate", *map(str, arguments), *QUICK])
+    return cli.main(["curate", *QUICK, *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def refused(capsys, *arguments: object) -> str:
 def test_another_set_is_not_written_over(videos, made, tmp_path, capsys):
     film(tmp_path / "others" / "x.mp4", [9])
     before = the_set(made)
-    assert "holds a set that is made of" in refused(capsys, tmp_path / "others", made)
+    assert "holds the set that is made of" in refused(capsys, tmp_path / "others", made)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("Dear")
     assert "holds dear.txt" in refused(capsys, videos, tmp_path / "letters")
