@@ -28,7 +28,8 @@ PACKAGES = {  # what pip calls them, where that is another name than Python's
     "google": "protobuf",
     "yaml": "pyyaml",
 }
-ON_TORCH = ("accelerate", "bitsandbytes", "peft", "prodigyopt", "torchmetrics", "xformers")  # ask for some torch
+# Ask for some torch.
+ON_TORCH = ("accelerate", "bitsandbytes", "peft", "prodigyopt", "torchmetrics", "torchvision", "xformers")
 ALONE = ("spandrel",)  # asks for torchvision, which brings the torch that it was made for
 # Made for one torch each, and imported by other libraries wherever they are found; DreamFactory needs none.
 BESIDE = ("flash_attn", "torchaudio", "torchvision", "xformers")
