@@ -9,6 +9,7 @@ import ast
 import math
 import os
 import re
+import shlex
 import sys
 import types
 from collections.abc import Iterable
@@ -24,6 +25,8 @@ else:
 
 # In a dataclass: a text that names a file or folder, or stands for one ("demo", "fresh").
 UserPath = Annotated[str, "a path"]
+# In a dataclass: a program and its arguments, as a list, or as one text that is split as a shell would.
+Command = Annotated[tuple[str, ...], "a command"]
 
 
 class Given(str):
@@ -96,6 +99,8 @@ def known(values: Iterable[str], names: list[str], where: str) -> None:
 
 def _typed(hint, value, name: str):
     origin, inner = get_origin(hint), get_args(hint)
+    if hint == Command:
+        return _command(value, name)
     if isinstance(value, Given) and origin not in (Union, types.UnionType):
         value = _as_given(hint, value)
     if hint is Any:
@@ -136,6 +141,17 @@ def _as_given(hint, value: Given) -> Any:
     """2024 is a folder's name where a path is asked for, and a number elsewhere."""
     read = value.read()
     return str(value) if hint in (str, UserPath) and not isinstance(read, str) else read
+
+
+def _command(value: object, name: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        try:
+            return tuple(shlex.split(value))
+        except ValueError as error:  # a quotation without an end
+            raise SettingsError(f"{name} is {shown(value)}, which cannot be split into words: {error}.") from error
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+        raise SettingsError(f"{name} is {shown(value)}; expected a command and its arguments, all texts.")
+    return tuple(value)
 
 
 def _expanded(value: str, name: str) -> str:

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..settings import UserPath
+from ..settings import Command, UserPath
 
 # VF Table 8, in its order.
 CATEGORIES = (
@@ -86,7 +86,7 @@ class CaptionsConfig:
     # none; column: of the source's table, or the text beside it; command: yours; transformers: a model in a folder.
     kind: str = "none"
     column: str = "caption"
-    command: tuple[str, ...] = ()  # {image} and {clip} stand for files; it prints the caption
+    command: Command = ()  # {image} and {clip} stand for files; it prints the caption
     path: UserPath = ""  # of the model's folder
     prompt: str = ""  # what the model is asked, where it takes words
     frames: int = 1  # the centre one; more, evenly over the clip, for models that take several
