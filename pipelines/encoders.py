@@ -326,7 +326,7 @@ def _load(
         if pickled
         else {"pretrained_model_name_or_path": folder, "local_files_only": True, "use_safetensors": True}
     )
-    with _library_errors(folder), _quiet():
+    with _library_errors(folder), quiet():
         model, found = model_class.from_pretrained(
             **source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
@@ -351,7 +351,7 @@ def _library_errors(folder: Path) -> Iterator[None]:
 
 def _save(model: Any, folder: Path, prefix: str = "") -> None:
     """Config and weights; weights under the names that published files have, whatever this transformers calls them."""
-    with _quiet():
+    with quiet():
         model.save_pretrained(folder)
     path = folder / "model.safetensors"
     weights = {k if k.startswith(prefix) else prefix + k: v for k, v in load_file(path).items()}
@@ -359,7 +359,7 @@ def _save(model: Any, folder: Path, prefix: str = "") -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' own bars and reports, which would stand between a user and our one sentence."""
     from transformers.utils import logging
 
