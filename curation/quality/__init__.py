@@ -1,0 +1,1 @@
+"""Videos whose truth is known by construction, and what the curation's detectors make of them."""
