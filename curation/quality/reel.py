@@ -26,6 +26,15 @@ class Span(NamedTuple):
     alike: bool = False  # one place on both sides
 
 
+class Box(NamedTuple):
+    """Pixels of the video as it is shown."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
 @dataclass(frozen=True)
 class Join:
     """From one shot to the next. frames: so many that are neither; both shots go on meanwhile."""
@@ -57,7 +66,11 @@ class Effect:
 
 @dataclass
 class Reel:
-    """A video before it is written. joins: one fewer than shots. events: (kind, first, last), no transitions."""
+    """A video before it is written. joins: one fewer than shots.
+
+    What else is known of it goes from a first frame to a last one, which is not of it any more: events, which are no
+    transitions; pictures, where they do not fill the frame; overlays.
+    """
 
     size: tuple[int, int]  # height, width
     rate: Fraction  # frames a second
@@ -65,6 +78,8 @@ class Reel:
     joins: Sequence[Join]
     effects: list[Effect] = field(default_factory=list)
     events: list[tuple[str, int, int]] = field(default_factory=list)
+    pictures: list[tuple[Box, int, int]] = field(default_factory=list)
+    overlays: list[tuple[str, Box, int, int]] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -139,7 +154,7 @@ def wiped(join: Join, number: int, size: tuple[int, int]) -> Array:
     return np.hypot(y - h / 2, x - w / 2) < part * math.hypot(h, w) / 2
 
 
-# -- what looks like a transition and is none ---------------------------------------------------------------------------
+# -- what looks like a transition and is none ------------------------------------------------------------------------
 
 
 def brighter(strength: Sequence[float]) -> Callable[[Array, int], Array]:

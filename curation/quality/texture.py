@@ -1,7 +1,7 @@
 """What made-up footage is painted with: 1/f noise, palettes, soft shapes. numpy and OpenCV, seeded.
 
-A texture is (h, w, 3) bytes, or (h, w, 4) with its colours already multiplied by what covers; it has no border: its
-left goes on at its right, its top at its bottom.
+A texture is (h, w, 4) bytes, its colours already multiplied by what covers; those of layers have no border: their left
+goes on at their right, their top at their bottom.
 """
 
 from __future__ import annotations
@@ -89,6 +89,11 @@ def covered(image: Array, cover: Array) -> Array:
     return to_bytes(np.concatenate([image * cover[..., None], cover[..., None]], 2))
 
 
+def solid(image: Array) -> Array:
+    """(h, w, 3) in [0, 1] -> (h, w, 4) bytes, all covered: OpenCV moves four channels faster than three."""
+    return np.concatenate([to_bytes(image), np.full((*image.shape[:2], 1), 255, np.uint8)], 2)
+
+
 def pyramid(texture: Array, levels: int = 4) -> list[Array]:
     """Each half of the one before, so that far and small things do not flicker."""
     cv2, found = opencv(), [texture]
@@ -97,7 +102,7 @@ def pyramid(texture: Array, levels: int = 4) -> list[Array]:
     return found
 
 
-# -- things -------------------------------------------------------------------------------------------------------------
+# -- things ----------------------------------------------------------------------------------------------------------
 
 
 def disc(side: int) -> tuple[Array, Array]:
@@ -135,7 +140,7 @@ def outline(rng: np.random.Generator, kind: str, side: int) -> Array:
     return 0.9 - distance
 
 
-def thing(rng: np.random.Generator, kind: str, colours: Array, flat: bool = False, side: int = 224) -> Array:
+def thing(rng: np.random.Generator, kind: str, colours: Array, flat: bool = False, side: int = 160) -> Array:
     """(side, side, 4): a shape with a texture of its own, lit from one side; flat: one colour and a dark line."""
     inside = outline(rng, kind, side)
     edge = 2.5 / side if flat else rng.uniform(2, 7) / side

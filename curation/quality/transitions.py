@@ -3,141 +3,107 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ..rows import DISSOLVE, FADE, WIPE
+from ..rows import CUT, DISSOLVE, FADE, WIPE
+from .filmed import filmed, varied
 from .plan import Plan, Scale
 from .reel import Crossed, Effect, Join, Reel, Shot, Whipped, brighter, dimmed
 from .texture import palette, pyramid, thing
 from .truth import Truth
 from .world import KINDS, Footage, Scene
-from .write import write
 
-PART = "transitions"
-RATES = (Fraction(24), Fraction(25), Fraction(30), Fraction(30000, 1001))
-# Group: the joins of its videos, in turn.
-GROUPS: dict[str, tuple[Join, ...]] = {
-    "cut": (Join(),),
-    "cut alike": (Join(alike=True),),
-    "cut short scenes": (Join(),),
-    "dissolve 30": (Join(DISSOLVE, 30),),
-    "dissolve other": (Join(DISSOLVE, 12), Join(DISSOLVE, 24), Join(DISSOLVE, 48)),
-    "dissolve alike": (Join(DISSOLVE, 30, alike=True),),
-    "fade black": (Join(FADE, 30, "black"), Join(FADE, 30, "black", hold=0.2)),
-    "fade white": (Join(FADE, 30, "white"), Join(FADE, 30, "white", hold=0.2)),
-    "fade other": tuple(Join(FADE, n, how, hold=0.1) for n in (12, 20, 44, 60) for how in ("black", "white")),
-    "wipe": (Join(WIPE, 30, "left"), Join(WIPE, 30, "down"), Join(WIPE, 30, "circle"), Join(WIPE, 15, "left")),
-    "mixed": (Join(), Join(DISSOLVE, 30), Join(), Join(FADE, 30, "black"), Join(), Join(DISSOLVE, 20), Join()),
+# Group: the joins of its videos, in turn; videos and joins in each, quick and full.
+GROUPS: dict[str, tuple[tuple[Join, ...], tuple[int, int], tuple[int, int]]] = {
+    "cut": ((Join(CUT),), (1, 6), (25, 10)),
+    "cut alike": ((Join(CUT, alike=True),), (1, 3), (8, 8)),
+    "cut short scenes": ((Join(CUT),), (1, 7), (8, 16)),
+    "dissolve 30": ((Join(DISSOLVE, 30),), (1, 4), (30, 8)),
+    "dissolve other": ((Join(DISSOLVE, 12), Join(DISSOLVE, 24), Join(DISSOLVE, 48)), (1, 3), (16, 8)),
+    "dissolve alike": ((Join(DISSOLVE, 30, alike=True),), (1, 1), (6, 6)),
+    "fade black": ((Join(FADE, 30, "black"), Join(FADE, 30, "black", hold=0.2)), (1, 2), (18, 8)),
+    "fade white": ((Join(FADE, 30, "white"), Join(FADE, 30, "white", hold=0.2)), (1, 2), (12, 8)),
+    "fade other": (
+        tuple(Join(FADE, n, how, hold=0.1) for n in (12, 20, 44, 60) for how in ("black", "white")),
+        (1, 2),
+        (10, 8),
+    ),
+    "wipe": (
+        (Join(WIPE, 30, "left"), Join(WIPE, 30, "down"), Join(WIPE, 30, "circle"), Join(WIPE, 15, "left")),
+        (1, 3),
+        (20, 8),
+    ),
+    "mixed": (
+        (Join(CUT), Join(DISSOLVE, 30), Join(CUT), Join(FADE, 30, "black"), Join(CUT), Join(DISSOLVE, 20)),
+        (0, 0),
+        (10, 14),
+    ),
 }
-# Videos of each, and joins in each of them.
-COUNTS = {
-    "quick": {"cut": (1, 7), "cut alike": (1, 3), "cut short scenes": (1, 8), "dissolve 30": (1, 5), "dissolve other": (1, 3),
-              "dissolve alike": (1, 2), "fade black": (1, 3), "fade white": (1, 2), "fade other": (1, 4), "wipe": (1, 4)},
-    "full": {"cut": (25, 10), "cut alike": (8, 8), "cut short scenes": (8, 16), "dissolve 30": (25, 8), "dissolve other": (16, 8),
-             "dissolve alike": (6, 6), "fade black": (18, 8), "fade white": (12, 8), "fade other": (10, 8), "wipe": (16, 8),
-             "mixed": (10, 14)},
-}  # fmt: skip
+SHORT = (0.3, 1.0)  # seconds of a short scene
 EVENTS = ("flash", "pan", "crossing", "lights", "strobe", "long", "nothing")
-NO_EVENTS = {"quick": 1, "full": 16}  # videos of each event
-SHORT, USUAL = (0.3, 1.0), (1.2, 4.5)  # seconds of a scene
-DIFFERENT, UNLIKE = 8.0, 3.0  # least mean difference of two scenes' levels, so that a person sees the change
+VIDEOS = {"quick": 1, "full": 18}  # of each event
 
 
 def plans(scale: Scale, seed: int) -> Iterator[Plan]:
     """What is to be made."""
-    for number, (group, (videos, joins)) in enumerate(COUNTS[scale.name].items()):
+    for number, (group, (joins, quick, full)) in enumerate(GROUPS.items()):
+        videos, count = quick if scale.name == "quick" else full
         for k in range(videos):
-            key = (seed, 1, number, k)
-            yield Plan(
-                f"{PART}/{group.replace(' ', '-')}-{k:02}.mp4",
-                lambda p, g=group, n=joins, s=key: _scenes(p, g, n, scale, s),
-            )
+            file = f"transitions/{group.replace(' ', '-')}-{k:02}.mp4"
+            turns = tuple(joins[n % len(joins)] for n in range(count))
+            yield Plan(file, partial(_scenes, file, group, turns, scale, (seed, 1, number, k)))
     for number, event in enumerate(EVENTS):
-        for k in range(NO_EVENTS[scale.name]):
-            key = (seed, 2, number, k)
-            yield Plan(f"{PART}/no-{event}-{k:02}.mp4", lambda p, e=event, s=key: _event(p, e, scale, s))
+        for k in range(VIDEOS[scale.name]):
+            file = f"transitions/no-{event}-{k:02}.mp4"
+            yield Plan(file, partial(_event, file, event, scale, (seed, 2, number, k)))
 
 
-def _scenes(path: Path, group: str, count: int, scale: Scale, key: tuple[int, ...]) -> Truth:
-    """A video of scenes that are joined as the group says."""
+def _scenes(
+    file: str, group: str, joins: tuple[Join, ...], scale: Scale, key: tuple[int, ...], folder: Path
+) -> list[Truth]:
+    """A video of scenes that are joined so."""
     rng = np.random.default_rng(key)
-    size, rate = scale.size(rng), RATES[rng.integers(len(RATES))]
-    joins = tuple(GROUPS[group][k % len(GROUPS[group])] for k in range(count))
+    size, rate = scale.size(rng), scale.rate(rng)
     if group == "mixed":
-        joins = tuple(joins[k] for k in rng.permutation(count))
+        joins = tuple(joins[k] for k in rng.permutation(len(joins)))
     scenes = varied(rng, [join.alike for join in joins])
-    least, most = SHORT if group == "cut short scenes" else USUAL
+    least, most = SHORT if group == "cut short scenes" else scale.scene
     shots = [Shot(scene, max(8, round(rng.uniform(least, most) * rate)), rng.uniform(0, 20)) for scene in scenes]
-    return filmed(path, Reel(size, rate, shots, joins), PART, group)
+    return [filmed(folder, file, group, Reel(size, rate, shots, joins))]
 
 
-def varied(rng: np.random.Generator, alike: list[bool]) -> list[Scene]:
-    """Scenes of which each differs visibly from the one before; alike: those of one place."""
-    kinds = [str(kind) for kind in rng.permutation(KINDS)]
-    scenes = [Scene(int(rng.integers(2**31)), kind=kinds[0])]
-    for k, same in enumerate(alike, 1):
-        last, tried = scenes[-1], 0
-        while True:
-            number, kind = int(rng.integers(2**31)), kinds[(k + tried) % len(kinds)]
-            next_one = Scene(number, kind=last.kind, setting=last.setting) if same else Scene(number, kind=kind)
-            tried += 1
-            if _difference(last, next_one) > (UNLIKE if same else DIFFERENT) or tried > 20:
-                break
-        scenes.append(next_one)
-    return scenes
-
-
-def _difference(one: Scene, other: Scene) -> float:
-    a, b = (np.mean([s.frame(t, (36, 64)) for t in (0.0, 1.0)], 0) for s in (one, other))
-    return float(np.abs(a - b).mean())
-
-
-def filmed(path: Path, reel: Reel, part: str, group: str) -> Truth:
-    """Write it, and say what it is."""
-    times = write(path, reel.frames(), reel.rate)
-    height, width = reel.size
-    return Truth(
-        "/".join(path.parts[-2:]), part, group, width, height, float(reel.rate), reel.count, times[-1],
-        reel.spans(times), reel.happened(times),
-    )  # fmt: skip
-
-
-def _event(path: Path, event: str, scale: Scale, key: tuple[int, ...]) -> Truth:
+def _event(file: str, event: str, scale: Scale, key: tuple[int, ...], folder: Path) -> list[Truth]:
     """One scene, in which something happens that is no transition."""
     rng = np.random.default_rng(key)
-    size, rate = scale.size(rng), RATES[rng.integers(len(RATES))]
+    size, rate = scale.size(rng), scale.rate(rng)
     kinds = [kind for kind in KINDS if event != "pan" or kind not in ("talk", "studio")]
-    scene = Scene(int(rng.integers(2**31)), kind=kinds[key[-1] % len(kinds)] if scale.name == "full" else None)
-    count = round(rate * (scale.long if event == "long" else rng.uniform(4, 7)))
+    scene = Scene(int(rng.integers(2**31)), kind=kinds[(key[-1] + key[-2]) % len(kinds)])
+    count = round(rate * scale.long) if event == "long" else round(rng.uniform(4, 7) * rate)
     footage: Footage = scene
-    effects, events = [], []
-    for first in (round(count * part) for part in ((0.3, 0.6) if event in ("flash", "pan", "crossing") else (0.45,))):
+    effects: list[Effect] = []
+    events: list[tuple[str, int, int]] = []
+    for part in {"flash": (0.3, 0.6), "crossing": (0.2, 0.6), "long": (), "nothing": ()}.get(event, (0.45,)):
+        first = last = round(count * part)
         if event == "flash":
-            last = first + int(rng.integers(1, 4))
+            last += int(rng.integers(1, 4))
             effects.append(Effect(first, last, brighter(rng.uniform(0.5, 1.0, last - first).tolist())))
         elif event == "strobe":
-            last = first + round(rng.uniform(1, 2) * rate)
+            last += round(rng.uniform(1, 2) * rate)
             on, off = int(rng.integers(1, 3)), int(rng.integers(2, 5))
             effects.append(Effect(first, last, brighter([rng.uniform(0.4, 0.9)] * on + [0.0] * off)))
         elif event == "pan":
-            last = first + round(rng.uniform(0.35, 0.9) * rate)
+            last += round(rng.uniform(0.35, 0.9) * rate)
             far = rng.choice([-1, 1]) * rng.uniform(1.2, 3)
-            if not events:
-                footage = Whipped(scene, float(first / rate), float(last / rate), far)
-            else:
-                continue
+            footage = Whipped(scene, float(first / rate), float(last / rate), far)
         elif event == "crossing":
-            last = first + round(rng.uniform(0.4, 1.2) * rate)
+            last += round(rng.uniform(0.4, 1.2) * rate)
             paint = pyramid(thing(rng, str(rng.choice(["blob", "box", "shoulders", "disc"])), palette(rng)))
-            back, radius = bool(rng.random() < 0.5), rng.uniform(0.5, 0.95)
+            radius, back = rng.uniform(0.5, 0.95), bool(rng.random() < 0.5)
             footage = Crossed(footage, float(first / rate), float(last / rate), paint, radius, back)
-        elif event == "lights":
-            last = first
-            effects.append(Effect(0, first, dimmed(rng.uniform(0.15, 0.45))))
         else:
-            continue
+            effects.append(Effect(0, first, dimmed(rng.uniform(0.15, 0.45))))
         events.append((event, first, last))
-    return filmed(path, Reel(size, rate, [Shot(footage, count)], [], effects, events), PART, f"no {event}")
+    return [filmed(folder, file, f"no {event}", Reel(size, rate, [Shot(footage, count)], [], effects, events))]

@@ -9,24 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...files import whole
-from .reel import Span
+from .reel import Box, Span
 
 NAME = "truth.json"
-
-
-class Box(NamedTuple):
-    """Pixels of the video as it is shown."""
-
-    left: int
-    top: int
-    width: int
-    height: int
 
 
 class Overlay(NamedTuple):
     """What lies on the picture from start to end, seconds."""
 
-    kind: str  # logo, see-through logo, watermark, subtitle, title; scene text, which moves with what is filmed
+    kind: str  # logo, see-through logo, watermark, subtitle, title
     box: Box
     start: float
     end: float
@@ -56,7 +47,7 @@ class Truth:
     events: list[Span] = field(default_factory=list)  # what looks like a transition and is none
     bars: list[Picture] = field(default_factory=list)  # none: the picture fills the frame
     overlays: list[Overlay] = field(default_factory=list)
-    text: bool = False  # burned in, at any time
+    text: bool | None = False  # burned in, at any time; none: letters that belong to a logo or watermark
     expected: str = "ok"  # damaged: what can be read is read, and it is said; failed: nothing can
     family: str = ""  # what a duplicate is of; none: unlike all others
     how: str = ""  # what was done to it, of a duplicate

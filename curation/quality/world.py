@@ -13,9 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from .texture import Array, covered, field, noise, opencv, outline, palette, pyramid, textured, thing, to_bytes
+from .texture import Array, covered, field, noise, opencv, outline, palette, pyramid, solid, textured, thing, to_bytes
 
-UNIT = 384  # pixels of a texture for what is as long as the frame is high
+UNIT = 320  # pixels of a texture for what is as long as the frame is high
 HIGH, WIDE = 2 * UNIT, 4 * UNIT  # of the textures of layers
 KINDS = ("nature", "texture", "water", "city", "room", "talk", "cartoon", "studio", "crowd")
 BLUR = 5  # pictures in one frame of a very fast camera
@@ -80,7 +80,7 @@ class Scene:
         image = opencv().LUT((sum(steps) / BLUR + 0.5).astype(np.uint8), self._tones(seconds))
         return self._with_grain(image, seconds)
 
-    # -- what it is made of ---------------------------------------------------------------------------------------------
+    # -- what it is made of -------------------------------------------------------------------------------------------
 
     def _camera(self, rng: np.random.Generator) -> None:
         """Where it looks at first, and how it moves."""
@@ -107,7 +107,7 @@ class Scene:
         self.drift = rng.uniform(0, 0.08) * (rng.random() < 0.5), rng.uniform(0.2, 1.5), rng.uniform(0, 6)
         self.grain = 0.0 if self.kind == "cartoon" else rng.choice([0.0, 1.5, 3.0, 6.0], p=[0.2, 0.4, 0.3, 0.1])
 
-    # -- one frame ------------------------------------------------------------------------------------------------------
+    # -- one frame ----------------------------------------------------------------------------------------------------
 
     def _view(self, t: float, shift: tuple[float, float]) -> tuple[float, float, float, float]:
         """Where the camera is, its zoom, how it is turned."""
@@ -120,7 +120,8 @@ class Scene:
 
     def _seen(self, t: float, size: tuple[int, int], shift: tuple[float, float]) -> Array:
         view = self._view(t, shift)
-        image = _layer(self.layers[0], view, size)
+        cv2 = opencv()
+        image = cv2.cvtColor(_layer(self.layers[0], view, size), cv2.COLOR_RGBA2RGB)
         nearer = sorted((*self.layers[1:], *self.movers), key=lambda one: one.depth)
         for one in nearer:
             if isinstance(one, Layer):
@@ -217,7 +218,7 @@ def paste(
     image[top:bottom, left:right] = over(np.ascontiguousarray(image[top:bottom, left:right]), drawn)
 
 
-# -- places and things --------------------------------------------------------------------------------------------------
+# -- places and things -----------------------------------------------------------------------------------------------
 
 
 def _layers(rng: np.random.Generator, kind: str, colours: Array) -> list[Layer]:
@@ -227,14 +228,14 @@ def _layers(rng: np.random.Generator, kind: str, colours: Array) -> list[Layer]:
     if kind == "city":
         return [_sky(rng, colours), *(_houses(rng, colours[k + 1 : k + 4], 0.5 + 0.4 * k, k) for k in range(2))]
     if kind in ("room", "talk"):
-        return [Layer(pyramid(to_bytes(_room(rng, colours))), 1.0 if kind == "room" else 0.7)]
+        return [Layer(pyramid(solid(_room(rng, colours))), 1.0 if kind == "room" else 0.7)]
     if kind == "cartoon":
-        return [Layer(pyramid(to_bytes(_flat(rng, colours))), 0.6)]
+        return [Layer(pyramid(solid(_flat(rng, colours))), 0.6)]
     if kind == "studio":
         y = np.linspace(-1, 1, HIGH)[:, None, None]
         ramp = colours[0] + (colours[1] - colours[0]) * np.abs(y) + np.zeros((HIGH, WIDE, 1))
-        return [Layer(pyramid(to_bytes(ramp + 0.01 * field(rng, HIGH, WIDE, 1.1)[..., None])), 0.3)]
-    ground = Layer(pyramid(to_bytes(textured(rng, HIGH, WIDE, colours, rng.uniform(0.04, 0.12)))), 1.0)
+        return [Layer(pyramid(solid(ramp + 0.01 * field(rng, HIGH, WIDE, 1.1)[..., None])), 0.3)]
+    ground = Layer(pyramid(solid(textured(rng, HIGH, WIDE, colours, rng.uniform(0.04, 0.12)))), 1.0)
     if kind == "water":
         above = textured(rng, HIGH, WIDE, colours[1:], 0.1)
         cover = np.clip(0.5 + 0.4 * field(rng, HIGH, WIDE, 1.5), 0, 0.8)
@@ -246,7 +247,7 @@ def _sky(rng: np.random.Generator, colours: Array) -> Layer:
     y = np.linspace(-1, 1, HIGH)[:, None, None]
     sky = colours[0] * 0.6 + 0.4 + (colours[1] - colours[0]) * 0.5 * (1 - np.abs(y)) + np.zeros((HIGH, WIDE, 1))
     clouds = np.clip(field(rng, HIGH, WIDE, 1.5) * 0.6 - 0.2, 0, 0.8)[..., None]
-    return Layer(pyramid(to_bytes(sky + (0.95 - sky) * clouds)), 0.2)
+    return Layer(pyramid(solid(sky + (0.95 - sky) * clouds)), 0.2)
 
 
 def _ridge(rng: np.random.Generator, colour: Array, depth: float, low: float) -> Layer:
@@ -320,21 +321,23 @@ def _movers(place: np.random.Generator, rng: np.random.Generator, kind: str, col
         kind, place.integers(1, 6)
     )
     shapes = {"city": ("car", "car", "blob", "shoulders"), "studio": ("blob", "polygon", "box", "ring")}
-    found = []
-    for _ in range(int(count)):
-        shape = str(place.choice(shapes.get(kind, ("blob", "polygon", "box", "ring", "disc", "blob"))))
-        texture = pyramid(thing(place, shape, colours[place.permutation(len(colours))], kind == "cartoon"))
+    shapes = shapes.get(kind, ("blob", "polygon", "box", "ring", "disc", "blob"))
+    found, painted = [], []
+    for k in range(int(count)):
+        if k < 7:  # a crowd is of few kinds
+            shape = str(place.choice(shapes))
+            paint = colours[place.permutation(len(colours))]
+            painted.append((shape, pyramid(thing(place, shape, paint, kind == "cartoon"))))
+        shape, texture = painted[k % len(painted)]
         small, large = {"crowd": (0.04, 0.12), "studio": (0.2, 0.38)}.get(kind, (0.06, 0.28))
         radius = place.uniform(small, large)
         speed = 0.0 if kind == "studio" else rng.choice([-1, 1]) * rng.uniform(0.03, 0.45) * (rng.random() < 0.8)
         low = shape == "car"
+        at = 0.0 if kind == "studio" else rng.uniform(-1, 1), rng.uniform(0.2, 0.4) if low else rng.uniform(-0.35, 0.4)
         found.append(
             Mover(
                 texture,
-                (
-                    0.0 if kind == "studio" else rng.uniform(-1, 1),
-                    rng.uniform(0.2, 0.4) if low else rng.uniform(-0.35, 0.4),
-                ),
+                at,
                 (speed, 0),
                 (0, 0) if low else (rng.uniform(0, 0.08), rng.uniform(0, 0.1)),
                 rng.uniform(0.5, 3),
@@ -357,7 +360,7 @@ def _talking(place: np.random.Generator, rng: np.random.Generator, colours: Arra
         rng.uniform(0.8, 1.5),
     )
     pace, phase, sway = rng.uniform(0.4, 1.2), rng.uniform(0, 6), rng.uniform(0.003, 0.02)
-    face = np.stack([skin, skin * 0.9, skin * 0.75])
+    face = np.stack([skin, skin * 0.95, skin * 0.88])
     dark = np.full((3, 3), 0.12) * place.uniform(0.5, 2.5)
     parts = [  # shape, colours, place below the head's middle, radius, height over width
         ("shoulders", colours[place.permutation(len(colours))], (0, 0.47), 0.42, 0.8),

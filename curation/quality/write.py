@@ -16,16 +16,10 @@ from ...pipelines.media.frames import BT601, BT709, LIMITED, as_bt709
 from .texture import Array
 
 FORMATS = {
-    ".mp4": "mp4",
-    ".mov": "mov",
-    ".mkv": "matroska",
-    ".webm": "webm",
-    ".avi": "avi",
-    ".ts": "mpegts",
-    ".gif": "gif",
-}
+    ".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".ts": "mpegts", ".gif": "gif",
+}  # fmt: skip
 UNITS = {".mkv": Fraction(1, 1000), ".webm": Fraction(1, 1000), ".ts": Fraction(1, 90000), ".gif": Fraction(1, 100)}
-X264 = {"preset": "veryfast", "crf": "20", "x264-params": "mbtree=0"}  # see `files.write_video`
+X264 = {"preset": "superfast", "crf": "20", "x264-params": "mbtree=0"}  # see `files.write_video`
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ def write(
 ) -> list[float]:
     """Frames (h, w, 3) of bytes as a video; when each is shown as the file has it, from the first on, and the end.
 
-    times: of the frames, seconds, where they are not evenly spaced. Sides that the codec does not take raise ValueError.
+    times: of the frames, seconds, where they are not evenly spaced. Raises ValueError.
     """
     coding = coding or Coding()
     unit = UNITS.get(path.suffix, 1 / rate if not times else Fraction(1, 90000))

@@ -1,0 +1,4 @@
+from collections.abc import Iterator
+
+def plans(scale, seed, previews=None) -> Iterator:
+    yield from ()
