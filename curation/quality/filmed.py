@@ -36,19 +36,19 @@ def told(file: str, group: str, reel: Reel, times: Sequence[float]) -> Truth:
 def varied(rng: np.random.Generator, alike: Sequence[bool]) -> list[Scene]:
     """One more scene than there are changes, each visibly another than the one before. alike: they are of one place."""
     kinds = [str(kind) for kind in rng.permutation([k for k in KINDS if k != "studio" or not any(alike)])]
-    scenes = [Scene(_seed(rng), kind=kinds[0])]
+    scenes = [Scene(seed_of(rng), kind=kinds[0])]
     for k, same in enumerate(alike, 1):
         last, least = scenes[-1], ALIKE if same else DIFFERENT
         for tried in range(TRIES):
             kind = last.kind if same else kinds[(k + tried) % len(kinds)]
-            scene = Scene(_seed(rng), kind=kind, setting=last.setting if same else None)
+            scene = Scene(seed_of(rng), kind=kind, setting=last.setting if same else None)
             if difference(last, scene) > least:
                 break
         scenes.append(scene)
     return scenes
 
 
-def _seed(rng: np.random.Generator) -> int:
+def seed_of(rng: np.random.Generator) -> int:
     return int(rng.integers(2**31))
 
 

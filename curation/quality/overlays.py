@@ -1,4 +1,180 @@
-from collections.abc import Iterator
+"""Videos of one scene with black bars, logos, watermarks and words, and the same without."""
 
-def plans(scale, seed, previews=None) -> Iterator:
-    yield from ()
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .filmed import filmed, seed_of, varied
+from .lettering import CYRILLIC, GREEK, STYLES, TITLES, box_of, font, logo, sentence, sign, watermark, written
+from .plan import Plan, Scale
+from .reel import Box, Effect, Join, Reel, Shot
+from .texture import Array, pyramid
+from .truth import Truth
+from .world import KINDS, Footage, Mover, Scene, over
+
+# Group: videos of it, quick and full. A video of scenes whose bars differ is its own kind.
+BARS = {"letterbox": (1, 40), "pillarbox": (1, 40), "windowbox": (0, 15), "bars dark": (1, 25), "bars change": (1, 15)}
+MARKS = {"logo": (1, 40), "logo see-through": (1, 40), "logo letters": (1, 30), "watermark": (1, 40)}
+TEXTS = {
+    "subtitle": (1, 40), "subtitle part": (1, 30), "subtitle changing": (1, 30), "title": (1, 30),
+    "text other": (1, 30), "scene text": (1, 40),
+}  # fmt: skip
+SECONDS = {"quick": 2.2, "full": 4.5}
+SEEN_THROUGH, FAINT = 0.5, 0.25  # strength of half transparent logos and of tiled watermarks
+UNDER_BARS = ((2.39, 2.35, 1.85, 2.0), (4 / 3, 1.0, 9 / 16, 1.19))  # width over height of pictures between bars
+
+
+def plans(scale: Scale, seed: int) -> Iterator[Plan]:
+    """What is to be made."""
+    makers = ((BARS, _barred), (MARKS, _marked), (TEXTS, _texted))
+    number = 0
+    for groups, maker in makers:
+        for group, counts in groups.items():
+            number += 1
+            for k in range(counts[scale.name == "full"]):
+                name = f"overlays/{group.replace(' ', '-')}-{k:02}"
+                yield Plan(name, partial(maker, name, group, scale, (seed, 3, number, k)))
+
+
+def _scene(rng: np.random.Generator, key: tuple[int, ...]) -> Scene:
+    return Scene(seed_of(rng), kind=KINDS[(key[-1] + 2 * key[-2]) % len(KINDS)])
+
+
+# -- bars ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Barred:
+    """Footage between black bars, of the same width on both sides."""
+
+    footage: Footage
+    box: Box
+
+    def frame(self, seconds: float, size: tuple[int, int]) -> Array:
+        frame = np.zeros((*size, 3), np.uint8)
+        left, top, width, height = self.box
+        frame[top : top + height, left : left + width] = self.footage.frame(seconds, (height, width))
+        return frame
+
+
+def bars(rng: np.random.Generator, group: str, size: tuple[int, int]) -> Box:
+    """Where the picture is; even numbers, since chroma has half of the pixels."""
+    h, w = size
+    wide, narrow = ([v for v in values if (v > w / h) == (k == 0)] for k, values in enumerate(UNDER_BARS))
+    way = "letterbox" if group == "letterbox" or (group != "pillarbox" and rng.random() < 0.5) else "pillarbox"
+    aspect = float(rng.choice(wide if way == "letterbox" else narrow))
+    height, width = (round(w / aspect / 2) * 2, w) if way == "letterbox" else (h, round(h * aspect / 2) * 2)
+    if group == "windowbox":
+        height, width = round(height * 0.85 / 2) * 2, round(width * 0.85 / 2) * 2
+    left, top = (w - width) // 4 * 2, (h - height) // 4 * 2
+    return Box(left, top, width, height)
+
+
+def _barred(name: str, group: str, scale: Scale, key: tuple[int, ...], folder: Path) -> list[Truth]:
+    rng = np.random.default_rng(key)
+    size, rate = scale.size(rng), scale.rate(rng)
+    count = round(SECONDS[scale.name] * rate)
+    scenes = varied(rng, [False, False]) if group == "bars change" else [_scene(rng, key)]
+    if group == "bars dark":
+        scenes[0].gain, scenes[0].lift, scenes[0].gamma = rng.uniform(0.2, 0.4), 0.0, 1.0
+    whole = Box(0, 0, size[1], size[0])
+    boxes = [bars(rng, group, size) for _ in scenes]
+    if group == "bars change":
+        boxes[int(rng.integers(3))] = whole
+    joins = [Join()] * (len(scenes) - 1)
+    begin = rng.uniform(0, 20)
+    shots = [
+        Shot(scene if box == whole else Barred(scene, box), count, begin)
+        for scene, box in zip(scenes, boxes, strict=True)
+    ]
+    reel = Reel(size, rate, shots, joins)
+    reel.pictures = [(box, k * count, (k + 1) * count) for k, box in enumerate(boxes)]
+    told = filmed(folder, f"{name}.mp4", group, reel)
+    clean = Reel(size, rate, [Shot(scene, count, begin) for scene in scenes], joins)
+    return _with_twin(folder, name, told, clean)
+
+
+def _with_twin(folder: Path, name: str, told: Truth, clean: Reel) -> list[Truth]:
+    """The same without what the group is about."""
+    told.twin = f"{name}-clean.mp4"
+    return [told, filmed(folder, told.twin, f"{told.group} clean", clean)]
+
+
+# -- logos and watermarks --------------------------------------------------------------------------------------------
+
+
+def covering(layer: Array) -> Callable[[Array, int], Array]:
+    """A layer over each frame."""
+    return lambda frame, number: over(frame, layer)
+
+
+def _marked(name: str, group: str, scale: Scale, key: tuple[int, ...], folder: Path) -> list[Truth]:
+    rng = np.random.default_rng(key)
+    size, rate = scale.size(rng), scale.rate(rng)
+    count = round(SECONDS[scale.name] * rate)
+    shot = Shot(_scene(rng, key), count, rng.uniform(0, 20))
+    if group == "watermark":
+        layer, boxes = watermark(rng, size, FAINT)
+    else:
+        strength = SEEN_THROUGH if group == "logo see-through" else rng.choice([1.0, 0.85])
+        layer = logo(rng, size, int(rng.integers(4)), strength, group == "logo letters")
+        boxes = [box_of(layer)]
+    reel = Reel(size, rate, [shot], [], [Effect(0, count, covering(layer))])
+    kind = group.removesuffix(" letters")
+    reel.overlays = [(kind, box, 0, count) for box in boxes]
+    told = filmed(folder, f"{name}.mp4", group, reel)
+    told.text = None if group in ("watermark", "logo letters") else False
+    return _with_twin(folder, name, told, Reel(size, rate, [shot], []))
+
+
+# -- words -----------------------------------------------------------------------------------------------------------
+
+
+def _texted(name: str, group: str, scale: Scale, key: tuple[int, ...], folder: Path) -> list[Truth]:
+    rng = np.random.default_rng(key)
+    size, rate = scale.size(rng), scale.rate(rng)
+    count = round(SECONDS[scale.name] * rate)
+    scene, begin = _scene(rng, key), rng.uniform(0, 20)
+    if group == "scene text":
+        return _signs(name, group, Reel(size, rate, [Shot(scene, count, begin)], []), rng, key, folder)
+    half = count // 2
+    late = int(rng.random() < 0.5) * (count - half)
+    spans = {"subtitle part": [(late, late + half)], "subtitle changing": [(0, half), (half, count)]}.get(
+        group, [(0, count)]
+    )
+    style, low = str(rng.choice(STYLES)), rng.uniform(0.82, 0.88)
+    high = rng.uniform(0.055, 0.085) if group != "title" else rng.uniform(0.09, 0.14)
+    reel = Reel(size, rate, [Shot(scene, count, begin)], [])
+    for first, last in spans:
+        words, latin, middle = sentence(rng), True, (0.5, low)
+        if group == "title":
+            words, middle = str(rng.choice(TITLES)), (0.5, rng.uniform(0.4, 0.55))
+        elif group == "text other":
+            latin = font(12, latin=False) is None
+            words = sentence(rng) if latin else sentence(rng, CYRILLIC if key[-1] % 2 else GREEK)
+        layer = written(words, size, high, middle, style, latin)
+        reel.effects.append(Effect(first, last, covering(layer)))
+        reel.overlays.append(("title" if group == "title" else "subtitle", box_of(layer), first, last))
+    told = filmed(folder, f"{name}.mp4", group, reel)
+    told.text = True
+    return _with_twin(folder, name, told, Reel(size, rate, [Shot(scene, count, begin)], []))
+
+
+def _signs(
+    name: str, group: str, reel: Reel, rng: np.random.Generator, key: tuple[int, ...], folder: Path
+) -> list[Truth]:
+    """Words that are filmed, and move with what is: none that was burned in, and so without a twin."""
+    kind = ("nature", "city", "room", "texture", "crowd")[key[-1] % 5]
+    scene = Scene(seed_of(rng), kind=kind)
+    scene.pan = float(rng.choice([-1, 1]) * rng.uniform(0.12, 0.35))
+    for k in range(int(rng.integers(1, 4))):
+        at = (rng.uniform(-0.5, 0.5) + 0.9 * k, rng.uniform(-0.2, 0.25))
+        size = rng.uniform(0.12, 0.22)
+        scene.movers.append(Mover(pyramid(sign(rng)), at, (0.0, 0.0), (0.0, 0.0), 1.0, 0.0, 0.0, size, 1.0, 1.0))
+    reel.shots = [Shot(scene, reel.shots[0].frames, reel.shots[0].begin)]
+    return [filmed(folder, f"{name}.mp4", group, reel)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..rows import CUT, DISSOLVE, FADE, WIPE
-from .filmed import filmed, varied
+from .filmed import filmed, seed_of, varied
 from .plan import Plan, Scale
 from .reel import Crossed, Effect, Join, Reel, Shot, Whipped, brighter, dimmed
 from .texture import palette, pyramid, thing
@@ -80,7 +80,7 @@ def _event(file: str, event: str, scale: Scale, key: tuple[int, ...], folder: Pa
     rng = np.random.default_rng(key)
     size, rate = scale.size(rng), scale.rate(rng)
     kinds = [kind for kind in KINDS if event != "pan" or kind not in ("talk", "studio")]
-    scene = Scene(int(rng.integers(2**31)), kind=kinds[(key[-1] + key[-2]) % len(kinds)])
+    scene = Scene(seed_of(rng), kind=kinds[(key[-1] + key[-2]) % len(kinds)])
     count = round(rate * scale.long) if event == "long" else round(rng.uniform(4, 7) * rate)
     footage: Footage = scene
     effects: list[Effect] = []

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
 
+
 def plans(scale, seed, previews=None) -> Iterator:
     yield from ()
