@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from ...errors import InputError, nearest
 from . import duplicates, overlays, real, transitions, unusual
 from .plan import SCALES, Plan, Scale
+from .texture import opencv
 from .truth import Truth, load, save
 
 __all__ = ["PARTS", "Truth", "load", "make"]
@@ -43,12 +45,23 @@ def make(
         else:
             planned += PARTS[part](SCALES[scale], seed)
     truths = []
-    with tqdm(planned, desc="made", unit="video") as progress:
+    with _one_thread(), tqdm(planned, desc="made", unit="video") as progress:
         for plan in progress:
             progress.set_postfix_str(plan.name, refresh=False)
             truths += plan.make(folder)
     save(folder, truths)
     return truths
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV's threads cost more than they save on frames so small."""
+    cv2, before = opencv(), opencv().getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _check(what: str, given: Sequence[str], known: Sequence[str] | dict) -> None:

@@ -96,7 +96,7 @@ def solid(image: Array) -> Array:
 
 def pyramid(texture: Array, levels: int = 4) -> list[Array]:
     """Each half of the one before, so that far and small things do not flicker."""
-    cv2, found = opencv(), [texture]
+    cv2, found = opencv(), [np.ascontiguousarray(texture)]  # else it would be copied for every frame
     for _ in range(levels):
         found.append(cv2.pyrDown(found[-1]))
     return found

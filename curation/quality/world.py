@@ -152,8 +152,8 @@ class Scene:
 def over(image: Array, top: Array) -> Array:
     """(h, w, 3) under (h, w, 4)."""
     cv2 = opencv()
-    rest = cv2.cvtColor(255 - top[..., 3], cv2.COLOR_GRAY2BGR)
-    return cv2.add(cv2.multiply(image, rest, scale=1 / 255), np.ascontiguousarray(top[..., :3]))
+    rest = cv2.cvtColor(cv2.bitwise_not(cv2.extractChannel(top, 3)), cv2.COLOR_GRAY2RGB)
+    return cv2.add(cv2.multiply(image, rest, scale=1 / 255), cv2.cvtColor(top, cv2.COLOR_RGBA2RGB))
 
 
 def _layer(layer: Layer, view: tuple[float, float, float, float], size: tuple[int, int]) -> Array:

@@ -31,6 +31,7 @@ UNITS = {
     ".ts": Fraction(1, 90000), ".mpg": Fraction(1, 90000),
 }  # fmt: skip
 SOUND_RATE = 48000
+SAME = {"fflags": "bitexact"}  # Matroska would draw a number for every file
 X264 = {"preset": "superfast", "crf": "20", "x264-params": "mbtree=0"}  # see `files.write_video`
 
 
@@ -71,7 +72,7 @@ def write(
     stamps: list[int] = []
     with (
         whole(path) as temporary,
-        av.open(str(temporary), "w", format=FORMATS[path.suffix], options=coding.container) as out,
+        av.open(str(temporary), "w", format=FORMATS[path.suffix], options={**SAME, **coding.container}) as out,
     ):
         stream: Any = None
         for number, image in enumerate(frames):
