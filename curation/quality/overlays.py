@@ -18,13 +18,13 @@ from .truth import Truth
 from .world import KINDS, Footage, Mover, Scene, over
 
 # Group: videos of it, quick and full. A video of scenes whose bars differ is its own kind.
-BARS = {"letterbox": (1, 40), "pillarbox": (1, 40), "windowbox": (0, 15), "bars dark": (1, 25), "bars change": (1, 15)}
-MARKS = {"logo": (1, 40), "logo see-through": (1, 40), "logo letters": (1, 30), "watermark": (1, 40)}
+BARS = {"letterbox": (1, 24), "pillarbox": (1, 24), "windowbox": (0, 12), "bars dark": (1, 18), "bars change": (1, 12)}
+MARKS = {"logo": (1, 24), "logo see-through": (1, 24), "logo letters": (1, 18), "watermark": (1, 24)}
 TEXTS = {
-    "subtitle": (1, 40), "subtitle part": (1, 30), "subtitle changing": (1, 30), "title": (1, 30),
-    "text other": (1, 30), "scene text": (1, 40),
+    "subtitle": (1, 24), "subtitle part": (1, 18), "subtitle changing": (1, 18), "title": (1, 18),
+    "text other": (1, 18), "scene text": (1, 24),
 }  # fmt: skip
-SECONDS = {"quick": 2.2, "full": 4.5}
+SECONDS = {"quick": 2.2, "full": 3.5}
 SEEN_THROUGH, FAINT = 0.5, 0.25  # strength of half transparent logos and of tiled watermarks
 TRIES, LEAST = 12, 12.0  # levels that a mark changes, so that a person sees it
 UNDER_BARS = ((2.39, 2.35, 1.85, 2.0), (4 / 3, 1.0, 9 / 16, 1.19))  # width over height of pictures between bars

@@ -131,15 +131,14 @@ def plans(scale: Scale, seed: int) -> Iterator[Plan]:
     """What is to be made; nothing that this FFmpeg cannot write."""
     for copy in range(COPIES[scale.name]):
         for name, kind in KINDS.items():
-            if not can_write(kind.coding.codec):
-                continue
-            yield Plan(f"files/{name}", partial(_whole, name, kind, copy, scale, seed))
-        for name, (kind, harm, expected) in BROKEN.items():
-            yield Plan(f"files/{name}", partial(_broken, name, kind, harm, expected, copy, scale, seed))
+            if can_write(kind.coding.codec):
+                yield Plan(f"files/{name}", partial(_whole, name, kind, copy, scale, seed))
+        for name in BROKEN:
+            yield Plan(f"files/{name}", partial(_broken, name, copy, scale, seed))
         for count, name in ((1, "one frame"), (2, "two frames")):
             yield Plan(f"files/{name}", partial(_short, name, count, copy, scale, seed))
-        for name, content in NONE.items():
-            yield Plan(f"files/{name}", partial(_none, name, content, copy, seed))
+        for name in NONE:
+            yield Plan(f"files/{name}", partial(_none, name, copy, seed))
         yield Plan("files/sound alone", partial(_sound, copy))
 
 
@@ -209,10 +208,9 @@ def turn(path: Path, matrix: tuple[int, int, int, int]) -> None:
     path.write_bytes(data)
 
 
-def _broken(
-    name: str, kind: Kind, harm: Harm, expected: str, copy: int, scale: Scale, seed: int, folder: Path
-) -> list[Truth]:
+def _broken(name: str, copy: int, scale: Scale, seed: int, folder: Path) -> list[Truth]:
     """What is true of it holds of what can still be read."""
+    kind, harm, expected = BROKEN[name]
     (truth,) = _whole(name, kind, copy, scale, seed, folder)
     path = folder / truth.file
     path.write_bytes(harm(path.read_bytes(), np.random.default_rng((seed, 12, copy))))
@@ -230,13 +228,11 @@ def _short(name: str, count: int, copy: int, scale: Scale, seed: int, folder: Pa
     return [Truth(file, "files", f"files {name}", width, height, float(RATE), count, times[-1])]
 
 
-def _none(
-    name: str, content: Callable[[np.random.Generator], bytes], copy: int, seed: int, folder: Path
-) -> list[Truth]:
+def _none(name: str, copy: int, seed: int, folder: Path) -> list[Truth]:
     file = _file(name, Kind(), copy)
     (folder / file).parent.mkdir(parents=True, exist_ok=True)
     with whole(folder / file) as temporary:
-        temporary.write_bytes(content(np.random.default_rng((seed, 13, copy))))
+        temporary.write_bytes(NONE[name](np.random.default_rng((seed, 13, copy))))
     return [Truth(file, "files", f"files {name}", expected="failed")]
 
 
