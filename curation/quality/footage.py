@@ -16,6 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from ...errors import InputError, place
 from .texture import Array, opencv
 
 MOST = 360  # pixels of a frame's shorter side, as it is kept
@@ -151,8 +152,14 @@ def camera_shots() -> list[Reels]:
 
 
 def preview_shots(folder: Path | None) -> list[Reels]:
-    """Animated pictures anywhere below a folder that are known to hold one shot, by their content."""
+    """Animated pictures anywhere below a folder that are known to hold one shot, by their content. Raises InputError."""
     if folder is None:
         return []
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".webp", ".gif") and path.is_file())
-    return [Reels(path) for path in files if hashlib.sha256(path.read_bytes()).hexdigest()[:12] in ONE_SHOT]
+    shots = [Reels(path) for path in files if hashlib.sha256(path.read_bytes()).hexdigest()[:12] in ONE_SHOT]
+    if not shots:
+        raise InputError(
+            f"{place(folder)} holds no animated picture that is known to show one shot; give the folder that "
+            "comfyui-workflow-templates-media-video was unpacked into."
+        )
+    return shots

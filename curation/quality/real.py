@@ -57,10 +57,10 @@ def _mixed(
 ) -> list[Truth]:
     rng = np.random.default_rng(key)
     size, rate = SIZES[rng.integers(len(SIZES))] if scale.name == "full" else SIZES[2], scale.rate(rng)
-    chosen = [shots[rng.integers(len(shots))]]
+    chosen = [shots[int(rng.integers(len(shots)))]]
     while len(chosen) <= len(joins):
         for _ in range(20):
-            shot = shots[rng.integers(len(shots))]
+            shot = shots[int(rng.integers(len(shots)))]
             if shot != chosen[-1] and difference(chosen[-1], shot) > DIFFERENT:
                 break
         chosen.append(shot)

@@ -77,7 +77,7 @@ class Scene:
     def panned(self, seconds: float, size: tuple[int, int], a: float, b: float) -> Array:
         """While the camera goes from a to b, sideways: a frame blurred by it."""
         steps = [self._seen(seconds, size, (a + (b - a) * k / BLUR, 0)).astype(np.float32) for k in range(BLUR)]
-        image = opencv().LUT((sum(steps) / BLUR + 0.5).astype(np.uint8), self._tones(seconds))
+        image = opencv().LUT((np.mean(steps, 0) + 0.5).astype(np.uint8), self._tones(seconds))
         return self._with_grain(image, seconds)
 
     # -- what it is made of -------------------------------------------------------------------------------------------
