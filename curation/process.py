@@ -27,6 +27,7 @@ from .config import CurationConfig
 from .overlay import overlay
 from .pictures import Box, picture_box, within
 from .rows import Clip, Source
+from .text import open_reader
 
 ROWS, VIDEO, STILL, STRIP = "rows.json", "{:04d}.mp4", "{:04d}.jpg", "{:04d}.strip.jpg"
 STILL_SIDE, QUALITY = 1024, 92  # pixels, the longer side of a centre frame at most; of its JPEG
@@ -139,6 +140,11 @@ def _row(
         clip.hashes = scores.hashes(looks, box)
     with seconds.of("overlay"):
         clip.overlay = overlay(pictures)
+    reader = open_reader(config.scores.text)
+    if reader is not None:
+        with seconds.of("text"):
+            text = reader.read(pictures)
+        clip.text, clip.text_found, clip.text_by = text.area, text.words, reader.name
     return clip
 
 

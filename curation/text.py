@@ -4,8 +4,8 @@
     found = reader.read(pictures)          # of one clip, in order
 
 Letters of a shop's sign move with the picture, burned in ones stay on the same pixels while it moves: their edges do
-(still.py). What stays is read by RapidOCR where that is installed, and is text if it has letters; elsewhere it is judged
-by its shape (strokes.py). Where nothing moves at all, what can be read counts.
+(still.py). What stays is read by RapidOCR where that is installed, and is text if it has letters; elsewhere it is
+judged by its shape (strokes.py). Where nothing moves at all, what can be read counts.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def camera_shots() -> list[Reels]:
 
 
 def preview_shots(folder: Path | None) -> list[Reels]:
-    """Animated pictures anywhere below a folder that are known to hold one shot, by their content. Raises InputError."""
+    """Animated pictures anywhere below a folder that are known to hold one shot, by content. Raises InputError."""
     if folder is None:
         return []
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".webp", ".gif") and path.is_file())
