@@ -104,7 +104,7 @@ class Analysis:
                 self.source.width, self.source.height = viewer.size(frame)
                 finder = TransitionFinder(self.config.scenes, float(viewer.stream.average_rate or 25))
             with self.seconds.of("look"):
-                small = viewer.pixels(frame, _fitting(self.size, SMALL), QUICK)
+                small = viewer.pixels(frame, fitting(self.size, SMALL), QUICK)
                 self.pts.append(frame.pts)
                 self._look(frame, viewer, small)
             with self.seconds.of("scenes"):
@@ -149,7 +149,7 @@ class Analysis:
         if self.looks and now - self._seconds(self.looks[-1].pts) < 1 / self.rate - 1e-6:
             return
         rows, columns = _brightest(frame, viewer, self.size)
-        picture = viewer.pixels(frame, _fitting(self.size, LONG), QUICK)
+        picture = viewer.pixels(frame, fitting(self.size, LONG), QUICK)
         self.waiting = Look(self.pts[-1], picture, rows, columns, grey(small))
         self.looks.append(self.waiting)
 
@@ -226,7 +226,7 @@ class Analysis:
         self.source.scenes = self.scene
 
 
-def _fitting(size: tuple[int, int], longer: int) -> tuple[int, int]:
+def fitting(size: tuple[int, int], longer: int) -> tuple[int, int]:
     """Width and height of a smaller picture of that shape."""
     scale = min(1.0, longer / max(size))
     return max(16, round(size[0] * scale)), max(16, round(size[1] * scale))

@@ -63,7 +63,7 @@ class ScoresConfig:
 class DuplicatesConfig:
     """Clips that look the same: 64-bit hashes of three frames, compared each with each at the end."""
 
-    max_distance: float = 12.0  # bits of 64, mean of three frames
+    max_distance: float = 14.0  # bits of 64, mean of three frames
     mirrored: bool = True  # left for right is the same
     within_source: bool = False  # alike clips of one source are duplicates too
 

@@ -20,7 +20,7 @@ FRAMES, BITS = 3, 64
 def mark(clips: Sequence[Clip], config: DuplicatesConfig) -> None:
     """Write `duplicate_of` into every clip that looks like a better one; of those alike the best stays.
 
-    clips: of which each may stay. The larger is better, then the longer, then the sharper, then the name that comes
+    clips: of which each may stay. The larger is better, then the one of more frames, then the sharper, then the name that comes
     first: whatever order they come in, and how many there are of each, the same ones stay.
     """
     for clip in clips:
@@ -49,7 +49,7 @@ def mark(clips: Sequence[Clip], config: DuplicatesConfig) -> None:
 
 
 def _rank(clip: Clip) -> tuple:
-    return -clip.width * clip.height, -clip.duration, -(clip.sharpness or 0.0), clip.clip
+    return -clip.width * clip.height, -clip.frames, -(clip.sharpness or 0.0), clip.clip
 
 
 def _signs(clips: Sequence[Clip], first: int) -> np.ndarray:
