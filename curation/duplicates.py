@@ -20,8 +20,8 @@ FRAMES, BITS = 3, 64
 def mark(clips: Sequence[Clip], config: DuplicatesConfig) -> None:
     """Write `duplicate_of` into every clip that looks like a better one; of those alike the best stays.
 
-    clips: of which each may stay. The larger is better, then the one of more frames, then the sharper, then the name that comes
-    first: whatever order they come in, and how many there are of each, the same ones stay.
+    clips: of which each may stay. The larger is better, then the one of more frames, then the sharper, then the name
+    that comes first: whatever order they come in, and how many there are of each, the same ones stay.
     """
     for clip in clips:
         clip.duplicate_of = None
