@@ -27,6 +27,7 @@ from .config import CurationConfig
 from .overlay import overlay
 from .pictures import Box, picture_box, within
 from .rows import Clip, Source
+from .store import told
 from .text import open_reader
 
 ROWS, VIDEO, STILL, STRIP = "rows.json", "{:04d}.mp4", "{:04d}.jpg", "{:04d}.strip.jpg"
@@ -54,7 +55,7 @@ def process(path: Path, config: CurationConfig, source_id: str, folder: Path) ->
     source.source_id, source.clips = source_id, len(clips)
     source.problem = source.problem or problem
     rows = {"source": asdict(source), "clips": [asdict(clip) for clip in clips], "seconds": seconds}
-    with whole(folder / ROWS) as temporary:
+    with told(folder), whole(folder / ROWS) as temporary:
         temporary.write_text(json.dumps(rows), "utf-8", errors="surrogateescape")
 
 
@@ -170,5 +171,5 @@ def _jpeg(picture: np.ndarray, side: int) -> bytes:
 
 
 def _save(path: Path, data: bytes) -> None:
-    with whole(path) as temporary:
+    with told(path.parent), whole(path) as temporary:
         temporary.write_bytes(data)

@@ -73,7 +73,7 @@ class Cutter:
     def __init__(self, source: Path, *, crf: int, speed: str) -> None:
         # The same bytes whenever and wherever: one thread; and without x264's macroblock tree, whose quick code reads
         # memory that nobody has written.
-        self.options = {"crf": str(crf), "preset": speed, "x264-params": "threads=1:mbtree=0"}
+        self.options: dict[str, object] = {"crf": str(crf), "preset": speed, "x264-params": "threads=1:mbtree=0"}
         self.played = Played(source)
         self.frames = iter(self.played)
         self.waiting: av.VideoFrame | None = None  # the first one behind the last piece

@@ -149,7 +149,7 @@ def _crop(frame: av.VideoFrame, left: int, top: int, width: int, height: int) ->
     """Of yuv420p; all even."""
     planes = []
     for plane, part in zip(frame.planes, (1, 2, 2), strict=True):
-        stored = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        stored = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         stored = stored[top // part : (top + height) // part, left // part : (left + width) // part]
         planes.append(np.ascontiguousarray(stored).ravel())
     return av.VideoFrame.from_ndarray(np.concatenate(planes).reshape(height * 3 // 2, width), format="yuv420p")

@@ -82,7 +82,9 @@ def test_a_shard_holds_video_and_row_of_each_kept_clip(made):
         assert {name.partition(".")[0] for name in names} == set(kept)
         assert names == sorted(names, key=lambda name: name.partition(".")[0])
         first = names[0].partition(".")[0]
-        told = json.load(tar.extractfile(f"{first}.json"))
+        member = tar.extractfile(f"{first}.json")
+        assert member is not None
+        told = json.load(member)
         assert told["source"] == kept[first]["source"]
         assert tar.getmember(f"{first}.mp4").size == kept[first]["bytes"]
 
