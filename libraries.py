@@ -26,6 +26,7 @@ PACKAGES = {  # what pip calls them, where that is another name than Python's
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "google": "protobuf",
+    "scenedetect": "scenedetect-headless",  # the other one brings another OpenCV
     "yaml": "pyyaml",
 }
 # Ask for some torch.

@@ -11,6 +11,8 @@ import tarfile
 import time
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from pyarrow import parquet
 
@@ -206,3 +208,21 @@ def test_all_sources_failed(tmp_path, capsys):
     told = json.loads((tmp_path / "set" / "report.json").read_text())
     assert (told["sources"], told["clips"], len(told["failed"])) == (1, 0, 1)
     assert (tmp_path / "set" / "report.html").exists()
+
+
+def test_clips_are_taken_as_they_are_stored_where_key_frames_allow(tmp_path):
+    """Frames of the source, to the bit, from a key frame to the one before the next scene's."""
+    source = film(tmp_path / "videos" / "keys.mp4", [1, 2, 3], frames=72, keys=24)
+    assert curate(source.parent, tmp_path / "set", "--set", "clips.method=copy") == 0
+    truth = pixels(source)
+    found = rows(tmp_path / "set")
+    assert [row["frames"] for row in found] == [72, 72, 72]
+    for row in found:
+        file = next((tmp_path / "set" / ".work").rglob(f"{row['source_id']}/{row['clip'][-4:]}.mp4"))
+        start = round(row["start"] * 24)
+        assert (pixels(file) == truth[start : start + row["frames"]]).all()
+
+
+def pixels(path: Path):
+    with av.open(str(path)) as file:
+        return np.stack([frame.to_ndarray(format="gray") for frame in file.decode(video=0)])
