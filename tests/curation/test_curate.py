@@ -226,3 +226,43 @@ def test_clips_are_taken_as_they_are_stored_where_key_frames_allow(tmp_path):
 def pixels(path: Path):
     with av.open(str(path)) as file:
         return np.stack([frame.to_ndarray(format="gray") for frame in file.decode(video=0)])
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_captions_and_categories_of_the_users_table(videos, tmp_path):
+    table = videos / "table.jsonl"
+    told = [
+        {"file_name": "one.mp4", "caption": "a walk", "category": "travel"},
+        {"file_name": "deep/two.mkv", "caption": "", "category": "news"},
+    ]
+    table.write_text("".join(json.dumps(row) + "\n" for row in told))
+    settings = ["--set", "captions.kind=column", "--set", "categories.kind=column", "--set", "filters.watermark=none"]
+    assert curate(table, tmp_path / "set", *settings) == 0
+    said = {(row["source"], row["caption"], row["category"]) for row in rows(tmp_path / "set") if row["kept"]}
+    assert said == {("one.mp4", "a walk", "travel"), ("deep/two.mkv", None, "news")}
+    with tarfile.open(tmp_path / "set" / "clips-000000.tar") as tar:
+        texts = [tar.extractfile(name).read() for name in tar.getnames() if name.endswith(".txt")]  # pyright: ignore
+    assert set(texts) == {b"a walk"}
+
+
+def test_a_caption_is_asked_for_once(videos, tmp_path):
+    """By a command, whose calls are counted; clips that come later are asked for then."""
+    script, calls, out = tmp_path / "say.py", tmp_path / "calls", tmp_path / "set"
+    script.write_text(f"import sys; open({str(calls)!r}, 'a').write('x'); print('seen', sys.argv[1][-8:])")
+    command = json.dumps([sys.executable, str(script), "{image}"])
+    settings = [
+        "--set",
+        "captions.kind=command",
+        "--set",
+        f"captions.command={command}",
+        "--set",
+        "filters.watermark=none",
+    ]
+    curate(videos, out, *settings, "--set", "filters.long.column=scene", "--set", "filters.long.max=0")
+    assert len(calls.read_text()) == sum(row["kept"] for row in rows(out)) == 3
+    curate(videos, out, *settings)
+    kept = [row for row in rows(out) if row["kept"]]
+    assert len(calls.read_text()) == len(kept) == 6
+    assert {row["caption"] for row in kept} == {f"seen {k:04d}.jpg" for k in range(3)}
