@@ -53,6 +53,7 @@ class Worker:
         self.child: subprocess.Popen[str] | None = None
         self.answers: queue.Queue[str | None] = queue.Queue()
         self.begun = False  # whether it has said anything
+        self.closed = False
 
     def do(self, job: Job) -> dict[str, Any]:
         """The outcome, as plain data. Raises Died, Fatal."""
@@ -82,6 +83,11 @@ class Worker:
             if answer["alive"] != at:
                 at, since = answer["alive"], time.monotonic()
 
+    def close(self) -> None:
+        """Stop what is done, and do no more."""
+        self.closed = True
+        self.stop()
+
     def stop(self) -> None:
         child, self.child = self.child, None
         if child is not None:
@@ -92,6 +98,8 @@ class Worker:
                     pipe.close()
 
     def _started(self) -> subprocess.Popen[str]:
+        if self.closed:
+            raise Died("was stopped")
         if self.child is None:
             self.answers, self.begun = queue.Queue(), False
             # One thread a library: there is a process for every core, and the same numbers on any machine.

@@ -150,6 +150,21 @@ def test_whoever_is_killed_whenever_the_set_is_the_same(videos, made, tmp_path):
     assert not list(out.rglob("*.dreamfactory.tmp"))
 
 
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_ends_at_once_with_its_children(videos, tmp_path, sent, code):
+    out = tmp_path / "set"
+    line = [sys.executable, "-m", "dreamfactory", "curate", str(videos), str(out), *QUICK, "--runner", "processes"]
+    run = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob(".work/tmp/*")):  # until something is being made
+        time.sleep(0.05)
+        assert run.poll() is None
+    run.send_signal(sent)
+    _, told = run.communicate(timeout=20)  # which waits for whoever holds its standard error
+    assert run.returncode == code
+    assert "nothing half-written was left" in told
+    assert "Traceback" not in told
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
