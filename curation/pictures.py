@@ -109,9 +109,7 @@ def _ends(brightest: np.ndarray, lit: np.ndarray) -> list[_End]:
             place += 1
             continue
         # Encoders ring before the end, so it is where most is gained.
-        place = max(
-            range(place, place + 3), key=lambda k: int(level[k : k + 3].min()) - int(level[k - 2 : k].max())
-        )
+        place = max(range(place, place + 3), key=lambda k: int(level[k : k + 3].min()) - int(level[k - 2 : k].max()))
         step = level[place] - level[place - 2] >= 2 * abs(level[place + 2] - level[place])
         if step or level[place + NEAR] >= 0.6 * level[place + 3 * NEAR]:  # else it grows light slowly
             end = _judged(place, level, lit)
