@@ -70,7 +70,7 @@ def picture_box(looks: Sequence[Look], width: int, height: int) -> Box:
 
 def _part(lit: np.ndarray, before: int, after: int, length: int) -> np.ndarray:
     """Without the bars, which are of a side of that length."""
-    first, last = (int(round(pixels / length * len(lit))) for pixels in (before, length - after))
+    first, last = (round(pixels / length * len(lit)) for pixels in (before, length - after))
     return lit[first : max(last, first + 1)]
 
 

@@ -160,7 +160,9 @@ class TransitionFinder:
         for cut in self.adaptive.process_frame(self.timecode(self.count, fps=25.0), picture[..., ::-1]):
             self.proposed.add(cut.frame_num)
         luma = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), SIZE, interpolation=cv2.INTER_AREA)
-        return self.put_values(seconds, luma, cv2.resize(picture, (NET_WIDTH, NET_HEIGHT), interpolation=cv2.INTER_AREA))
+        return self.put_values(
+            seconds, luma, cv2.resize(picture, (NET_WIDTH, NET_HEIGHT), interpolation=cv2.INTER_AREA)
+        )
 
     def put_values(self, seconds: float, luma: np.ndarray, small: np.ndarray) -> list[Transition]:
         """luma: (36, 64) bytes. small: as TransNetV2 takes it."""
