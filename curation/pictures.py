@@ -135,9 +135,9 @@ def _opposite(ends: Sequence[_End], lit: np.ndarray) -> list[_End]:
             continue
         beyond, last, beside = _around(end.place, lit)
         black = last <= BLACK / 2
-        if (beyond <= BLACK / 2).mean() >= EMPTY and black.mean() >= 1 - BROAD:
-            if (beside[black] > BLACK / 2).mean() >= BROAD:
-                found.append(_End(end.place, end.pixels, False, True))
+        is_bar = (beyond <= BLACK / 2).mean() >= EMPTY and black.mean() >= 1 - BROAD
+        if is_bar and (beside[black] > BLACK / 2).mean() >= BROAD:
+            found.append(_End(end.place, end.pixels, False, True))
     return found
 
 
