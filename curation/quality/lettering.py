@@ -121,7 +121,7 @@ def logo(rng: np.random.Generator, size: tuple[int, int], corner: int, strength:
     image = Image.new("RGBA", (w, h))
     draw = ImageDraw.Draw(image)
     mark = thing(rng, str(rng.choice(["disc", "ring", "polygon", "box"])), palette(rng), True, high)
-    drawn = Image.fromarray(mark, "RGBA") if letters is False else None
+    drawn = Image.fromarray(mark) if letters is False else None
     margin = int(h * rng.uniform(0.04, 0.08))
     text, points = str(rng.choice(NAMES)), max(10, int(high * 0.7))
     wide = int(draw.textlength(text, font=font(points))) + 1 if letters else high
