@@ -1,8 +1,8 @@
 """Endless made-up footage: `Scene(seed)` shows something at any time, at any size.
 
-Far and near layers and moving things before a camera that pans, zooms, shakes or stands still; light that drifts;
-grain. Scenes are of the kinds of `places.KINDS`. Two sizes or rates of one scene show the same. A scene with another one's
-`setting` shows that one's place, palette and things from elsewhere.
+Far and near layers and moving things (places.py) before a camera that pans, zooms, shakes or stands still; light that
+drifts; grain. Two sizes or rates of one scene show the same. A scene with another one's `setting` shows that one's
+place, palette and things from elsewhere.
 """
 
 from __future__ import annotations
