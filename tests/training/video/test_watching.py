@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from dreamfactory.errors import TrainingError
+from dreamfactory.errors import SettingsError, TrainingError
 from dreamfactory.pipelines.bundle import DEMO
 from dreamfactory.pipelines.media.sheets import comparison_sheet, spaced
 from dreamfactory.training.loop import train
@@ -127,7 +127,7 @@ def test_prompts_that_a_network_cannot_be_asked_are_one_sentence(picture, tmp_pa
         begun("tiny", f"output.prompts=[{{'picture': {str(picture)!r}}}, {{'picture': 'gone.png'}}]")
     with pytest.raises(TrainingError, match="this network sees no picture; leave it out"):
         begun("tiny-videofactory", asking(picture, "moves"))
-    with pytest.raises(TrainingError, match=r"unknown setting output\.prompts\[1\]\.words"):
+    with pytest.raises(SettingsError, match=r"unknown setting output\.prompts\[1\]\.words"):
         begun("tiny", "output.prompts=[{'words': 'a'}]")
 
 
