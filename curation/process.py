@@ -26,6 +26,7 @@ from . import filters, scores
 from .analysis import Analysis, Found, Seconds
 from .annotate import pictures
 from .config import CurationConfig
+from .nsfw import open_nsfw
 from .overlay import overlay
 from .pictures import Box, picture_box, within
 from .rows import Clip, Source
@@ -174,6 +175,10 @@ def _row(
         with seconds.of("text"):
             text = reader.read(pictures)
         clip.text, clip.text_found, clip.text_by = text.area, text.words, reader.name
+    judge = open_nsfw(config.scores.nsfw)
+    if judge is not None:
+        with seconds.of("nsfw"):
+            clip.nsfw = judge(pictures)
     return clip
 
 

@@ -45,7 +45,7 @@ class Clip:
     text: float | None = None  # part of the picture under text that stands still
     text_found: str = ""  # what it says, where it was read
     text_by: str = ""  # rapidocr | gradient
-    nsfw: float | None = None  # 0 to 1
+    nsfw: float | None = None  # how much it is not for everyone, 0 to 1, the most of three frames
     hashes: tuple[str, ...] = ()  # of three frames and of their mirror images, 64 bit each, hexadecimal
 
     duplicate_of: str | None = None  # the clip that is kept instead

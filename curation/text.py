@@ -60,7 +60,7 @@ def open_reader(kind: str) -> Reader | None:
     LibraryError where RapidOCR has to be there and is not."""
     if kind == "none":
         return None
-    if kind == "gradient" or (kind == "auto" and not _is_there()):
+    if kind == "gradient" or (kind == "auto" and not is_there()):
         return Gradient()
     return _rapidocr()
 
@@ -180,7 +180,7 @@ def _rapidocr() -> RapidOCR:
     return RapidOCR(engine)
 
 
-def _is_there() -> bool:
+def is_there() -> bool:
     return importlib.util.find_spec("onnxruntime") is not None and _models() is not None
 
 

