@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -43,17 +44,25 @@ def run(jobs: Sequence[Job], workers: int, *, timeout: float, retries: int) -> I
             job = waiting.pop(done)
             try:
                 answer = ray.get(done)
-            except ray.exceptions.WorkerCrashedError:
-                told = f"{job.path}: the process that read it died, {retried + 1} times; take it out, or save it anew."
+            except (
+                ray.exceptions.WorkerCrashedError,
+                ray.exceptions.NodeDiedError,
+                ray.exceptions.OutOfMemoryError,
+            ) as error:  # of a process that decodes nothing, so the source may be sound
+                told = f"{job.path}: Ray's process that had it died, {retried + 1} times ({reason(error)}); "
+                told += "give the same line again."
                 answer = asdict(Outcome(job.key, job.label, problem=told))
             if "fatal" in answer:
                 raise Fatal(answer["fatal"])
             yield answer
-    except (ray.exceptions.RaySystemError, ray.exceptions.RayActorError, ConnectionError) as error:
+    except ray.exceptions.RayTaskError:
+        raise  # a bug, with its traceback
+    except (ray.exceptions.RayError, ConnectionError) as error:
         raise Fatal(f"Ray has gone away ({reason(error)}); what is done stays: give the same line again.") from error
     finally:
         for reference in waiting:
-            ray.cancel(reference, force=True)
+            with suppress(ray.exceptions.RayError):
+                ray.cancel(reference, force=True)
 
 
 def _connect(ray, workers: int) -> None:
