@@ -6,6 +6,7 @@ of every clip NNNN.strip.jpg, to be looked at.
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 from contextlib import closing
@@ -101,6 +102,9 @@ class Clips:
             still = self._copied(clip, found, piece, video) if analysis.ordinary else None
             if still is None:
                 still = self.cutter.cut(piece, video)
+                # A file that is written and its streams hold each other, and the encoder's pictures with them, of which
+                # Python sees a few small objects.
+                gc.collect()
         with self.seconds.of("pictures"):
             if still is not None:
                 _save(self.folder / STILL.format(number), _jpeg(still, STILL_SIDE))

@@ -6,6 +6,7 @@ it works, and the outcome. It ends when its input ends, so it outlives nobody, h
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -208,6 +209,7 @@ def serve() -> None:
     from ..analysis import PROGRESS
 
     cv2.setNumThreads(1)
+    gc.freeze()  # what is collected after every clip is looked for in what came since
     lock = threading.Lock()
 
     def say(answer: dict[str, Any]) -> None:
@@ -220,6 +222,7 @@ def serve() -> None:
             time.sleep(ALIVE)
 
     threading.Thread(target=live, daemon=True).start()
+    first = True
     while True:
         job = Job(**json.loads(jobs.get()))
         try:
@@ -227,6 +230,10 @@ def serve() -> None:
         except Fatal as error:
             answer = {"fatal": str(error)}
         say(answer)
+        if first:
+            gc.collect()
+            gc.freeze()  # models came with it
+            first = False
 
 
 if __name__ == "__main__":
