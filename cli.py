@@ -156,6 +156,7 @@ MISTAKES = {
 
 def parser() -> Parser:
     from .curation import command as curation
+    from .curation.quality import command as curation_quality
     from .pipelines.generate import command as generation
     from .training.command import add_arguments
 
@@ -247,6 +248,9 @@ def parser() -> Parser:
 
     text = "long raw videos into single-scene clips with captions, in shards that train reads"
     curation.add_arguments(command("curate", curation.run, text, curation.ABOUT))
+
+    text = "how well does `curate` see? on made-up videos of which everything is known"
+    curation_quality.add_arguments(command("curate-quality", curation_quality.run, text, curation_quality.ABOUT))
 
     sub = command(
         "demo",

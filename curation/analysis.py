@@ -82,6 +82,8 @@ class Analysis:
         self.waiting: Look | None = None  # for its pair
         self.rate = max(config.scores.rate, FEWEST / config.clips.min_seconds)
         self.scene, self.start, self.begins_by = 0, 0, START
+        self.finder: TransitionFinder | None = None  # once there is a frame
+        self.transitions: list[tuple[str, float, float]] = []  # so far: kind, first frame, end; seconds
 
     @property
     def size(self) -> tuple[int, int]:
@@ -94,7 +96,7 @@ class Analysis:
         return self.played.viewer.unit
 
     def __iter__(self) -> Iterator[Found]:
-        finder: TransitionFinder | None = None
+        finder = self.finder
         frames = self._decoded()
         for frame in frames:
             viewer = self.played.viewer
@@ -103,6 +105,7 @@ class Analysis:
             if finder is None:
                 self.source.width, self.source.height = viewer.size(frame)
                 finder = TransitionFinder(self.config.scenes, float(viewer.stream.average_rate or 25))
+                self.finder = finder
             with self.seconds.of("look"):
                 small = viewer.pixels(frame, fitting(self.size, SMALL), QUICK)
                 self.pts.append(frame.pts)
@@ -160,6 +163,10 @@ class Analysis:
         """Seconds from the first frame on."""
         return self._seconds(self.pts[number])
 
+    def _begins(self, number: int) -> float:
+        """The same, of the end of the last frame too."""
+        return self._time(number) if number < len(self.pts) else self._ends(len(self.pts) - 1)
+
     def _ends(self, number: int) -> float:
         """When a frame is no longer shown."""
         if number + 1 < len(self.pts):
@@ -170,6 +177,7 @@ class Analysis:
 
     def _until(self, transition: Transition) -> Iterator[Found]:
         """The rest of a scene that ends, and the beginning of the next."""
+        self.transitions.append((transition.kind, self._time(transition.first), self._begins(transition.last)))
         margin = self.config.scenes.cut_margin if transition.kind == CUT else self.config.scenes.margin
         last = transition.first - 1
         while last >= self.start and self._ends(last) > self._time(transition.first) - margin + 1e-9 and margin:

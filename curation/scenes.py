@@ -149,6 +149,7 @@ class TransitionFinder:
         self.count = 0
         self.judged: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.doubtful = 0  # places that were not clear
+        self.asked = 0  # times that TransNetV2 looked
         self.open: Transition | None = None  # the latest one, which the next may be a part of
 
     def put(self, seconds: float, picture: np.ndarray) -> list[Transition]:
@@ -279,6 +280,7 @@ class TransitionFinder:
         if part not in self.judged:
             numbers = np.arange(part - (WINDOW - VALID) // 2, part + (WINDOW + VALID) // 2)
             numbers = np.clip(numbers, self.frames.base, self.count - 1)
+            self.asked += 1
             self.judged[part] = self.net(np.stack([self.frames.small[n - self.frames.base] for n in numbers]))
         single, several = self.judged[part]
         near = slice(max(0, k - part - 3), k - part + 4)
