@@ -31,10 +31,13 @@ RATE = 30.0  # frames a second that gradual change is looked at with
 CONTEXT, BLOCK = 72, 128  # frames at that rate: looked at around a block, and decided at once
 BLANK = 0.012  # deviation of luma, of 1, below which a frame shows nothing
 
-# Of hard cuts, in units of unlikeness.
-UNLIKE, TIMES = 0.25, 2.5  # proposed where a frame is that unlike the one before, and so many times what is usual
-SURE, NOTHING = 0.5, 0.15  # how little both sides correlate where there is certainly a cut, certainly none
-STILL = 6.0  # a jump so many times what is usual is certain at half of that
+# Of hard cuts, in units of unlikeness. A cut stands out from all jumps near it but one, which may be another cut: a
+# median would not do, since every second frame of a video may be a repeated one, and the rest jump.
+UNLIKE = 0.25  # proposed where a frame is that unlike the one before
+NEAR_JUMPS = 5  # frames on either side
+TIMES, CLEAR = 1.6, 3.0  # how many times larger than those a jump is at least; where it is certainly one
+LITTLE = 0.03  # that a jump has to be more than so many times those
+NOTHING, APART_SIDES = 0.15, 0.25  # how little both sides correlate: nothing where it is less; certain from there on
 FLASH = 8  # frames after which a picture that was interrupted may come back
 BACK = 0.6  # how unlike it is then what it was before, as a part of how unlike it is what came between
 
@@ -157,11 +160,15 @@ class TransitionFinder:
         for cut in self.adaptive.process_frame(self.timecode(self.count, fps=25.0), picture[..., ::-1]):
             self.proposed.add(cut.frame_num)
         luma = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), SIZE, interpolation=cv2.INTER_AREA)
+        return self.put_values(seconds, luma, cv2.resize(picture, (NET_WIDTH, NET_HEIGHT), interpolation=cv2.INTER_AREA))
+
+    def put_values(self, seconds: float, luma: np.ndarray, small: np.ndarray) -> list[Transition]:
+        """luma: (36, 64) bytes. small: as TransNetV2 takes it."""
         values = luma.astype(np.float32).ravel() / 255
         self.frames.seconds.append(seconds)
         self.frames.level.append(float(values.mean()))
         self.frames.luma.append(values - values.mean())
-        self.frames.small.append(cv2.resize(picture, (NET_WIDTH, NET_HEIGHT), interpolation=cv2.INTER_AREA))
+        self.frames.small.append(small)
         self.count += 1
         if self.count - self.decided < (BLOCK + CONTEXT) * self.stride:
             return []
@@ -240,17 +247,16 @@ class TransitionFinder:
         for k in range(first, end):
             here = k - view.base
             jump = jumps[here]
-            around = np.concatenate([jumps[max(1, here - 5) : here], jumps[here + 1 : here + 6]])
-            usual = float(np.median(around)) if len(around) else 0.0
-            sudden = jump > UNLIKE and jump > TIMES * usual + 0.05
-            if not sudden and k not in self.proposed:
+            around = [*jumps[max(1, here - NEAR_JUMPS) : here], *jumps[here + 1 : here + 1 + NEAR_JUMPS]]
+            usual = sorted([0.0, 0.0, *around])[-2]
+            if jump < TIMES * usual + LITTLE or (jump < UNLIKE and k not in self.proposed):
                 continue
             before = np.arange(max(view.base, k - 3), k)
             after = np.arange(k, min(view.end, k + 4))
             sides = 1 - view.correlation(before[:, None], after[None]).max()
             if sides < NOTHING or self._comes_back(k, view):
                 continue
-            sure = sudden and sides > (SURE / 2 if jump > STILL * usual else SURE)
+            sure = jump > max(UNLIKE, CLEAR * usual + LITTLE) and sides > APART_SIDES
             if sure or self._is_cut(k, view):
                 found.append(Transition(CUT, k, k))
         return found

@@ -41,9 +41,9 @@ def look(folder: Path, config: CurationConfig, truth: Truth) -> Seen:
     """One way through a video, as `curate` goes."""
     spent = Seconds()
     analysis = Analysis(folder / truth.file, config, spent)
-    clips = [
-        tuple(float((int(pts) - analysis.pts[0]) * analysis.unit) for pts in (c.pts[0], c.pts[-1])) for c in analysis
-    ]
+    pts = [(int(clip.pts[0]), int(clip.pts[-1])) for clip in analysis]
+    start, unit = analysis.pts[0], analysis.unit
+    clips = [(float((first - start) * unit), float((last - start) * unit)) for first, last in pts]
     transitions = [Span(*transition) for transition in analysis.transitions]
     assert analysis.finder is not None  # every video here has frames
     judged, doubtful = analysis.finder.asked, analysis.finder.doubtful
