@@ -45,6 +45,10 @@ BACK = 0.6  # how unlike it is then what it was before, as a part of how unlike 
 DARK = 0.15  # of the contrast beside, below which a frame may be the middle of a fade
 REACH = 60  # frames a half of one may take
 
+# Something that passes close by hides the scene and gives it back: no transition, however it looks.
+HIDDEN = 75  # frames that it takes at most
+AGAIN = 0.6  # how much the scene before and the one after correlate at least
+
 # Of gradual change.
 LAGS = (4, 6, 9, 13, 18, 26)  # half a window, frames
 WIPE_LAGS = (9, 13, 18)
@@ -52,11 +56,14 @@ APART = 0.5  # how little its ends correlate, at least
 STEP, BACKWARDS = 0.4, 0.12  # the largest part of the change that one frame may make; that may be undone
 # A mixture of two pictures that do not look alike has less contrast than either, whatever moves in them; a camera that
 # pans loses none. As a part of what is lost by mixing: certain within the first bounds, nothing outside of the second.
-DIP, SOME_DIP = (0.6, 1.25), (0.35, 1.4)
+DIP, SOME_DIP = (0.6, 1.25), (0.45, 1.4)
+UNJUDGED_DIP = 0.5  # what is accepted without a judge
 # What is no mixture, as a part of the ends' distance, for each unit of how little they correlate: certain below; what
 # is accepted without a judge; what is worth asking one.
 LEFT_OVER = (0.48, 0.55, 0.60)
 OF_NEITHER = 0.56  # of a wipe: what is of neither end, pixel by pixel, in the same units, and twice the border between
+MOVED = 0.85  # how alike two frames are at least, once one is moved onto the other, where a camera pans
+AS_SURE = 0.1  # how much more of a window may be left over that is of the same change as the surest one
 NEAR = 6  # frames between two parts of one change
 EDGE = 0.06  # shares below are of the scene before, above 1 - EDGE of the one after
 
@@ -160,7 +167,9 @@ class TransitionFinder:
         for cut in self.adaptive.process_frame(self.timecode(self.count, fps=25.0), picture[..., ::-1]):
             self.proposed.add(cut.frame_num)
         luma = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), SIZE, interpolation=cv2.INTER_AREA)
-        return self.put_values(seconds, luma, cv2.resize(picture, (NET_WIDTH, NET_HEIGHT), interpolation=cv2.INTER_AREA))
+        return self.put_values(
+            seconds, luma, cv2.resize(picture, (NET_WIDTH, NET_HEIGHT), interpolation=cv2.INTER_AREA)
+        )
 
     def put_values(self, seconds: float, luma: np.ndarray, small: np.ndarray) -> list[Transition]:
         """luma: (36, 64) bytes. small: as TransNetV2 takes it."""
@@ -187,7 +196,7 @@ class TransitionFinder:
         cuts = self._cuts(view, self.decided, until)
         spans = self._gradual(view, self.decided, until)
         found = []
-        for transition in sorted([*fades, *cuts, *spans], key=lambda t: (t.first, t.last)):
+        for transition in self._without_interruptions(view, [*fades, *cuts, *spans]):
             joined = None if self.open is None else self._joined(self.open, transition)
             if joined is None and self.open is not None:
                 found.append(self.open)
@@ -200,6 +209,18 @@ class TransitionFinder:
         self.frames.drop(until - CONTEXT * self.stride)
         self.judged = {part: both for part, both in self.judged.items() if part + VALID > until}
         return found
+
+    def _without_interruptions(self, view: _View, transitions: list[Transition]) -> list[Transition]:
+        """In order; without gradual changes, one or two, on whose sides the same scene is."""
+        ordered, dropped = sorted(transitions, key=lambda t: (t.first, t.last)), set[int]()
+        gradual = [k for k, transition in enumerate(ordered) if transition.kind != CUT]
+        for one in gradual:
+            for other in gradual:
+                first, last = ordered[one].first - 1, ordered[other].last
+                near = 0 <= last - first < HIDDEN * self.stride
+                if other >= one and near and first >= view.base and last < view.end and _again(view, first, last):
+                    dropped.update(k for k in gradual if one <= k <= other)
+        return [transition for k, transition in enumerate(ordered) if k not in dropped]
 
     def _joined(self, one: Transition, next_: Transition) -> Transition | None:
         """Two that overlap, or are parts of one gradual change; None: they are two."""
@@ -229,10 +250,10 @@ class TransitionFinder:
             before, after = _climb(contrast[low::-1], reach, step), _climb(contrast[right:], reach, step)
             first, last = low - before, right + after
             peaks = [contrast[k] for k, there in ((first, before), (last, after)) if there >= 3 * step]
-            if not peaks or contrast[low] > DARK * min(peaks):
+            if not peaks or min(peaks) < 2 * BLANK or contrast[low] > max(BLANK, DARK * min(peaks)):
                 continue  # it falls not far; or suddenly: a cut, or a flash
             inside = first > 0 and last < len(contrast) - 1
-            same = inside and right - low < FLASH and view.correlation(first + view.base, last + view.base) > 0.8
+            same = inside and last - first < HIDDEN * step and _again(view, first + view.base, last + view.base)
             if not same:
                 found.append(Transition(FADE, view.base + first, view.base + last))
         return found
@@ -321,8 +342,9 @@ class TransitionFinder:
         for window in sorted(windows):  # the surest first
             place = slice(window.first - view.base, window.last - view.base + 1)
             if not taken[place].any() and self._is_change(window):
-                taken[place] = True
-                found.append(Transition(window.kind, window.first, window.last))
+                first, last = _widest(window, windows)
+                taken[first - view.base : last - view.base + 1] = True
+                found.append(Transition(window.kind, first, last))
         return found
 
     def _of_neither(self, numbers: np.ndarray, apart: float) -> float:
@@ -346,14 +368,24 @@ class TransitionFinder:
         here = k - self.frames.base
         return (self.frames.luma[here] + self.frames.level[here]).reshape(SIZE[::-1])
 
+    def _is_pan(self, window: _Window) -> bool:
+        """Whether each frame is the one before, moved, and nothing else."""
+        places = np.linspace(window.first, window.last, 5)[1:4].astype(int)
+        last = self.frames.base + len(self.frames.luma) - 1
+        return all(_moved(self._picture(k), self._picture(min(k + 2 * self.stride, last))) for k in places)
+
     def _is_change(self, window: _Window) -> bool:
+        if window.sure and window.kind == DISSOLVE:
+            return True
+        if self._is_pan(window):
+            return False
         if window.sure:
             return True
         self.doubtful += 1
         judged = self._judged((window.first + window.last) // 2)
         if judged is not None:
             return judged[1] > 0.5
-        return window.rest < LEFT_OVER[1] and window.dip > DIP[0]
+        return window.rest < LEFT_OVER[1] and window.dip > UNJUDGED_DIP
 
 
 @dataclass(frozen=True, order=True)
@@ -366,6 +398,31 @@ class _Window:
     last: int
     dip: float
     sure: bool
+
+
+def _widest(window: _Window, windows: list[_Window]) -> tuple[int, int]:
+    """The extent of a change: the surest window may lie within it, where its own ends are mixtures already."""
+    middle = (window.first + window.last) / 2
+    same = [w for w in windows if w.kind == window.kind and w.sure and w.rest < window.rest + AS_SURE]
+    same = [w for w in same if w.first <= middle <= w.last] + [window]
+    return min(w.first for w in same), max(w.last for w in same)
+
+
+def _moved(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether a picture is another one that was moved by a pixel at least, but for its edges."""
+    window = cv2.createHanningWindow(SIZE, cv2.CV_32F)
+    across, down = (round(v) for v in cv2.phaseCorrelate(one, other, window)[0])
+    if not 1 <= max(abs(across), abs(down)) < min(SIZE) // 2:
+        return False
+    a = one[max(0, -down) : SIZE[1] - max(0, down), max(0, -across) : SIZE[0] - max(0, across)]
+    b = other[max(0, down) : SIZE[1] - max(0, -down), max(0, across) : SIZE[0] - max(0, -across)]
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum()) > MOVED * float(np.sqrt((a * a).sum() * (b * b).sum()))
+
+
+def _again(view: _View, first: int, last: int) -> bool:
+    """Whether two frames are of the same scene."""
+    return bool(view.correlation(np.asarray(first), np.asarray(last)) > AGAIN)
 
 
 def _extent(share: np.ndarray, numbers: np.ndarray) -> tuple[int, int]:

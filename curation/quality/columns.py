@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..rows import FAILED, OK, Clip, Source
+from ..rows import FAILED, Clip, Source
 from .scenes import TOLERANCE, share
 from .truth import Truth
 
@@ -20,6 +20,11 @@ def by_source(clips: Iterable[Clip]) -> Rows:
     for clip in clips:
         found[clip.source].append(clip)
     return found
+
+
+def by_content(rows: Rows) -> Rows:
+    """Of copies, the one that has the clips speaks for all."""
+    return {clips[0].source_id: clips for clips in rows.values() if clips}
 
 
 # -- bars, overlays, text ---------------------------------------------------------------------------------------------
@@ -132,6 +137,7 @@ def files(truths: Sequence[Truth], sources: Sequence[Source], passed_over: Itera
     """accounted: in one way or the other something is said of every file. What is read is as expected where scenes end
     where they do."""
     told, passed = {source.source: source for source in sources}, set(passed_over)
+    rows = by_content(rows)
     unexpected = {}
     for truth in truths:
         source = told.get(truth.file)
@@ -139,7 +145,7 @@ def files(truths: Sequence[Truth], sources: Sequence[Source], passed_over: Itera
             if truth.expected != "failed":
                 unexpected[truth.file] = "it was passed over" if truth.file in passed else "nothing is known of it"
             continue
-        why = _unexpected(truth, source, rows.get(truth.file, ()))
+        why = _unexpected(truth, source, rows.get(source.source_id, ()))
         if why:
             unexpected[truth.file] = why
     return {
@@ -159,7 +165,7 @@ def _unexpected(truth: Truth, source: Source, clips: Sequence[Clip]) -> str:
         return f"it failed: {source.problem}"
     if truth.expected == "damaged":
         return "" if source.problem or source.damaged else "nothing is said of its damage"
-    if source.status == OK and (source.width, source.height) != (truth.width, truth.height):
+    if source.width and (source.width, source.height) != (truth.width, truth.height):
         return f"{source.width}x{source.height}, which is {truth.width}x{truth.height}"
     begun = sorted({0.0, *(span.end for span in truth.transitions)})
     found = sorted(clip.start for clip in clips)

@@ -1,0 +1,114 @@
+"""Transitions are found in moving pictures whose truth is known, and things that only look like them are none."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scenedetect", reason="cuts are proposed by it: pip install scenedetect-headless")
+pytest.importorskip("cv2", reason="frames are compared by it: pip install opencv-python-headless")
+
+import cv2
+
+from dreamfactory.curation.config import ScenesConfig
+from dreamfactory.curation.rows import CUT, DISSOLVE, FADE
+from dreamfactory.curation.scenes import BLOCK, CONTEXT, TransitionFinder
+
+SIZE = (72, 128)
+
+
+def scene(seed, count, speed=0.6):
+    """A painted wall, along which a camera moves slowly: (count, 72, 128, 3) in 0 to 255."""
+    rng = np.random.default_rng(seed)
+    paint = rng.uniform(0, 1, (8, 40, 3)) + rng.uniform(0, 1, (8, 40, 1))
+    wall = 15 + 110 * cv2.resize(paint, (1200, 112), interpolation=cv2.INTER_LINEAR)
+    starts = [round(speed * k) for k in range(count)]
+    return np.stack([wall[20 : 20 + SIZE[0], start : start + SIZE[1]] for start in starts])
+
+
+def mixed(a, b, shares):
+    return np.stack([(1 - w) * x + w * y for x, y, w in zip(a, b, shares, strict=True)])
+
+
+def ramp(count):
+    return np.arange(1, count + 1) / (count + 1)
+
+
+def found(frames, seconds=None, rate=25.0):
+    """[(kind, first, last)]"""
+    finder = TransitionFinder(ScenesConfig(detector="content"), rate)
+    times = np.arange(len(frames)) / rate if seconds is None else seconds
+    transitions = [finder.put(float(t), f.round().astype(np.uint8)) for t, f in zip(times, frames, strict=True)]
+    return [(t.kind, t.first, t.last) for t in chain(*transitions, finder.finish())]
+
+
+def joined(kind, count=30):
+    """50 frames of one scene, a change of so many frames, 50 of another."""
+    a, b = scene(1, 50 + count), scene(2, 50 + count)
+    if kind == CUT:
+        return np.concatenate([a[:50], b[-50:]])
+    shares = ramp(count)
+    if kind == DISSOLVE:
+        between = mixed(a[50:], b[:count], shares)
+    else:
+        light = np.abs(2 * shares - 1)[:, None, None, None]
+        between = np.where(shares[:, None, None, None] < 0.5, a[50:], b[:count]) * light
+    return np.concatenate([a[:50], between, b[count:]])
+
+
+def test_a_cut_is_the_new_scenes_first_frame():
+    assert found(joined(CUT)) == [(CUT, 50, 50)]
+
+
+@pytest.mark.parametrize("kind", [DISSOLVE, FADE])
+def test_a_gradual_change_is_a_span_that_leaves_hardly_anything_of_either_scene_in_the_other(kind):
+    ((told, first, last),) = found(joined(kind))
+    assert told == kind
+    # What is cut off too much costs frames, what is cut off too little is seen.
+    assert 38 <= first <= 53
+    assert 77 <= last <= 92
+
+
+def brighter(frames, places):
+    frames = frames.copy()
+    frames[places] = 0.2 * frames[places] + 0.8 * 255
+    return frames
+
+
+ONE_SCENE = {
+    "nothing": lambda: scene(3, 150),
+    "a flash": lambda: brighter(scene(3, 150), [70, 71]),
+    "a strobe light": lambda: brighter(scene(3, 150), list(range(60, 100, 5))),
+    "lights that go on": lambda: scene(3, 150) * np.where(np.arange(150) < 70, 0.3, 1.0)[:, None, None, None],
+    "a pan": lambda: scene(3, 150, speed=4),
+    # Pictures of another rate, played at this one: every second frame is a repeated one, and the rest jump.
+    "repeated frames": lambda: np.repeat(scene(3, 75, speed=8), 2, axis=0),
+}
+
+
+@pytest.mark.parametrize("event", ONE_SCENE)
+def test_what_happens_within_a_scene_is_no_transition(event):
+    assert found(ONE_SCENE[event]()) == []
+
+
+def test_frames_count_and_not_their_times():
+    """Of variable rate: the same frames are found; when they are shown is another matter."""
+    frames = np.concatenate([joined(CUT), joined(DISSOLVE)])
+    uneven = np.cumsum(np.random.default_rng(0).uniform(0.02, 0.08, len(frames)))
+    assert found(frames, uneven) == found(frames)
+
+
+def test_several_changes_are_found_across_the_blocks_that_are_decided_at_once():
+    parts = [joined(kind) for kind in (CUT, DISSOLVE, FADE, CUT, DISSOLVE)]
+    kinds = [kind for kind, _, _ in found(np.concatenate(parts))]
+    # The parts themselves are joined by cuts, since each begins with another scene than the last one ends with.
+    assert kinds == [CUT, CUT, DISSOLVE, CUT, FADE, CUT, CUT, CUT, DISSOLVE]
+
+
+def test_memory_does_not_grow_with_the_video():
+    finder = TransitionFinder(ScenesConfig(detector="content"), 25.0)
+    frames, most = scene(4, 100).astype(np.uint8), 0
+    for k in range(1500):
+        finder.put(k / 25, frames[k % 200 if k % 200 < 100 else 199 - k % 200])
+        most = max(most, len(finder.frames.luma))
+    assert most <= BLOCK + 2 * CONTEXT
