@@ -9,27 +9,22 @@ do not look like the one before; a place whose two sides look alike (a flash, li
 change is told by what it is: frames that are mixtures of the two scenes (dissolve), lose and regain contrast (fade), or
 are made of parts of both (wipe), while the two do not look alike. TransNetV2, where it is there, has the last word at
 places that are neither clear nor clearly nothing.
-
-What frames look like is 64x36 pixels of luma without their mean; how unlike two are is 1 - their correlation. All
-products of frames with each other near a place are one matrix, from which mixtures are solved by least squares: of a
-frame x between a and b, the share of b is <x - a, b - a> / |b - a|^2, and what is left over is no mixture.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from .config import ScenesConfig
+from .frame_view import BLANK, SIZE, Frames, View, again, climb, moved, ragged
 from .rows import CUT, DISSOLVE, FADE, WIPE
 from .transnet import HEIGHT as NET_HEIGHT, VALID, WIDTH as NET_WIDTH, WINDOW, open_transnet
 
-SIZE = (64, 36)
 RATE = 30.0  # frames a second that gradual change is looked at with
 CONTEXT, BLOCK = 72, 128  # frames at that rate: looked at around a block, and decided at once
-BLANK = 0.012  # deviation of luma, of 1, below which a frame shows nothing
 
 # Of hard cuts, in units of unlikeness. A cut stands out from all jumps near it but one, which may be another cut: a
 # median would not do, since every second frame of a video may be a repeated one, and the rest jump.
@@ -47,7 +42,6 @@ REACH = 60  # frames a half of one may take
 
 # Something that passes close by hides the scene and gives it back: no transition, however it looks.
 HIDDEN = 75  # frames that it takes at most
-AGAIN = 0.6  # how much the scene before and the one after correlate at least
 
 # Of gradual change.
 LAGS = (4, 6, 9, 13, 18, 26)  # half a window, frames
@@ -62,7 +56,6 @@ UNJUDGED_DIP = 0.5  # what is accepted without a judge
 # is accepted without a judge; what is worth asking one.
 LEFT_OVER = (0.48, 0.55, 0.60)
 OF_NEITHER = 0.56  # of a wipe: what is of neither end, pixel by pixel, in the same units, and twice the border between
-MOVED = 0.85  # how alike two frames are at least, once one is moved onto the other, where a camera pans
 AS_SURE = 0.1  # how much more of a window may be left over that is of the same change as the surest one
 NEAR = 6  # frames between two parts of one change
 EDGE = 0.06  # shares below are of the scene before, above 1 - EDGE of the one after
@@ -80,68 +73,6 @@ class Transition:
     last: int
 
 
-@dataclass
-class _Frames:
-    """What is kept of the frames around the place that is decided next; `base` is the number of the first."""
-
-    base: int = 0
-    seconds: list[float] = field(default_factory=list)
-    luma: list[np.ndarray] = field(default_factory=list)  # (2304,) float32 without mean
-    level: list[float] = field(default_factory=list)  # the mean
-    small: list[np.ndarray] = field(default_factory=list)  # (27, 48, 3) bytes
-
-    def drop(self, before: int) -> None:
-        count = max(0, before - self.base)
-        for values in (self.seconds, self.luma, self.level, self.small):
-            del values[:count]
-        self.base += count
-
-
-class _View:
-    """The frames around a place, compared each with each. Numbers are those of the video's frames."""
-
-    def __init__(self, frames: _Frames) -> None:
-        self.base, self.end = frames.base, frames.base + len(frames.luma)
-        luma = np.stack(frames.luma)
-        self.products = (luma @ luma.T).astype(np.float64)
-        self.square = np.diag(self.products).copy()
-        self.least = 2 * luma.shape[1] * BLANK**2
-        self.contrast = np.sqrt(self.square / luma.shape[1])
-
-    def unlike(self, a: int | np.ndarray, b: int | np.ndarray) -> np.ndarray:
-        """1 - correlation, for frames of equal contrast; about 0 between two that show nothing."""
-        a, b = a - self.base, b - self.base
-        both = self.square[a] + self.square[b]
-        return (both - 2 * self.products[a, b]) / (both + self.least)
-
-    def correlation(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Which light does not change; 0 where a frame shows nothing."""
-        a, b = a - self.base, b - self.base
-        scale = np.sqrt(np.maximum(self.square[a], self.least / 2) * np.maximum(self.square[b], self.least / 2))
-        return self.products[a, b] / scale
-
-    def mixtures(self, first: np.ndarray, last: np.ndarray, between: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Windows (w,) and numbers of frames in each (w, n) -> share of the last, what is left over as a part of their
-        distance; both (w, n)."""
-        i, k, j = first[:, None] - self.base, last[:, None] - self.base, between - self.base
-        distance = np.maximum(self.square[i] + self.square[k] - 2 * self.products[i, k], 1e-9)
-        along = self.products[j, k] - self.products[j, i] - self.products[i, k] + self.square[i]
-        away = self.square[j] + self.square[i] - 2 * self.products[j, i]
-        share = along / distance
-        return share, np.sqrt(np.maximum(away / distance - share**2, 0))
-
-    def dip(self, first: int, last: int, between: np.ndarray, share: np.ndarray) -> float:
-        """How much contrast frames lose that hold some of both ends, as a part of what a mixture loses."""
-        share = np.clip(share, 0, 1)
-        mixed = (share > 0.2) & (share < 0.8)
-        if not mixed.any():
-            return 0.0
-        i, k, share, j = first - self.base, last - self.base, share[mixed], between[mixed] - self.base
-        usual = (1 - share) * self.square[i] + share * self.square[k]
-        expected = 2 * share * (1 - share) * (usual - self.products[i, k])
-        return float((usual - self.square[j]).sum() / max(expected.sum(), 1e-9))
-
-
 class TransitionFinder:
     """Of one video. rate: frames a second, on average."""
 
@@ -153,7 +84,7 @@ class TransitionFinder:
         self.stride = max(1, round(rate / RATE))
         self.adaptive = AdaptiveDetector(adaptive_threshold=2.0, min_content_val=6.0, min_scene_len=1)
         self.net = open_transnet(config.detector)
-        self.frames = _Frames()
+        self.frames = Frames()
         self.proposed: set[int] = set()
         self.decided = 0  # nothing will be found before this frame any more
         self.count = 0
@@ -191,7 +122,7 @@ class TransitionFinder:
         """Those that are certain once the frames up to `until` are decided."""
         if not self.frames.luma:
             return []
-        view = _View(self.frames)
+        view = View(self.frames)
         fades = self._fades(view, self.decided, until)
         cuts = self._cuts(view, self.decided, until)
         spans = self._gradual(view, self.decided, until)
@@ -210,7 +141,7 @@ class TransitionFinder:
         self.judged = {part: both for part, both in self.judged.items() if part + VALID > until}
         return found
 
-    def _without_interruptions(self, view: _View, transitions: list[Transition]) -> list[Transition]:
+    def _without_interruptions(self, view: View, transitions: list[Transition]) -> list[Transition]:
         """In order; without gradual changes, one or two, on whose sides the same scene is."""
         ordered, dropped = sorted(transitions, key=lambda t: (t.first, t.last)), set[int]()
         gradual = [k for k, transition in enumerate(ordered) if transition.kind != CUT]
@@ -218,7 +149,7 @@ class TransitionFinder:
             for other in gradual:
                 first, last = ordered[one].first - 1, ordered[other].last
                 near = 0 <= last - first < HIDDEN * self.stride
-                if other >= one and near and first >= view.base and last < view.end and _again(view, first, last):
+                if other >= one and near and first >= view.base and last < view.end and again(view, first, last):
                     dropped.update(k for k in gradual if one <= k <= other)
         return [transition for k, transition in enumerate(ordered) if k not in dropped]
 
@@ -231,7 +162,7 @@ class TransitionFinder:
         kind = next(k for k in (FADE, DISSOLVE, WIPE, CUT) if k in (one.kind, next_.kind))
         return Transition(kind, one.first, max(one.last, next_.last))
 
-    def _fades(self, view: _View, start: int, until: int) -> list[Transition]:
+    def _fades(self, view: View, start: int, until: int) -> list[Transition]:
         """Where contrast falls steadily to nothing, or rises from it."""
         contrast, step, found = np.maximum(view.contrast, BLANK), self.stride, []
         here, end = max(start, view.base) - view.base, min(until, view.end) - view.base
@@ -247,18 +178,18 @@ class TransitionFinder:
             if right + 1 < len(contrast) and contrast[right + 1] < contrast[low]:
                 continue  # it falls on
             here = right + 1
-            before, after = _climb(contrast[low::-1], reach, step), _climb(contrast[right:], reach, step)
+            before, after = climb(contrast[low::-1], reach, step), climb(contrast[right:], reach, step)
             first, last = low - before, right + after
             peaks = [contrast[k] for k, there in ((first, before), (last, after)) if there >= 3 * step]
             if not peaks or min(peaks) < 2 * BLANK or contrast[low] > max(BLANK, DARK * min(peaks)):
                 continue  # it falls not far; or suddenly: a cut, or a flash
             inside = first > 0 and last < len(contrast) - 1
-            same = inside and last - first < HIDDEN * step and _again(view, first + view.base, last + view.base)
+            same = inside and last - first < HIDDEN * step and again(view, first + view.base, last + view.base)
             if not same:
                 found.append(Transition(FADE, view.base + first, view.base + last))
         return found
 
-    def _cuts(self, view: _View, start: int, until: int) -> list[Transition]:
+    def _cuts(self, view: View, start: int, until: int) -> list[Transition]:
         first, end = max(start, view.base + 1), min(until, view.end)
         if first >= end:
             return []
@@ -282,7 +213,7 @@ class TransitionFinder:
                 found.append(Transition(CUT, k, k))
         return found
 
-    def _comes_back(self, k: int, view: _View) -> bool:
+    def _comes_back(self, k: int, view: View) -> bool:
         """Whether a jump is the beginning or the end of an interruption."""
         later = np.arange(k + 1, min(view.end, k + 1 + FLASH))
         earlier = np.arange(max(view.base, k - 1 - FLASH), k - 1)
@@ -290,13 +221,13 @@ class TransitionFinder:
         ends = view.unlike(earlier, k) < BACK * view.unlike(earlier, k - 1)
         return bool(begins.any() or ends.any())
 
-    def _is_cut(self, k: int, view: _View) -> bool:
+    def _is_cut(self, k: int, view: View) -> bool:
         """At a place that is not clear."""
         self.doubtful += 1
         judged = self._judged(k)
         if judged is not None:
             return judged[0] > 0.5
-        return k in self.proposed and bool(view.correlation(k - 1, k) < 0.5)
+        return k in self.proposed and bool(view.correlation(np.asarray(k - 1), np.asarray(k)) < 0.5)
 
     def _judged(self, k: int) -> tuple[float, float] | None:
         """TransNetV2's: whether a scene ends around a frame, whether the frame is part of a change. None: it is not
@@ -313,7 +244,7 @@ class TransitionFinder:
         near = slice(max(0, k - part - 3), k - part + 4)
         return float(single[near].max()), float(several[near].max())
 
-    def _gradual(self, view: _View, start: int, until: int) -> list[Transition]:
+    def _gradual(self, view: View, start: int, until: int) -> list[Transition]:
         """Spans of dissolves and fades, wipes, from windows around every second frame."""
         step = self.stride
         centres = np.arange(-(-start // (2 * step)) * 2 * step, until, 2 * step)
@@ -362,7 +293,7 @@ class TransitionFinder:
         if undone > 0.05 or part[0] > 0.4 or part[-1] < 0.6 or np.diff(part).max() > STEP:
             return float("inf")
         rest = float(np.sqrt(np.mean(np.minimum(to_first, to_last) ** 2))) / distance
-        return rest / apart + 2 * _ragged(turned, differ)
+        return rest / apart + 2 * ragged(turned, differ)
 
     def _picture(self, k: int) -> np.ndarray:
         here = k - self.frames.base
@@ -372,7 +303,7 @@ class TransitionFinder:
         """Whether each frame is the one before, moved, and nothing else."""
         places = np.linspace(window.first, window.last, 5)[1:4].astype(int)
         last = self.frames.base + len(self.frames.luma) - 1
-        return all(_moved(self._picture(k), self._picture(min(k + 2 * self.stride, last))) for k in places)
+        return all(moved(self._picture(k), self._picture(min(k + 2 * self.stride, last))) for k in places)
 
     def _is_change(self, window: _Window) -> bool:
         if window.sure and window.kind == DISSOLVE:
@@ -408,23 +339,6 @@ def _widest(window: _Window, windows: list[_Window]) -> tuple[int, int]:
     return min(w.first for w in same), max(w.last for w in same)
 
 
-def _moved(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether a picture is another one that was moved by a pixel at least, but for its edges."""
-    window = cv2.createHanningWindow(SIZE, cv2.CV_32F)
-    across, down = (round(v) for v in cv2.phaseCorrelate(one, other, window)[0])
-    if not 1 <= max(abs(across), abs(down)) < min(SIZE) // 2:
-        return False
-    a = one[max(0, -down) : SIZE[1] - max(0, down), max(0, -across) : SIZE[0] - max(0, across)]
-    b = other[max(0, down) : SIZE[1] - max(0, -down), max(0, across) : SIZE[0] - max(0, -across)]
-    a, b = a - a.mean(), b - b.mean()
-    return float((a * b).sum()) > MOVED * float(np.sqrt((a * a).sum() * (b * b).sum()))
-
-
-def _again(view: _View, first: int, last: int) -> bool:
-    """Whether two frames are of the same scene."""
-    return bool(view.correlation(np.asarray(first), np.asarray(last)) > AGAIN)
-
-
 def _extent(share: np.ndarray, numbers: np.ndarray) -> tuple[int, int]:
     """The first frame that is not purely what was before, the first that is purely what comes after."""
     step = int(numbers[1] - numbers[0])
@@ -432,23 +346,3 @@ def _extent(share: np.ndarray, numbers: np.ndarray) -> tuple[int, int]:
     first = numbers[begun[0]] if len(begun) else numbers[-1]
     last = numbers[done[-1]] + step if len(done) else numbers[0]
     return int(min(first, last)), int(max(first, last))
-
-
-def _ragged(masks: np.ndarray, where: np.ndarray) -> float:
-    """How much of the masks (n, h, w) is border between what is in and what is not, looking at a part of them."""
-    across = (masks[:, :, 1:] != masks[:, :, :-1])[:, where[:, 1:] & where[:, :-1]]
-    down = (masks[:, 1:] != masks[:, :-1])[:, where[1:] & where[:-1]]
-    return float((across.mean(1) + down.mean(1)).mean()) if across.size and down.size else 1.0
-
-
-def _climb(contrast: np.ndarray, reach: int, step: int) -> int:
-    """How many frames contrast rises steadily from the first one on: not much slower than until then."""
-    top = 0
-    for k in range(1, min(len(contrast), reach + 1)):
-        back = max(0, k - 2 * step)
-        usual = (contrast[top] - contrast[0]) / max(top, 1)
-        if contrast[k] - contrast[back] > 0.4 * usual * (k - back) and contrast[k] > contrast[top] * 1.005:
-            top = k
-        elif k - top > 2 * step:
-            break
-    return top
