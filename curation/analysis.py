@@ -23,7 +23,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..pipelines.media.clips import Played
-from ..pipelines.media.frames import QUICK
+from ..pipelines.media.frames import QUICK, is_upright
 from ..pipelines.media.viewer import Viewer
 from .config import CurationConfig
 from .pictures import LONG, SMALL, Look, Pair, grey
@@ -77,6 +77,7 @@ class Analysis:
         self.config, self.seconds = config, seconds
         self.played = Played(path)
         self.source = Source("")
+        self.ordinary = False  # whether it is shown as it is stored
         self.pts: list[int] = []
         self.looks: list[Look] = []  # of clips that are not certain yet
         self.waiting: Look | None = None  # for its pair
@@ -104,6 +105,7 @@ class Analysis:
             assert frame.pts is not None  # the clock has given it one
             if finder is None:
                 self.source.width, self.source.height = viewer.size(frame)
+                self.ordinary = is_upright(frame) and not viewer.ways(frame)
                 finder = TransitionFinder(self.config.scenes, float(viewer.stream.average_rate or 25))
                 self.finder = finder
             with self.seconds.of("look"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,23 +31,23 @@ class Words:
 
     def __init__(self, store: Store, asked: Any, ask: Ask, batch: int, frames: int) -> None:
         self.store, self.ask, self.batch, self.frames = store, ask, batch, frames
-        self.folder = store.work / "captions" / asked.fingerprint()
+        self.folder = store.work / "captions" / asked.fingerprint() if asked.kept else None
 
     def of(self, source_id: str, clips: Sequence[Clip], columns: dict[str, object]) -> dict[str, str | None]:
         """By clip. Raises what the captioner raises, CannotWrite."""
-        path = self.folder / f"{source_id}.json"
-        try:
-            known: dict[str, str | None] = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            known = {}
+        known: dict[str, str | None] = {}
+        path = None if self.folder is None else self.folder / f"{source_id}.json"
+        if path is not None:
+            with suppress(OSError, ValueError):
+                known = json.loads(path.read_text("utf-8"))
         new = [clip for clip in clips if clip.clip not in known]
         for start in range(0, len(new), self.batch):
             part = new[start : start + self.batch]
             found = self.ask([self._shown(clip, columns) for clip in part])
             known |= {clip.clip: text for clip, text in zip(part, found, strict=True)}
-        if new:
+        if new and path is not None:
             with told(self.store.out):
-                self.folder.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 with whole(path) as temporary:
                     temporary.write_text(json.dumps(known), "utf-8")
         return known

@@ -47,10 +47,7 @@ class Shown:
 
 
 class Captioner(Protocol):
-    @property
-    def kept(self) -> bool:
-        """Whether answers are worth keeping. Not a column's: it costs nothing, and the table may change."""
-        ...
+    kept: ClassVar[bool]  # whether answers are. Not a column's: it costs nothing, and the table may change
 
     def caption(self, batch: Sequence[Shown]) -> list[str | None]:
         """A text for each clip; None: it has none. Raises InputError with one sentence."""
@@ -162,7 +159,7 @@ class ByCommand:
 class ByModel:
     """A captioner of transformers in a folder."""
 
-    kept = True
+    kept: ClassVar[bool] = True
 
     def __init__(self, config: CaptionsConfig) -> None:
         self.config = config

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..errors import SettingsError, shown, some
 from ..files import fingerprint
@@ -28,10 +28,7 @@ REMEDY = "set categories.device to cpu"
 
 
 class Classifier(Protocol):
-    @property
-    def kept(self) -> bool:
-        """Whether answers are worth keeping. Not a column's: it costs nothing, and the table may change."""
-        ...
+    kept: ClassVar[bool]  # whether answers are. Not a column's: it costs nothing, and the table may change
 
     def categorise(self, batch: Sequence[Shown]) -> list[str | None]:
         """A category for each clip; None: it has none. Raises InputError with one sentence."""
@@ -97,7 +94,7 @@ def _opened(config: CategoriesConfig) -> tuple[ModelFolder, Any, dict[str, Any]]
 class ByClip:
     """Zero-shot: the name whose prompt's features are the nearest to the frames', by cosine."""
 
-    kept = True
+    kept: ClassVar[bool] = True
 
     def __init__(self, config: CategoriesConfig) -> None:
         self.config = config

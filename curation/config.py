@@ -42,8 +42,8 @@ class ClipsConfig:
     height: int | None = None  # larger ones are scaled down to it; none: as in the source
     # all: rejected clips too, so that other filters need no source again. kept: only what the filters keep.
     encode: str = "all"
-    # transcode: exact to the frame. copy: as stored, from a key frame on; where none is near, or bars are to be
-    # cropped, transcoded.
+    # transcode: exact to the frame. copy: as stored, where key frames are within half a second of both ends and nothing
+    # is to be cropped or scaled; else transcoded.
     method: str = "transcode"
     crf: int = 18  # of H.264: 0 lossless, 51 smallest
     speed: str = "veryfast"  # x264's preset

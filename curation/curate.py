@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -205,7 +204,7 @@ def _work(store: Store, mine: Sequence[Listed], config: CurationConfig, name: st
         raise AssertionError(f"{len(lost)} sources came to nothing, {lost[0]} among them")
 
 
-def _run(jobs: list[Job], config: CurationConfig, workers: int) -> Iterator[dict[str, Any]]:
+def _run(jobs: list[Job], config: CurationConfig, workers: int) -> Generator[dict[str, Any], None, None]:
     from .runners import on_ray, pool
 
     engine = config.engine
@@ -292,14 +291,13 @@ def _notes(there: Gathered, found: Sources, config: CurationConfig) -> list[str]
     return notes
 
 
-def say(result: Result, out: Path, stream=sys.stdout) -> None:
+def say(result: Result, out: Path) -> None:
     """What came of it, for a person."""
     counted = result.facts
     if counted is None:
-        print(f"{result.done} sources of this job are done; the set is put together once the others are.", file=stream)
+        print(f"{result.done} sources of this job are done; the set is put together once the others are.")
         return
     print(
         f"{counted['sources']} sources, {counted['scenes']} scenes, {counted['clips']} clips, {counted['kept']} kept: "
-        f"{out / 'report.html'}",
-        file=stream,
+        f"{out / 'report.html'}"
     )

@@ -10,6 +10,7 @@ import io
 import json
 from contextlib import closing
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -18,19 +19,22 @@ from PIL import Image
 
 from ..errors import InputError, is_bug
 from ..files import whole
-from ..pipelines.media.clips import Cutter, Piece
+from ..pipelines.media.clips import Copier, Cutter, Piece
 from ..pipelines.media.decode import FAILURES
 from ..pipelines.page import strip
 from . import filters, scores
 from .analysis import Analysis, Found, Seconds
+from .annotate import pictures
 from .config import CurationConfig
 from .overlay import overlay
 from .pictures import Box, picture_box, within
 from .rows import Clip, Source
+from .store import told
 from .text import open_reader
 
 ROWS, VIDEO, STILL, STRIP = "rows.json", "{:04d}.mp4", "{:04d}.jpg", "{:04d}.strip.jpg"
 STILL_SIDE, QUALITY = 1024, 92  # pixels, the longer side of a centre frame at most; of its JPEG
+LOSS = 0.5  # seconds that a clip may lose at each end, to begin and end at key frames
 SHOWN, TILE = 4, 112  # frames of a strip, and pixels that they are high
 
 
@@ -43,7 +47,7 @@ def process(path: Path, config: CurationConfig, source_id: str, folder: Path) ->
             for found in analysis:
                 clip = _row(found, analysis, len(clips), source_id, config, seconds)
                 clips.append(clip)
-                written.write(clip, found, analysis.size)
+                written.write(clip, found, analysis)
         except FAILURES as error:
             if is_bug(error) or isinstance(error, InputError):
                 raise
@@ -54,7 +58,7 @@ def process(path: Path, config: CurationConfig, source_id: str, folder: Path) ->
     source.source_id, source.clips = source_id, len(clips)
     source.problem = source.problem or problem
     rows = {"source": asdict(source), "clips": [asdict(clip) for clip in clips], "seconds": seconds}
-    with whole(folder / ROWS) as temporary:
+    with told(folder), whole(folder / ROWS) as temporary:
         temporary.write_text(json.dumps(rows), "utf-8", errors="surrogateescape")
 
 
@@ -71,9 +75,10 @@ class Clips:
     def __init__(self, path: Path, config: CurationConfig, folder: Path, seconds: Seconds) -> None:
         self.config, self.folder, self.seconds = config, folder, seconds
         self.cutter = Cutter(path, crf=config.clips.crf, speed=config.clips.speed)
+        self.copier = Copier(path, LOSS) if config.clips.method == "copy" else None
         self.count = 0
 
-    def write(self, clip: Clip, found: Found, shown: tuple[int, int]) -> None:
+    def write(self, clip: Clip, found: Found, analysis: Analysis) -> None:
         number, self.count = self.count, self.count + 1
         box = Box(clip.crop_left, clip.crop_top, clip.width, clip.height)
         with self.seconds.of("pictures"):
@@ -85,19 +90,43 @@ class Clips:
         piece = Piece(
             int(found.pts[0]),
             int(found.pts[-1]),
-            shown,
+            analysis.size,
             (box.left, box.top, box.width, box.height),
             _size(box, self.config.clips.height),
             int(found.pts[(len(found.pts) - 1) // 2]),
         )
         with self.seconds.of("encode"):
-            still = self.cutter.cut(piece, self.folder / VIDEO.format(number))
+            video = self.folder / VIDEO.format(number)
+            still = self._copied(clip, found, piece, video) if analysis.ordinary else None
+            if still is None:
+                still = self.cutter.cut(piece, video)
         with self.seconds.of("pictures"):
             if still is not None:
                 _save(self.folder / STILL.format(number), _jpeg(still, STILL_SIDE))
 
+    def _copied(self, clip: Clip, found: Found, piece: Piece, video: Path) -> np.ndarray | None:
+        """The centre frame of a clip that was taken as it is stored, of which the row then tells; None: it has to be
+        encoded."""
+        if self.copier is None or piece.size != piece.shown or piece.box != (0, 0, *piece.shown):
+            return None
+        if found.end - found.start - 2 * LOSS < self.config.clips.min_seconds:
+            return None
+        taken = self.copier.copy(piece, video)
+        if taken is None:
+            return None
+        first, last = (int(np.searchsorted(found.pts, pts)) for pts in taken)
+        times = (found.pts - found.pts[0]) * float(Fraction(clip.time_base))
+        end = times[last + 1] if last + 1 < len(times) else found.end - found.start
+        clip.start, clip.end = round(clip.start + times[first], 6), round(clip.start + end, 6)
+        clip.first_pts, clip.last_pts, clip.frames = *taken, last - first + 1
+        clip.duration = round(clip.end - clip.start, 6)
+        clip.fps = round(clip.frames / clip.duration, 4)
+        return np.asarray(pictures(video, video, 3)[1])
+
     def close(self) -> None:
         self.cutter.close()
+        if self.copier is not None:
+            self.copier.close()
 
 
 def _row(
@@ -170,5 +199,5 @@ def _jpeg(picture: np.ndarray, side: int) -> bytes:
 
 
 def _save(path: Path, data: bytes) -> None:
-    with whole(path) as temporary:
+    with told(path.parent), whole(path) as temporary:
         temporary.write_bytes(data)

@@ -97,6 +97,8 @@ def from_dict(values: dict) -> CurationConfig:
             f"clips.min_seconds {clips.min_seconds:g} is above clips.max_seconds {clips.max_seconds:g}, so there "
             "would be no clip; give one at most as long as the other."
         )
+    if config.scores.nsfw is not None:
+        raise SettingsError("scores.nsfw cannot be measured yet; leave it out.")
     check_filters(config.filters)
     return config
 

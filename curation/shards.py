@@ -106,7 +106,7 @@ def write_table(path: Path, rows: Sequence[Clip] | Sequence[Source], kind: type)
     parquet = library("pyarrow.parquet", "a curated set's tables")
     columns: dict[str, Any] = {}
     for field in fields(kind):
-        values = [getattr(row, field.name) for row in rows]
+        values: list[Any] = [getattr(row, field.name) for row in rows]
         name = str(field.type).removesuffix(" | None")
         if name.startswith("tuple"):
             form, values = arrow.list_(arrow.string()), [list(v) for v in values]

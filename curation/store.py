@@ -115,5 +115,5 @@ def told(out: Path) -> Iterator[None]:
         if isinstance(error, CannotWrite | FileNotFoundError):
             raise
         raise CannotWrite(
-            f"{out} cannot be written to: {reason(error)}; what is done stays: mend it, and give the same line again."
+            f"{out} cannot be written to: {reason(error)}; what is done stays: mend that, and give the same line again."
         ) from error

@@ -24,15 +24,14 @@ def scene(seed: int, frames: int, width: int = 192, height: int = 108) -> Iterat
         yield picture
 
 
-def film(
-    path: Path, seeds: Sequence[int], frames: int = 60, fps: int = 24, width: int = 192, height: int = 108
-) -> Path:
-    """A scene for each seed, of so many frames, one after the other."""
+def film(path: Path, seeds: Sequence[int], frames: int = 60, *, keys: int = 250, fps: int = 24) -> Path:
+    """A scene for each seed, of so many frames, one after the other. keys: frames from one key frame to the next."""
+    width, height = 192, 108
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=Fraction(fps))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": "20", "preset": "ultrafast", "threads": "1"}
+        stream.options = {"crf": "20", "preset": "ultrafast", "threads": "1", "g": str(keys)}
         for seed in seeds:
             for picture in scene(seed, frames, width, height):
                 out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

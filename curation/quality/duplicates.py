@@ -11,11 +11,12 @@ import numpy as np
 
 from .filmed import filmed, seed_of
 from .lettering import logo
+from .places import KINDS
 from .plan import Plan, Scale
 from .reel import Reel, Shot
 from .texture import Array, opencv
 from .truth import Truth
-from .world import KINDS, Scene, over
+from .world import Scene, over
 from .write import X264, Coding, write
 
 FAMILIES = {"quick": 2, "full": 40}

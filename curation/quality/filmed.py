@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from .places import KINDS
 from .reel import Reel
 from .truth import Overlay, Picture, Truth
-from .world import KINDS, Footage, Scene
+from .world import Footage, Scene
 from .write import Coding, write
 
 DIFFERENT, ALIKE = 8.0, 3.0  # least mean difference of two scenes, of 255, so that a person sees the change

@@ -152,7 +152,7 @@ def camera_shots() -> list[Reels]:
 
 
 def preview_shots(folder: Path | None) -> list[Reels]:
-    """Animated pictures anywhere below a folder that are known to hold one shot, by content. Raises InputError."""
+    """Animated pictures anywhere below a folder that are known by their content. Raises InputError: there are none."""
     if folder is None:
         return []
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".webp", ".gif") and path.is_file())

@@ -121,19 +121,17 @@ def logo(rng: np.random.Generator, size: tuple[int, int], corner: int, strength:
     image = Image.new("RGBA", (w, h))
     draw = ImageDraw.Draw(image)
     mark = thing(rng, str(rng.choice(["disc", "ring", "polygon", "box"])), palette(rng), True, high)
-    drawn = Image.fromarray(mark, "RGBA") if letters is False else None
     margin = int(h * rng.uniform(0.04, 0.08))
     text, points = str(rng.choice(NAMES)), max(10, int(high * 0.7))
     wide = int(draw.textlength(text, font=font(points))) + 1 if letters else high
     left = margin if corner % 2 == 0 else w - margin - wide
     top = margin if corner < 2 else h - margin - high
-    if drawn is None:
+    if letters:
         draw.text((left, top + high / 2), text, font=font(points), anchor="lm", fill=(240, 240, 240, 255))
-    else:  # bright, with a line around it, as marks are so that they show on everything
-        bright = np.maximum(np.asarray(drawn)[..., :3], 110) * (mark[..., 3:] > 127)
-        image.paste(
-            Image.fromarray(np.concatenate([bright, 255 * (mark[..., 3:] > 127)], 2).astype(np.uint8)), (left, top)
-        )
+    else:  # bright, since marks are to be seen on everything
+        there = mark[..., 3:] > 127
+        drawn = np.concatenate([np.maximum(mark[..., :3], 110) * there, 255 * there], 2)
+        image.paste(Image.fromarray(drawn.astype(np.uint8)), (left, top))
     return multiplied(image, strength)
 
 

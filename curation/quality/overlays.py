@@ -11,11 +11,12 @@ import numpy as np
 
 from .filmed import filmed, seed_of, varied
 from .lettering import CYRILLIC, GREEK, STYLES, TITLES, box_of, font, logo, sentence, sign, watermark, written
+from .places import KINDS, Mover
 from .plan import Plan, Scale
 from .reel import Box, Effect, Join, Reel, Shot
 from .texture import Array, pyramid
 from .truth import Truth
-from .world import KINDS, Footage, Mover, Scene, over
+from .world import Footage, Scene, over
 
 # Group: videos of it, quick and full. A video of scenes whose bars differ is its own kind.
 BARS = {"letterbox": (1, 24), "pillarbox": (1, 24), "windowbox": (0, 12), "bars dark": (1, 18), "bars change": (1, 12)}

@@ -10,11 +10,12 @@ import numpy as np
 
 from ..rows import CUT, DISSOLVE, FADE, WIPE
 from .filmed import filmed, seed_of, varied
+from .places import KINDS
 from .plan import Plan, Scale
 from .reel import Crossed, Effect, Join, Reel, Shot, Whipped, brighter, dimmed
 from .texture import palette, pyramid, thing
 from .truth import Truth
-from .world import KINDS, Footage, Scene
+from .world import Footage, Scene
 
 # Group: the joins of its videos, in turn; videos and joins in each, quick and full.
 GROUPS: dict[str, tuple[tuple[Join, ...], tuple[int, int], tuple[int, int]]] = {

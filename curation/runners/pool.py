@@ -38,7 +38,7 @@ def run(jobs: Sequence[Job], workers: int, *, timeout: float, retries: int) -> I
         for future in waiting:
             future.cancel()
         for worker in children:
-            worker.stop()
+            worker.close()
         pool.shutdown(wait=False, cancel_futures=True)
 
 

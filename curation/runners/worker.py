@@ -52,6 +52,8 @@ class Worker:
         self.timeout = timeout  # seconds without a step forward
         self.child: subprocess.Popen[str] | None = None
         self.answers: queue.Queue[str | None] = queue.Queue()
+        self.begun = False  # whether it has said anything
+        self.closed = False
 
     def do(self, job: Job) -> dict[str, Any]:
         """The outcome, as plain data. Raises Died, Fatal."""
@@ -64,13 +66,15 @@ class Worker:
             raise self._died() from error
         at, since = None, time.monotonic()
         while True:
+            patience = self.timeout if self.begun else max(self.timeout, STARTING)
             try:
-                line = self.answers.get(timeout=max(0.1, since + self.timeout - time.monotonic()))
+                line = self.answers.get(timeout=max(0.1, since + patience - time.monotonic()))
             except queue.Empty:
                 self.stop()
                 raise Died(f"came no step further in {self.timeout:g} seconds (engine.timeout)") from None
             if line is None:
                 raise self._died()
+            self.begun = True
             answer = json.loads(line)
             if "alive" not in answer:
                 if "fatal" in answer:
@@ -78,6 +82,11 @@ class Worker:
                 return answer
             if answer["alive"] != at:
                 at, since = answer["alive"], time.monotonic()
+
+    def close(self) -> None:
+        """Stop what is done, and do no more."""
+        self.closed = True
+        self.stop()
 
     def stop(self) -> None:
         child, self.child = self.child, None
@@ -89,8 +98,10 @@ class Worker:
                     pipe.close()
 
     def _started(self) -> subprocess.Popen[str]:
+        if self.closed:
+            raise Died("was stopped")
         if self.child is None:
-            self.answers = queue.Queue()
+            self.answers, self.begun = queue.Queue(), False
             # One thread a library: there is a process for every core, and the same numbers on any machine.
             threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
             paths = os.pathsep.join(filter(None, sys.path))
@@ -193,6 +204,7 @@ def serve() -> None:
     threading.Thread(target=read, daemon=True).start()
     import cv2
 
+    from .. import process  # noqa: F401  # what it brings takes seconds, which are no source's
     from ..analysis import PROGRESS
 
     cv2.setNumThreads(1)
@@ -204,8 +216,8 @@ def serve() -> None:
 
     def live() -> None:
         while True:
-            time.sleep(ALIVE)
             say({"alive": PROGRESS.frames})
+            time.sleep(ALIVE)
 
     threading.Thread(target=live, daemon=True).start()
     while True:

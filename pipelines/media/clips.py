@@ -73,7 +73,7 @@ class Cutter:
     def __init__(self, source: Path, *, crf: int, speed: str) -> None:
         # The same bytes whenever and wherever: one thread; and without x264's macroblock tree, whose quick code reads
         # memory that nobody has written.
-        self.options = {"crf": str(crf), "preset": speed, "x264-params": "threads=1:mbtree=0"}
+        self.options: dict[str, object] = {"crf": str(crf), "preset": speed, "x264-params": "threads=1:mbtree=0"}
         self.played = Played(source)
         self.frames = iter(self.played)
         self.waiting: av.VideoFrame | None = None  # the first one behind the last piece
@@ -118,3 +118,80 @@ class Cutter:
 
     def close(self) -> None:
         self.frames.close()  # pyright: ignore[reportAttributeAccessIssue]  # a generator
+
+
+COPIED = ("h264", "hevc")  # that players expect in an mp4
+
+
+class Copier:
+    """Goes through a video once, taking pieces of it as they are stored, which come in their order.
+
+    A piece begins with a key frame and ends before one, so that every frame in it can be decoded and none is of what
+    comes before or after.
+    """
+
+    def __init__(self, source: Path, loss: float) -> None:
+        self.source, self.loss = source, loss  # seconds that a piece may lose at each end
+        self.held: list[av.Packet] = []  # from a key frame on
+        self.ended = False
+        self.steps = self._read()
+
+    def copy(self, piece: Piece, target: Path) -> tuple[int, int] | None:
+        """When the first and the last frame of what was copied are shown; None: key frames do not allow it, and nothing
+        was written. Raises CannotWrite."""
+        while not self.ended and not (self.held and self._starts(self.held[-1], piece.last + 1)):
+            next(self.steps)
+        keys = [k for k, packet in enumerate(self.held) if self._starts(packet, piece.first)]
+        whole_ = [*keys, *([len(self.held)] if self.ended else [])]
+        found = None
+        if len(whole_) > 1 and all(packet.pts is not None for packet in self.held):
+            first = self._time(self.held[keys[0]])
+            ends = [k for k in whole_ if k > keys[0] and self._last(keys[0], k) <= piece.last]
+            if ends and self._seconds(first - piece.first) <= self.loss:
+                last = self._last(keys[0], ends[-1])
+                if self._seconds(piece.last - last) <= self.loss:
+                    self._write([p for p in self.held[keys[0] : ends[-1]] if self._time(p) >= first], first, target)
+                    found = first, last
+        self.held = self.held[keys[-1] :] if keys else self.held
+        return found
+
+    def _read(self) -> Iterator[None]:
+        with opened(self.source) as (container, viewer):
+            self.stream, self.unit = viewer.stream, viewer.unit
+            self.late = Clock(container, viewer).late
+            plain = viewer.stream.codec_context.name in COPIED and viewer.stream.sample_aspect_ratio in (None, 0, 1)
+            for packet in packets(self.source, container, [viewer.stream]) if plain else ():
+                if packet.dts is not None:
+                    self.held.append(packet)
+                    yield
+            self.ended = True
+            while True:  # open: what is written is written like its stream
+                yield
+
+    def _starts(self, packet: av.Packet, time: int) -> bool:
+        return packet.is_keyframe and packet.pts is not None and self._time(packet) >= time
+
+    def _time(self, packet: av.Packet) -> int:
+        assert packet.pts is not None  # it was asked before
+        return packet.pts - self.late
+
+    def _last(self, first: int, end: int) -> int:
+        return max(self._time(packet) for packet in self.held[first:end])
+
+    def _seconds(self, time: int) -> float:
+        return float(time * self.unit)
+
+    def _write(self, part: list[av.Packet], first: int, target: Path) -> None:
+        with written(target) as out:
+            stream = out.add_stream_from_template(self.stream)
+            for packet in part:
+                copy = av.Packet(bytes(packet))
+                assert packet.pts is not None
+                assert packet.dts is not None
+                copy.pts, copy.dts = packet.pts - self.late - first, packet.dts - self.late - first
+                copy.time_base, copy.duration, copy.is_keyframe = packet.time_base, packet.duration, packet.is_keyframe
+                copy.stream = stream
+                out.mux(copy)
+
+    def close(self) -> None:
+        self.steps.close()  # pyright: ignore[reportAttributeAccessIssue]  # a generator

@@ -60,6 +60,12 @@ def _lies(frame: av.VideoFrame) -> bool:
     return abs(b) + abs(c) > abs(a) + abs(d)
 
 
+def is_upright(frame: av.VideoFrame) -> bool:
+    """Whether a frame is shown as it is stored, neither turned nor mirrored."""
+    a, _, _, d = _display_matrix(frame)
+    return not _lies(frame) and a > 0 and d > 0
+
+
 def _upright(frame: av.VideoFrame, stored: np.ndarray) -> np.ndarray:
     """(h, w, 3) as stored -> turned and mirrored as it is shown, by the nearest of the eight ways there are."""
     a, b, c, d = _display_matrix(frame)
@@ -137,8 +143,7 @@ def cropped_yuv(
     shown: (width, height) of the frame as shown. box: (left, top, width, height) of that, all even.
     """
     left, top, width, height = box
-    a, _, _, d = _display_matrix(frame)
-    if signal is not None or is_see_through(frame) or _lies(frame) or a < 0 or d < 0:
+    if signal is not None or is_see_through(frame) or not is_upright(frame):
         return _rgb_to_yuv(pixels(frame, shown, signal)[top : top + height, left : left + width])
     # Many times quicker than by way of RGB. Copied even where nothing is cropped: of a decoder's own frames an encoder
     # does not make the same bytes twice.
@@ -149,7 +154,7 @@ def _crop(frame: av.VideoFrame, left: int, top: int, width: int, height: int) ->
     """Of yuv420p; all even."""
     planes = []
     for plane, part in zip(frame.planes, (1, 2, 2), strict=True):
-        stored = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        stored = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         stored = stored[top // part : (top + height) // part, left // part : (left + width) // part]
         planes.append(np.ascontiguousarray(stored).ravel())
     return av.VideoFrame.from_ndarray(np.concatenate(planes).reshape(height * 3 // 2, width), format="yuv420p")

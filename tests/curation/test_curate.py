@@ -11,6 +11,8 @@ import tarfile
 import time
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from pyarrow import parquet
 
@@ -82,7 +84,9 @@ def test_a_shard_holds_video_and_row_of_each_kept_clip(made):
         assert {name.partition(".")[0] for name in names} == set(kept)
         assert names == sorted(names, key=lambda name: name.partition(".")[0])
         first = names[0].partition(".")[0]
-        told = json.load(tar.extractfile(f"{first}.json"))
+        member = tar.extractfile(f"{first}.json")
+        assert member is not None
+        told = json.load(member)
         assert told["source"] == kept[first]["source"]
         assert tar.getmember(f"{first}.mp4").size == kept[first]["bytes"]
 
@@ -146,6 +150,21 @@ def test_whoever_is_killed_whenever_the_set_is_the_same(videos, made, tmp_path):
     assert not list(out.rglob("*.dreamfactory.tmp"))
 
 
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_ends_at_once_with_its_children(videos, tmp_path, sent, code):
+    out = tmp_path / "set"
+    line = [sys.executable, "-m", "dreamfactory", "curate", str(videos), str(out), *QUICK, "--runner", "processes"]
+    run = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob(".work/tmp/*")):  # until something is being made
+        time.sleep(0.05)
+        assert run.poll() is None
+    run.send_signal(sent)
+    _, told = run.communicate(timeout=20)  # which waits for whoever holds its standard error
+    assert run.returncode == code
+    assert "nothing half-written was left" in told
+    assert "Traceback" not in told
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -204,3 +223,61 @@ def test_all_sources_failed(tmp_path, capsys):
     told = json.loads((tmp_path / "set" / "report.json").read_text())
     assert (told["sources"], told["clips"], len(told["failed"])) == (1, 0, 1)
     assert (tmp_path / "set" / "report.html").exists()
+
+
+def test_clips_are_taken_as_they_are_stored_where_key_frames_allow(tmp_path):
+    """Frames of the source, to the bit, from a key frame to the one before the next scene's."""
+    source = film(tmp_path / "videos" / "keys.mp4", [1, 2, 3], frames=72, keys=24)
+    assert curate(source.parent, tmp_path / "set", "--set", "clips.method=copy") == 0
+    truth = pixels(source)
+    found = rows(tmp_path / "set")
+    assert [row["frames"] for row in found] == [72, 72, 72]
+    for row in found:
+        file = next((tmp_path / "set" / ".work").rglob(f"{row['source_id']}/{row['clip'][-4:]}.mp4"))
+        start = round(row["start"] * 24)
+        assert (pixels(file) == truth[start : start + row["frames"]]).all()
+
+
+def pixels(path: Path):
+    with av.open(str(path)) as file:
+        return np.stack([frame.to_ndarray(format="gray") for frame in file.decode(video=0)])
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_captions_and_categories_of_the_users_table(videos, tmp_path):
+    table = videos / "table.jsonl"
+    told = [
+        {"file_name": "one.mp4", "caption": "a walk", "category": "travel"},
+        {"file_name": "deep/two.mkv", "caption": "", "category": "news"},
+    ]
+    table.write_text("".join(json.dumps(row) + "\n" for row in told))
+    settings = ["--set", "captions.kind=column", "--set", "categories.kind=column", "--set", "filters.watermark=none"]
+    assert curate(table, tmp_path / "set", *settings) == 0
+    said = {(row["source"], row["caption"], row["category"]) for row in rows(tmp_path / "set") if row["kept"]}
+    assert said == {("one.mp4", "a walk", "travel"), ("deep/two.mkv", None, "news")}
+    with tarfile.open(tmp_path / "set" / "clips-000000.tar") as tar:
+        texts = [tar.extractfile(name).read() for name in tar.getnames() if name.endswith(".txt")]  # pyright: ignore
+    assert set(texts) == {b"a walk"}
+
+
+def test_a_caption_is_asked_for_once(videos, tmp_path):
+    """By a command, whose calls are counted; clips that come later are asked for then."""
+    script, calls, out = tmp_path / "say.py", tmp_path / "calls", tmp_path / "set"
+    script.write_text(f"import sys; open({str(calls)!r}, 'a').write('x'); print('seen', sys.argv[1][-8:])")
+    command = json.dumps([sys.executable, str(script), "{image}"])
+    settings = [
+        "--set",
+        "captions.kind=command",
+        "--set",
+        f"captions.command={command}",
+        "--set",
+        "filters.watermark=none",
+    ]
+    curate(videos, out, *settings, "--set", "filters.long.column=scene", "--set", "filters.long.max=0")
+    assert len(calls.read_text()) == sum(row["kept"] for row in rows(out)) == 3
+    curate(videos, out, *settings)
+    kept = [row for row in rows(out) if row["kept"]]
+    assert len(calls.read_text()) == len(kept) == 6
+    assert {row["caption"] for row in kept} == {f"seen {k:04d}.jpg" for k in range(3)}

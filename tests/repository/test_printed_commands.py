@@ -29,6 +29,8 @@ from dreamfactory.schedulers import SCHEDULES
 from dreamfactory.training.run_file import load_run
 from dreamfactory.training.tiny_world.encoders import image_encoder, motion_encoder
 
+from ..curation.tiny_models import blip2, save
+from ..footage import film
 from ..pipelines.test_text_to_image import sd1, single_file
 from ..random_weights import randomise
 
@@ -36,6 +38,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "benchmarks").glob("*.md"))
 PRESETS = sorted((ROOT / "training/presets").glob("*.toml"))
+CURATIONS = sorted((ROOT / "curation/presets").glob("*.toml"))
 COMMAND = re.compile(r"(\.venv/bin/)?(dreamfactory|accelerate|torchrun|python|make|git|comfy|cd|pip)\b")
 
 ELSEWHERE = {  # how it begins: why it is not run here
@@ -70,6 +73,7 @@ ADDED = {  # how it begins: what is added behind it
     "dreamfactory generate --checkpoint videofactory": f"{SHORT} --size 256x256",
     "dreamfactory generate --checkpoint factorized": f"{SHORT} --first-frame-steps 1 --first-frame-size 64x64",
     "dreamfactory generate": SHORT,
+    "dreamfactory curate": "--quiet --set scenes.detector=content --set scores.text=none --set clips.speed=ultrafast",
     "dreamfactory train demo-upscaler": f"{QUICK} --set upscaler.patch=64",
     "dreamfactory train": QUICK,
 }
@@ -89,7 +93,7 @@ def printed():
     for page in PAGES:
         for command in lines(page.read_text("utf-8")):
             found.setdefault(command, page)
-    for preset in PRESETS:
+    for preset in [*PRESETS, *CURATIONS]:
         for line in re.findall(r"^#\s+(dreamfactory .*)$", preset.read_text("utf-8"), re.MULTILINE):
             found.setdefault(re.sub(r"\s+\(.*\)$", "", line.strip()), preset)
     return found
@@ -200,6 +204,9 @@ def shelf(tmp_path_factory):
         for name in ("one", "two", "three"):
             video(shelf / folder / f"{name}.mp4")
             (shelf / folder / f"{name}.txt").write_text("a red circle moves")
+    film(shelf / "videos" / "holiday.mp4", [1, 2])
+    (shelf / "videos.csv").write_text("file_name,caption\nvideos/holiday.mp4,at the sea\n")
+    save(shelf / "models" / "blip2-opt-2.7b", blip2)
     headless = (ROOT / "docs/headless.md").read_text("utf-8")
     (shelf / "prompts.jsonl").write_text("".join(re.findall(r'^\{"image".*\}\n', headless, re.MULTILINE)))
     (shelf / "my-run.toml").write_text(run_files()[0])

@@ -16,9 +16,10 @@ from dreamfactory.curation.quality import duplicates, overlays, transitions
 from dreamfactory.curation.quality.corpus import load, make
 from dreamfactory.curation.quality.filmed import filmed, varied
 from dreamfactory.curation.quality.footage import camera_shots
+from dreamfactory.curation.quality.places import KINDS
 from dreamfactory.curation.quality.plan import SCALES
 from dreamfactory.curation.quality.reel import Join, Reel, Shot
-from dreamfactory.curation.quality.world import KINDS, Scene
+from dreamfactory.curation.quality.world import Scene
 from dreamfactory.curation.rows import CUT, DISSOLVE, FADE, WIPE
 from dreamfactory.errors import InputError
 
