@@ -23,6 +23,7 @@ from .cuts import cuts
 from .fades import fades
 from .frame_view import SIZE, Frames, View, again
 from .gradual import Gradual
+from .ramp import ramp
 from .rows import CUT, DISSOLVE, FADE, WIPE
 from .transnet import HEIGHT as NET_HEIGHT, WIDTH as NET_WIDTH, Verdicts, open_transnet
 
@@ -102,7 +103,7 @@ class TransitionFinder:
         transitions += [Transition(CUT, k, k) for k in hard]
         transitions += [Transition(window.kind, window.first, window.last) for window in soft]
         found = []
-        for transition in self._without_interruptions(view, transitions):
+        for transition in self._fitted(view, self._without_interruptions(view, transitions)):
             joined = None if self.open is None else self._joined(self.open, transition)
             if joined is None and self.open is not None:
                 found.append(self.open)
@@ -127,6 +128,17 @@ class TransitionFinder:
                 if other >= one and near and first >= view.base and last < view.end and again(view, first, last):
                     dropped.update(k for k in gradual if one <= k <= other)
         return [transition for k, transition in enumerate(ordered) if k not in dropped]
+
+    def _fitted(self, view: View, transitions: list[Transition]) -> list[Transition]:
+        """With the ends of dissolves where they are, between those beside them."""
+        before, fitted = 0 if self.open is None else self.open.last, []
+        for k, one in enumerate(transitions):
+            after = transitions[k + 1].first - 1 if k + 1 < len(transitions) else self.count - 1
+            if one.kind == DISSOLVE and before < one.first and one.last <= after:
+                one = Transition(DISSOLVE, *ramp(view, one.first, one.last, before, after, self.stride))
+            fitted.append(one)
+            before = one.last
+        return fitted
 
     def _joined(self, one: Transition, next_: Transition) -> Transition | None:
         """Two that overlap, or are parts of one gradual change; None: they are two."""
