@@ -29,7 +29,8 @@ from ..pipelines.media.viewer import Viewer
 from .config import CurationConfig
 from .pictures import LONG, SMALL, Look, Pair, grey
 from .rows import CUT, END, SPLIT, START, Source
-from .scenes import CONTEXT, Transition, TransitionFinder
+from .scenes import CONTEXT, TransitionFinder
+from .transition import Transition
 
 LATER = 0.1  # seconds between two frames that motion is measured from
 FEWEST = 4  # frames of the shortest clip that are looked at

@@ -3,13 +3,15 @@ do not look alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from .frame_view import SIZE, Frames, View, moved, ragged
+from .ramp import Ramp, ramp
 from .rows import DISSOLVE, WIPE
+from .transition import Transition
 
 LAGS = (4, 6, 9, 13, 18, 26)  # half a window, frames
 WIPE_LAGS = (9, 13, 18)
@@ -18,10 +20,15 @@ STEP, BACKWARDS = 0.4, 0.12  # the largest part of the change that one frame may
 # A mixture of two pictures that do not look alike has less contrast than either, whatever moves in them; a camera that
 # pans loses none. As a part of what is lost by mixing: certain within the first bounds, nothing outside of the second.
 DIP, SOME_DIP = (0.6, 1.25), (0.45, 1.4)
+# How much of contrast the best ramp may leave unexplained where all else is certain; elsewhere, for each unit by which
+# contrast dips more than so little.
+UNEXPLAINED, EXPLAINED, LEAST_DIP = (0.3, 0.15), 0.035, 0.25
 UNJUDGED_DIP = 0.5  # what is accepted without a judge
+IN_COMMON = 1.25  # of what is in common with both sides, of 2
+AGAIN = 3  # frames: a window so close to one that was refused is not looked at again
 # What is no mixture, as a part of the ends' distance, for each unit of how little they correlate: certain below; what
 # is accepted without a judge; what is worth asking one.
-LEFT_OVER = (0.48, 0.55, 0.60)
+LEFT_OVER = (0.48, 0.55, 0.70)
 OF_NEITHER = 0.56  # of a wipe: what is of neither end, pixel by pixel, in the same units, and twice the border between
 AS_SURE = 0.1  # how much more of a window may be left over that is of the same change as the surest one
 EDGE = 0.06  # shares below are of the scene before, above 1 - EDGE of the one after
@@ -41,21 +48,26 @@ class Window:
 
 class Gradual:
     """Around a place. step: frames of the video in one at RATE. judge: how likely a doubtful frame is part of a change;
-    None: there is no judge."""
+    None: there is no judge. cuts: the hard ones there."""
 
-    def __init__(self, frames: Frames, view: View, step: int, judge: Callable[[int], float | None]) -> None:
-        self.frames, self.view, self.step, self.judge = frames, view, step, judge
+    def __init__(
+        self, frames: Frames, view: View, step: int, judge: Callable[[int], float | None], cuts: Sequence[int] = ()
+    ) -> None:
+        self.frames, self.view, self.step, self.judge, self.cuts = frames, view, step, judge, cuts
+        self.refused: list[int] = []  # middles of what is no dissolve
 
-    def found(self, start: int, until: int) -> list[Window]:
+    def found(self, start: int, until: int) -> list[Transition]:
         """Changes, from windows around every second frame of those from `start` on, before `until`."""
         windows = self._windows(start, until)
         found, taken = [], np.zeros(self.view.end - self.view.base + 1, bool)
         for window in sorted(windows):  # the surest first
             place = slice(window.first - self.view.base, window.last - self.view.base + 1)
-            if not taken[place].any() and self._is_change(window):
-                first, last = _widest(window, windows)
-                taken[first - self.view.base : last - self.view.base + 1] = True
-                found.append(replace(window, first=first, last=last))
+            if taken[place].any():
+                continue
+            one = self._wipe(window, windows) if window.kind == WIPE else self._dissolve(window)
+            if one is not None:
+                taken[one.first - self.view.base : one.last - self.view.base + 1] = True
+                found.append(one)
         return found
 
     def _windows(self, start: int, until: int) -> list[Window]:
@@ -111,17 +123,31 @@ class Gradual:
         last = self.frames.end - 1
         return all(moved(self._picture(k), self._picture(min(k + 2 * self.step, last))) for k in places)
 
-    def _is_change(self, window: Window) -> bool:
-        if window.sure and window.kind == DISSOLVE:
+    def _wipe(self, window: Window, windows: list[Window]) -> Transition | None:
+        return None if self._is_pan(window) else Transition(WIPE, *_widest(window, windows))
+
+    def _dissolve(self, window: Window) -> Transition | None:
+        """None: it is none."""
+        middle = (window.first + window.last) // 2
+        if any(abs(middle - one) <= AGAIN * self.step for one in self.refused):
+            return None
+        least = max((cut for cut in self.cuts if cut <= middle), default=0)
+        most = min((cut - 1 for cut in self.cuts if cut > middle), default=self.view.end)
+        fit = ramp(self.view, window.first, window.last, least, most, self.step)
+        if fit is not None and fit.common < IN_COMMON and self._is_explained(window, fit):
+            return fit.transition
+        self.refused.append(middle)
+        return None
+
+    def _is_explained(self, window: Window, fit: Ramp) -> bool:
+        if fit.contrast < EXPLAINED * (window.dip - LEAST_DIP) or (window.sure and fit.contrast < UNEXPLAINED[0]):
             return True
         if self._is_pan(window):
             return False
-        if window.sure:
+        if window.rest < LEFT_OVER[1] and window.dip > UNJUDGED_DIP and fit.contrast < UNEXPLAINED[1]:
             return True
         judged = self.judge((window.first + window.last) // 2)
-        if judged is not None:
-            return judged > 0.5
-        return window.rest < LEFT_OVER[1] and window.dip > UNJUDGED_DIP
+        return judged is not None and judged > 0.5
 
 
 def _widest(window: Window, windows: list[Window]) -> tuple[int, int]:

@@ -9,9 +9,13 @@ and the latest end count: a frame too many costs nothing, one of the other scene
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .frame_view import View
+from .rows import DISSOLVE
+from .transition import Transition
 
 PAD = 14  # frames on either side of what was found so far
 SHORTEST = 6  # frames
@@ -20,27 +24,38 @@ COMMON = 0.3  # what is in common counts so much of what contrast does
 NEARLY = 1.1  # times what the best ramp leaves unexplained
 
 
-def ramp(view: View, first: int, last: int, least: int, most: int, step: int) -> tuple[int, int]:
-    """The same as `Transition` has, of a dissolve found from first to last. least, most: frames outside of which
-    something else happens. step: frames of the video in one at RATE."""
+@dataclass(frozen=True)
+class Ramp:
+    transition: Transition
+    contrast: float  # what is left unexplained of it, as a part of how it varies
+    common: float  # the same of what is in common with either side, both together
+
+
+def ramp(view: View, first: int, last: int, least: int, most: int, step: int) -> Ramp | None:
+    """Of a dissolve that lies somewhere from first to last; None: there are too few frames.
+
+    least, most: frames outside of which something else happens. step: frames of the video in one at RATE.
+    """
     begin, end = max(least, view.base, first - PAD * step), min(most, view.end - 1, last + PAD * step)
     numbers = np.arange(begin, end + 1, step)
     n = len(numbers)
-    if n < SHORTEST + 4:
-        return first, last
     begins, ends = np.triu_indices(n, SHORTEST)  # w is 0 before the one, 1 from the other on
     middle = ((first + last) // 2 - begin) // step
     could = (begins > 0) & (begins <= middle + PAD) & (ends >= middle - PAD)
     begins, ends = begins[could, None], ends[could, None]
-    if not len(begins):
-        return first, last
+    if n < SHORTEST + 4 or not len(begins):
+        return None
     w = np.clip((np.arange(n) - begins + 1) / (ends - begins + 1), 0, 1)
     products = view.products[np.ix_(numbers - view.base, numbers - view.base)]
-    left = _unexplained(products.diagonal(), (1 - w) ** 2, w**2, w * (1 - w))
-    for side in (products[:SIDE].mean(0), products[-SIDE:].mean(0)):
-        left = left + COMMON * _unexplained(side, 1 - w, w)
-    good = left <= NEARLY * left.min()
-    return int(numbers[begins[good].min()]), int(numbers[ends[good].max()])
+    contrast = _unexplained(products.diagonal(), (1 - w) ** 2, w**2, w * (1 - w))
+    common = sum(_unexplained(side, 1 - w, w) for side in (products[:SIDE].mean(0), products[-SIDE:].mean(0)))
+    left = contrast + COMMON * common
+    best, good = left.argmin(), left <= NEARLY * left.min()
+    first, last, begins_, ends_ = (
+        int(numbers[k]) for k in (begins[good].min(), ends[good].max(), begins[best, 0], ends[best, 0])
+    )
+    found = Transition(DISSOLVE, first, last, (begins_, ends_))
+    return Ramp(found, float(contrast[best]), float(common[best]))
 
 
 def _unexplained(values: np.ndarray, *parts: np.ndarray) -> np.ndarray:

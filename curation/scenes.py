@@ -13,8 +13,6 @@ places that are neither clear nor clearly nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
@@ -25,6 +23,7 @@ from .frame_view import SIZE, Frames, View, again
 from .gradual import Gradual
 from .ramp import ramp
 from .rows import CUT, DISSOLVE, FADE, WIPE
+from .transition import Transition
 from .transnet import HEIGHT as NET_HEIGHT, WIDTH as NET_WIDTH, Verdicts, open_transnet
 
 RATE = 30.0  # frames a second that gradual change is looked at with
@@ -34,18 +33,6 @@ CONTEXT, BLOCK = 72, 128  # frames at that rate: looked at around a block, and d
 HIDDEN = 75  # frames that it takes at most
 
 NEAR = 6  # frames between two parts of one change
-
-
-@dataclass(frozen=True)
-class Transition:
-    """From the first frame that is not purely the scene before to the first that is purely the one after: numbers.
-
-    A hard cut has one and the same.
-    """
-
-    kind: str
-    first: int
-    last: int
 
 
 class TransitionFinder:
@@ -98,10 +85,10 @@ class TransitionFinder:
         start, step = self.decided, self.stride
         dark = fades(view, start, until, step, HIDDEN * step)
         hard = cuts(view, start, until, self.proposed, self.judge.cut)
-        soft = Gradual(self.frames, view, step, self.judge.change).found(start, until)
-        transitions = [Transition(FADE, *span) for span in dark]
-        transitions += [Transition(CUT, k, k) for k in hard]
-        transitions += [Transition(window.kind, window.first, window.last) for window in soft]
+        soft = Gradual(self.frames, view, step, self.judge.change, hard).found(start, until)
+        transitions = [*(Transition(FADE, *span) for span in dark), *(Transition(CUT, k, k) for k in hard)]
+        # Half a fade is a mixture of a scene and of black.
+        transitions += [one for one in soft if not any(first <= sum(one.likely) / 2 < last for first, last in dark)]
         found = []
         for transition in self._fitted(view, self._without_interruptions(view, transitions)):
             joined = None if self.open is None else self._joined(self.open, transition)
@@ -131,20 +118,24 @@ class TransitionFinder:
 
     def _fitted(self, view: View, transitions: list[Transition]) -> list[Transition]:
         """With the ends of dissolves where they are, between those beside them."""
-        before, fitted = 0 if self.open is None else self.open.last, []
+        before, fitted = 0 if self.open is None else self.open.likely[1], list[Transition]()
         for k, one in enumerate(transitions):
-            after = transitions[k + 1].first - 1 if k + 1 < len(transitions) else self.count - 1
-            if one.kind == DISSOLVE and before < one.first and one.last <= after:
-                one = Transition(DISSOLVE, *ramp(view, one.first, one.last, before, after, self.stride))
+            after = transitions[k + 1].likely[0] - 1 if k + 1 < len(transitions) else self.count - 1
+            if one.kind == DISSOLVE:
+                fit = ramp(view, *one.likely, before, after, self.stride)
+                if fit is not None:
+                    one = fit.transition
             fitted.append(one)
-            before = one.last
+            before = one.likely[1]
         return fitted
 
     def _joined(self, one: Transition, next_: Transition) -> Transition | None:
         """Two that overlap, or are parts of one gradual change; None: they are two."""
         if CUT == one.kind == next_.kind:
             return None
-        if next_.first > one.last + NEAR * self.stride:
+        (begins, ends), (begin, end) = one.likely, next_.likely
+        # What was fitted is whole.
+        if begin > ends + (0 if one.fitted and next_.fitted else NEAR * self.stride):
             return None
         kind = next(k for k in (FADE, DISSOLVE, WIPE, CUT) if k in (one.kind, next_.kind))
-        return Transition(kind, one.first, max(one.last, next_.last))
+        return Transition(kind, one.first, max(one.last, next_.last), (begins, max(end, ends)))
