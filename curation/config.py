@@ -28,7 +28,7 @@ class ScenesConfig:
     # auto: TransNetV2 has the last word at doubtful places where it is installed. content: PySceneDetect and the blend
     # test alone. transnetv2: it must be there.
     detector: str = "auto"
-    margin: float = 0.1  # seconds trimmed beside a gradual change
+    margin: float = 0.2  # seconds trimmed beside a gradual change
     cut_margin: float = 0.0  # beside a hard cut
 
 

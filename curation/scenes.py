@@ -121,7 +121,8 @@ class TransitionFinder:
         before, fitted = 0 if self.open is None else self.open.likely[1], list[Transition]()
         for k, one in enumerate(transitions):
             after = transitions[k + 1].likely[0] - 1 if k + 1 < len(transitions) else self.count - 1
-            if one.kind == DISSOLVE:
+            # The one that is open may be found again from the frames that came since.
+            if one.kind == DISSOLVE and sum(one.likely) / 2 > before:
                 fit = ramp(view, *one.likely, before, after, self.stride)
                 if fit is not None:
                     one = fit.transition
