@@ -56,18 +56,25 @@ class Gradual:
         self.frames, self.view, self.step, self.judge, self.cuts = frames, view, step, judge, cuts
         self.refused: list[int] = []  # middles of what is no dissolve
 
-    def found(self, start: int, until: int) -> list[Transition]:
-        """Changes, from windows around every second frame of those from `start` on, before `until`."""
+    def found(self, start: int, until: int, open_: Transition | None = None) -> list[Transition]:
+        """Changes, from windows around every second frame of those from `start` on, before `until`.
+
+        open_: the latest one that was found before.
+        """
         windows = self._windows(start, until)
         found, taken = [], np.zeros(self.view.end - self.view.base + 1, bool)
+        if open_ is not None and open_.fitted is not None:
+            taken[: max(0, open_.last - self.view.base + 1)] = True
         for window in sorted(windows):  # the surest first
             place = slice(window.first - self.view.base, window.last - self.view.base + 1)
             if taken[place].any():
                 continue
             one = self._wipe(window, windows) if window.kind == WIPE else self._dissolve(window)
-            if one is not None:
-                taken[one.first - self.view.base : one.last - self.view.base + 1] = True
-                found.append(one)
+            if one is None:
+                continue
+            taken[one.first - self.view.base : one.last - self.view.base + 1] = True
+            if sum(one.likely) / 2 < until:
+                found.append(one)  # else the frames that are still to come tell better
         return found
 
     def _windows(self, start: int, until: int) -> list[Window]:

@@ -85,7 +85,7 @@ class TransitionFinder:
         start, step = self.decided, self.stride
         dark = fades(view, start, until, step, HIDDEN * step)
         hard = cuts(view, start, until, self.proposed, self.judge.cut)
-        soft = Gradual(self.frames, view, step, self.judge.change, hard).found(start, until)
+        soft = Gradual(self.frames, view, step, self.judge.change, hard).found(start, until, self.open)
         transitions = [*(Transition(FADE, *span) for span in dark), *(Transition(CUT, k, k) for k in hard)]
         # Half a fade is a mixture of a scene and of black.
         transitions += [one for one in soft if not any(first <= sum(one.likely) / 2 < last for first, last in dark)]
@@ -121,8 +121,7 @@ class TransitionFinder:
         before, fitted = 0 if self.open is None else self.open.likely[1], list[Transition]()
         for k, one in enumerate(transitions):
             after = transitions[k + 1].likely[0] - 1 if k + 1 < len(transitions) else self.count - 1
-            # The one that is open may be found again from the frames that came since.
-            if one.kind == DISSOLVE and sum(one.likely) / 2 > before:
+            if one.kind == DISSOLVE:
                 fit = ramp(view, *one.likely, before, after, self.stride)
                 if fit is not None:
                     one = fit.transition
