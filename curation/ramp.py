@@ -48,7 +48,8 @@ def ramp(view: View, first: int, last: int, least: int, most: int, step: int) ->
     w = np.clip((np.arange(n) - begins + 1) / (ends - begins + 1), 0, 1)
     products = view.products[np.ix_(numbers - view.base, numbers - view.base)]
     contrast = _unexplained(products.diagonal(), (1 - w) ** 2, w**2, w * (1 - w))
-    common = sum(_unexplained(side, 1 - w, w) for side in (products[:SIDE].mean(0), products[-SIDE:].mean(0)))
+    before, behind = (_unexplained(side, 1 - w, w) for side in (products[:SIDE].mean(0), products[-SIDE:].mean(0)))
+    common = before + behind
     left = contrast + COMMON * common
     best, good = left.argmin(), left <= NEARLY * left.min()
     first, last, begins_, ends_ = (
