@@ -24,11 +24,13 @@ import numpy as np
 from ..errors import InputError
 from ..pipelines.media.clips import Played
 from ..pipelines.media.frames import QUICK, is_upright
+from ..pipelines.media.structure import flaw
 from ..pipelines.media.viewer import Viewer
 from .config import CurationConfig
 from .pictures import LONG, SMALL, Look, Pair, grey
 from .rows import CUT, END, SPLIT, START, Source
-from .scenes import CONTEXT, Transition, TransitionFinder
+from .scenes import CONTEXT, TransitionFinder
+from .transition import Transition
 
 LATER = 0.1  # seconds between two frames that motion is measured from
 FEWEST = 4  # frames of the shortest clip that are looked at
@@ -234,6 +236,8 @@ class Analysis:
         self.source.frames, self.source.damaged = len(self.pts), self.played.clock.damaged
         self.source.duration = round(self._ends(len(self.pts) - 1), 6)
         self.source.scenes = self.scene
+        if not self.source.problem and (wrong := flaw(self.played.path)):
+            self.source.problem = f"{self.played.path} {wrong}; copy or save it again."
 
 
 def fitting(size: tuple[int, int], longer: int) -> tuple[int, int]:

@@ -28,7 +28,7 @@ class ScenesConfig:
     # transnetv2: it has the last word at doubtful places. content: PySceneDetect and the blend test alone. auto:
     # transnetv2 where it is installed when a set is begun.
     detector: str = "auto"
-    margin: float = 0.1  # seconds trimmed beside a gradual change
+    margin: float = 0.2  # seconds trimmed beside a gradual change
     cut_margin: float = 0.0  # beside a hard cut
 
 

@@ -284,9 +284,7 @@ def _notes(there: Gathered, found: Sources, config: CurationConfig) -> list[str]
         notes.append("The clips have no captions: training reads them with uncaptioned = true, or give captions.kind.")
     cut = [source.source for source in there.sources if source.problem and source.status == "ok"]
     if cut:
-        notes.append(
-            f"{len(cut)} sources could be read only in part, {cut[0]} among them; their clips until then count."
-        )
+        notes.append(f"{len(cut)} sources could be read only in part, {cut[0]} among them; what could be read counts.")
     if found.passed_over:
         notes.append(f"{len(found.passed_over)} other files were passed over; report.json names them.")
     return notes

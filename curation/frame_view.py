@@ -28,6 +28,11 @@ class Frames:
     level: list[float] = field(default_factory=list)  # the mean
     small: list[np.ndarray] = field(default_factory=list)  # (27, 48, 3) bytes
 
+    @property
+    def end(self) -> int:
+        """The number of the next one."""
+        return self.base + len(self.luma)
+
     def drop(self, before: int) -> None:
         count = max(0, before - self.base)
         for values in (self.seconds, self.luma, self.level, self.small):
@@ -39,7 +44,7 @@ class View:
     """The frames around a place, compared each with each. Numbers are those of the video's frames."""
 
     def __init__(self, frames: Frames) -> None:
-        self.base, self.end = frames.base, frames.base + len(frames.luma)
+        self.base, self.end = frames.base, frames.end
         luma = np.stack(frames.luma)
         self.products = (luma @ luma.T).astype(np.float64)
         self.square = np.diag(self.products).copy()
@@ -102,16 +107,3 @@ def ragged(masks: np.ndarray, where: np.ndarray) -> float:
     across = (masks[:, :, 1:] != masks[:, :, :-1])[:, where[:, 1:] & where[:, :-1]]
     down = (masks[:, 1:] != masks[:, :-1])[:, where[1:] & where[:-1]]
     return float((across.mean(1) + down.mean(1)).mean()) if across.size and down.size else 1.0
-
-
-def climb(contrast: np.ndarray, reach: int, step: int) -> int:
-    """How many frames contrast rises steadily from the first one on: not much slower than until then."""
-    top = 0
-    for k in range(1, min(len(contrast), reach + 1)):
-        back = max(0, k - 2 * step)
-        usual = (contrast[top] - contrast[0]) / max(top, 1)
-        if contrast[k] - contrast[back] > 0.4 * usual * (k - back) and contrast[k] > contrast[top] * 1.005:
-            top = k
-        elif k - top > 2 * step:
-            break
-    return top

@@ -291,7 +291,7 @@ def _work(facts: Mapping) -> str:
         cards.append(page.card("Slowest sources", rows, told=page.time))
     damaged = facts["damaged"]
     if damaged["sources"]:
-        told = f"{damaged['packets']:,} packets of {damaged['sources']:,} sources could not be decoded."
+        told = f"{damaged['packets']:,} packets of {damaged['sources']:,} sources could not be decoded whole."
         cards.append(f'<div class="card"><h3>Damage</h3>{page.faint(told)}</div>')
     return "".join(cards)
 

@@ -68,10 +68,10 @@ class Source:
     source: str
     source_id: str = ""
     status: str = OK  # ok | failed | copy: the same bytes as another source
-    problem: str = ""  # why it failed, or what it is a copy of
+    problem: str = ""  # why it failed, what it is a copy of, or why it ends too soon
     duration: float | None = None  # seconds
     frames: int = 0
-    damaged: int = 0  # packets that could not be decoded
+    damaged: int = 0  # packets that could not be decoded, and frames that could only in part
     width: int = 0
     height: int = 0
     scenes: int = 0

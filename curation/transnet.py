@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..libraries import library
+from .frame_view import Frames
 
 WIDTH, HEIGHT = 48, 27
 WINDOW, VALID = 100, 50  # frames that are looked at, and of them those in the middle that are judged
@@ -51,3 +52,41 @@ def _load() -> Judge:
         )
 
     return judge
+
+
+class Verdicts:
+    """What it says of places in a video, each part of which it looks at once. frames: those at hand."""
+
+    def __init__(self, net: Judge | None, frames: Frames) -> None:
+        self.net, self.frames = net, frames
+        self.parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by their first frame
+        self.doubtful = 0  # places that it was asked about, were it there or not
+        self.asked = 0  # times that it looked
+
+    def cut(self, k: int) -> float | None:
+        """Whether a scene ends around a frame; None: it is not there."""
+        both = self._near(k)
+        return None if both is None else float(both[0].max())
+
+    def change(self, k: int) -> float | None:
+        """Whether a frame is part of a change; None: it is not there."""
+        both = self._near(k)
+        return None if both is None else float(both[1].max())
+
+    def drop(self, before: int) -> None:
+        """What is known of parts that end there."""
+        self.parts = {part: both for part, both in self.parts.items() if part + VALID > before}
+
+    def _near(self, k: int) -> tuple[np.ndarray, np.ndarray] | None:
+        self.doubtful += 1
+        if self.net is None:
+            return None
+        part = k // VALID * VALID  # of the video, so that places close together are judged at once
+        if part not in self.parts:
+            numbers = np.arange(part - (WINDOW - VALID) // 2, part + (WINDOW + VALID) // 2)
+            numbers = np.clip(numbers, self.frames.base, self.frames.end - 1)
+            self.asked += 1
+            self.parts[part] = self.net(np.stack([self.frames.small[n - self.frames.base] for n in numbers]))
+        single, several = self.parts[part]
+        near = slice(max(0, k - part - 3), k - part + 4)
+        return single[near], several[near]

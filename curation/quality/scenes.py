@@ -46,8 +46,8 @@ def look(folder: Path, config: CurationConfig, truth: Truth) -> Seen:
     clips = [(float((first - start) * unit), float((last - start) * unit)) for first, last in pts]
     transitions = [Span(*transition) for transition in analysis.transitions]
     assert analysis.finder is not None  # every video here has frames
-    judged, doubtful = analysis.finder.asked, analysis.finder.doubtful
-    return Seen(transitions, clips, analysis.source.frames, spent["scenes"], judged, doubtful)
+    judge = analysis.finder.judge
+    return Seen(transitions, clips, analysis.source.frames, spent["scenes"], judge.asked, judge.doubtful)
 
 
 def look_at_all(folder: Path, truths: Sequence[Truth], config: CurationConfig, workers: int, quiet: bool) -> list[Seen]:

@@ -76,7 +76,7 @@ class Clock:
         self.store: deque[int] | None = deque() if "avi" in container.format.name else None
         self.last: int | None = None
         self.newest, self.length = -1, 0  # the packet shown last, and how long
-        self.damaged = 0  # packets
+        self.damaged = 0  # packets that cannot be decoded, and frames that can only in part
 
     def frames(self, packet: av.Packet) -> Iterator[av.VideoFrame]:
         """Of a packet, each with its time as its `pts`."""
@@ -87,6 +87,7 @@ class Clock:
         frames = decoded(packet, self.decode)
         self.damaged += frames is None
         for frame in frames or ():
+            self.damaged += frame.is_corrupt
             if self.store is None:
                 stamp = frame.pts
             else:

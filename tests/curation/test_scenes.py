@@ -69,6 +69,38 @@ def test_a_gradual_change_is_a_span_that_leaves_hardly_anything_of_either_scene_
     assert 77 <= last <= 92
 
 
+def dissolved(*lengths, speed=0.6, count=30):
+    """Scenes of so many frames, between them dissolves of `count`."""
+    scenes = [scene(10 + k, length + 2 * count, speed) for k, length in enumerate(lengths)]
+    parts = [scenes[0][count : count + lengths[0]]]
+    for a, b, length in zip(scenes, scenes[1:], lengths[1:], strict=False):
+        parts += [mixed(a[-count:], b[:count], ramp(count)), b[count : count + length]]
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.6, 2.0])
+@pytest.mark.parametrize("count", [12, 24, 48])
+def test_a_dissolve_ends_where_its_ramp_does_whatever_moves_meanwhile(speed, count):
+    ((kind, first, last),) = found(dissolved(60, 60, speed=speed, count=count))
+    assert kind == DISSOLVE
+    # The first and last of its frames are one scene but for a few hundredths.
+    assert 60 - 8 <= first <= 60 + 2
+    assert 60 + count - 2 <= last <= 60 + count + 8
+
+
+def test_two_dissolves_soon_after_each_other_are_two():
+    kinds = [kind for kind, _, _ in found(dissolved(60, 36, 60))]
+    assert kinds == [DISSOLVE, DISSOLVE]
+
+
+@pytest.mark.parametrize("before", range(BLOCK - 40, BLOCK + 20, 7))
+def test_a_dissolve_at_the_edge_of_what_is_decided_at_once_is_one(before):
+    ((kind, first, last),) = found(dissolved(before, 150))
+    assert kind == DISSOLVE
+    assert before - 8 <= first <= before + 2
+    assert before + 28 <= last <= before + 38
+
+
 def brighter(frames, places):
     frames = frames.copy()
     frames[places] = 0.2 * frames[places] + 0.8 * 255

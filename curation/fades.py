@@ -1,0 +1,52 @@
+"""Fades: contrast falls steadily to nothing, or rises from it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .frame_view import BLANK, View, again
+
+DARK = 0.15  # of the contrast beside, below which a frame may be the middle of a fade
+REACH = 60  # frames a half of one may take
+
+
+def fades(view: View, start: int, until: int, step: int, hidden: int) -> list[tuple[int, int]]:
+    """Spans whose darkest frame is from `start` on, before `until`. step: frames of the video in one at RATE. hidden:
+    frames that the same scene may be away for without a fade."""
+    contrast, found = np.maximum(view.contrast, BLANK), []
+    here, end = max(start, view.base) - view.base, min(until, view.end) - view.base
+    reach = REACH * step
+    while here < end:
+        low = here
+        here += 1
+        if low > 0 and contrast[low - 1] <= contrast[low]:
+            continue
+        right = low
+        while right + 1 < len(contrast) and contrast[right + 1] == contrast[low]:
+            right += 1
+        if right + 1 < len(contrast) and contrast[right + 1] < contrast[low]:
+            continue  # it falls on
+        here = right + 1
+        before, after = _climb(contrast[low::-1], reach, step), _climb(contrast[right:], reach, step)
+        first, last = low - before, right + after
+        peaks = [contrast[k] for k, there in ((first, before), (last, after)) if there >= 3 * step]
+        if not peaks or min(peaks) < 2 * BLANK or contrast[low] > max(BLANK, DARK * min(peaks)):
+            continue  # it falls not far; or suddenly: a cut, or a flash
+        inside = first > 0 and last < len(contrast) - 1
+        same = inside and last - first < hidden and again(view, first + view.base, last + view.base)
+        if not same:
+            found.append((view.base + first, view.base + last))
+    return found
+
+
+def _climb(contrast: np.ndarray, reach: int, step: int) -> int:
+    """How many frames contrast rises steadily from the first one on: not much slower than until then."""
+    top = 0
+    for k in range(1, min(len(contrast), reach + 1)):
+        back = max(0, k - 2 * step)
+        usual = (contrast[top] - contrast[0]) / max(top, 1)
+        if contrast[k] - contrast[back] > 0.4 * usual * (k - back) and contrast[k] > contrast[top] * 1.005:
+            top = k
+        elif k - top > 2 * step:
+            break
+    return top
