@@ -93,7 +93,9 @@ def _places(slopes: np.ndarray) -> list[_Place]:
     return found
 
 
-def _verdict(slopes: np.ndarray, moving: np.ndarray, box: Rectangle, around: Rectangle, whole: Rectangle) -> bool | None:
+def _verdict(
+    slopes: np.ndarray, moving: np.ndarray, box: Rectangle, around: Rectangle, whole: Rectangle
+) -> bool | None:
     if box.left <= 1 or box.top <= 1 or box.right >= whole.right - 1 or box.bottom >= whole.bottom - 1:
         return None
     alike = _alike(slopes, moving, around)

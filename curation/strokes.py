@@ -20,7 +20,7 @@ GONE = 0.2  # how alike its own are where it is not there
 
 
 def lines(frames: Frames) -> list[list[Rectangle]] | None:
-    """Boxes around them, of each frame and the next. None: it cannot be told, since nothing moves beside what there is."""
+    """Boxes around them, of each frame and the next. None: it cannot be told, since nothing beside them moves."""
     if len(frames) < 2:
         return None
     found: list[list[Rectangle]] = []
@@ -85,9 +85,9 @@ def _lines(still: np.ndarray, slopes: np.ndarray) -> list[Rectangle]:
     found = []
     for left, top, w, h, _ in stats[1:count].tolist():
         box = Rectangle(left, top, left + w, top + h)
-        if LOW * height <= h <= HIGH * height and w >= max(WIDE * width, LONG * h):
-            if _is_line(still[box.rows, box.columns], slopes[:, box.rows, box.columns]):
-                found.append(box)
+        shaped = LOW * height <= h <= HIGH * height and w >= max(WIDE * width, LONG * h)
+        if shaped and _is_line(still[box.rows, box.columns], slopes[:, box.rows, box.columns]):
+            found.append(box)
     return found
 
 

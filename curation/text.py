@@ -4,8 +4,8 @@
     found = reader.read(pictures)          # of one clip, in order
 
 Letters of a shop's sign move with the picture, burned in ones stay on the same pixels while it moves: their edges do
-(still.py). What stays is read by RapidOCR where that is installed, and is text if it has letters; elsewhere it is judged
-by its shape (strokes.py). Where nothing moves at all, what can be read counts.
+(still.py). What stays is read by RapidOCR where that is installed, and is text if it has letters; elsewhere it is
+judged by its shape (strokes.py). Where nothing moves at all, what can be read counts.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ MOVES = 0.25  # how much less alike those elsewhere have to be
 
 @dataclass(frozen=True)
 class Found:
-    """area: part of the picture under boxes, 0 to 1; None: it cannot be told. words: what it says, "" where it was not read. boxes: (left, top,
-    width, height), parts of the picture."""
+    """area: part of the picture under boxes, 0 to 1; None: it cannot be told. words: what it says, "" where it was not
+    read. boxes: (left, top, width, height), parts of the picture."""
 
     area: float | None = 0.0
     words: str = ""
@@ -127,7 +127,8 @@ class RapidOCR:
 
 def _picks(frames: Frames) -> list[int]:
     """Frames to be read: of each part of a clip the one that most looks like text is in, by shape, else its middle."""
-    count, small = len(frames), Frames([cv2.resize(l, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for l in frames.lumas])
+    halved = (cv2.resize(luma, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for luma in frames.lumas)
+    count, small = len(frames), Frames(list(halved))
     area = [sum(box.area for box in boxes) for boxes in candidates(small)] + [0]
     parts = np.array_split(np.arange(count), min(PICKS, count))
     return [int(max(part, key=lambda k: (area[k], -abs(k - part.mean())))) for part in parts]
