@@ -35,19 +35,20 @@ class Slopes:
         self.lumas = np.array([grey(picture) for picture in pictures])
         self.count, self.height, self.width = self.lumas.shape
         self.short = min(self.height, self.width)
-        total = np.zeros((2, self.height, self.width), np.float32)
-        mean, self.energy, evened_energy = np.zeros_like(total), np.zeros_like(total[0]), np.zeros_like(total[0])
-        for luma, picture in zip(self.lumas, pictures, strict=True):
+        mean = np.zeros((2, self.height, self.width), np.float32)
+        self.energy, evened_energy = np.zeros_like(mean[0]), np.zeros_like(mean[0])
+        self.halves = np.zeros((2, *mean.shape), np.float32)  # of every second frame, and of the others
+        for number, (luma, picture) in enumerate(zip(self.lumas, pictures, strict=True)):
             slope = _slope(luma)
             red, _, blue = cv2.split(picture)
             slope += _slope(cv2.addWeighted(red, 0.5, blue, -0.5, 128))  # some marks differ in colour alone
             steep = cv2.magnitude(slope[0], slope[1])
             evened = slope / (steep + ENOUGH)
-            total += evened
+            self.halves[number % 2] += evened
             mean += slope / self.count
             self.energy += steep * steep / self.count
             evened_energy += (evened * evened).sum(0)
-        self.total = total
+        total = self.halves.sum(0)
         strength = cv2.blur((total * total).sum(0), (5, 5))
         self.alike = strength / (self.count * cv2.blur(evened_energy, (5, 5)) + 1e-3)  # 1: the same in all frames
         self.stays = self.alike >= max(STAYS, (1 + 0.3 * (self.count - 1)) / self.count)

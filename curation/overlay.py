@@ -19,7 +19,7 @@ from .tiled import tiles
 FEWEST, MOST = 4, 12  # frames that tell anything; that are looked at
 SURE, DOUBTFUL = 0.5, -0.3  # of `_rating`: it is a mark; it may be one, where hardly anything moves
 STILL = 0.25  # of the edges' energy: less is of edges that move
-TILED = 11.0  # deviations above chance
+TILED = 11.5  # deviations above chance
 # How much each trait of a place speaks for a mark: a logistic regression over the places of the corpus that
 # `dreamfactory curate-quality --scale full` makes.
 BASE = -5.041

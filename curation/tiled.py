@@ -6,6 +6,8 @@ evened before, so that long lines and textures, which are like themselves a litt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -13,7 +15,7 @@ from .marks import Slopes
 
 SIDE = 180  # pixels, the shorter side
 LEAST = 0.14  # of the shorter side: from one to the next
-SHARED = 0.15  # of the picture, by itself moved by a step, at least
+SHARED = 0.25  # of the picture, by itself moved by a step, at least
 PEAKS = 12  # that are looked at
 AWAY = 2  # pixels that a sum of two steps may be beside its own peak
 ROOMY = 0.05  # of the shorter side squared: what each of them has for itself
@@ -23,24 +25,27 @@ Step = tuple[int, int]  # down, across
 def tiles(there: Slopes) -> float:
     """How far two steps, and the one that leads from one to the other, rise above chance, in deviations; less where
     they are short: windows of a house come again, too."""
-    field = there.total / there.count * np.minimum(1, there.alike / 0.5)
+    field = there.halves * np.minimum(1, there.alike / 0.5)
     scale = min(1.0, SIDE / there.short)
-    if scale < 1:
-        field = np.stack([cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for part in field])
-    h, w = field.shape[1:]
-    first, second, rise = _lattice(_again(field))
+    size = max(1, round(there.width * scale)), max(1, round(there.height * scale))
+    halves = [[cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in half] for half in field]
+    w, h = size
+    first, second, rise = _lattice(_again(halves))
     between = abs(first[0] * second[1] - first[1] * second[0]) / min(h, w) ** 2
     return rise * min(1.0, between / ROOMY)
 
 
-def _again(field: np.ndarray) -> np.ndarray:
-    """(h, 2 w) by step down from 0 on, and across from -w on: deviations above chance."""
-    h, w = field.shape[1:]
+def _again(halves: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """(h, 2 w) by step down from 0 on, and across from -w on: deviations above chance. halves: (2, 2, h, w); one is
+    compared with the other, as what moves comes again in each, but elsewhere."""
+    h, w = halves[0][0].shape
     size = cv2.getOptimalDFTSize(2 * h), cv2.getOptimalDFTSize(2 * w)
-    power = sum(np.abs(np.fft.rfft2(part, size)) ** 2 for part in field).astype(np.float32)
+    one, other = ([np.fft.rfft2(part, size) for part in half] for half in halves)
+    power = sum((a * b.conj()).real for a, b in zip(one, other, strict=True)).astype(np.float32)
+    energy = sum(abs(a * b) for a, b in zip(one, other, strict=True)).astype(np.float32)
     wide = 2 * round(size[1] / (LEAST * min(h, w)) / 2) + 1, 2 * round(size[0] / (LEAST * min(h, w)) / 2) + 1
-    around = cv2.blur(power, wide, borderType=cv2.BORDER_REFLECT)
-    alike = np.fft.irfft2(power / (around + 1e-3 * float(power.mean()) + 1e-9), size)
+    around = cv2.blur(energy, wide, borderType=cv2.BORDER_REFLECT)
+    alike = np.fft.irfft2(power / (around + 1e-3 * float(energy.mean()) + 1e-9), size)
     alike = np.concatenate([alike[:h, -w:], alike[:h, :w]], 1).astype(np.float32)
     alike = cv2.GaussianBlur(alike, (0, 0), 1.0)
     y, x = np.mgrid[:h, -w:w]
