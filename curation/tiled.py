@@ -40,9 +40,9 @@ def _again(halves: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     compared with the other, as what moves comes again in each, but elsewhere."""
     h, w = halves[0][0].shape
     size = cv2.getOptimalDFTSize(2 * h), cv2.getOptimalDFTSize(2 * w)
-    one, other = ([np.fft.rfft2(part, size) for part in half] for half in halves)
-    power = sum((a * b.conj()).real for a, b in zip(one, other, strict=True)).astype(np.float32)
-    energy = sum(abs(a * b) for a, b in zip(one, other, strict=True)).astype(np.float32)
+    one, other = (np.stack([np.fft.rfft2(part, size) for part in half]) for half in halves)
+    power = (one * other.conj()).real.sum(0).astype(np.float32)
+    energy = np.abs(one * other).sum(0).astype(np.float32)
     wide = 2 * round(size[1] / (LEAST * min(h, w)) / 2) + 1, 2 * round(size[0] / (LEAST * min(h, w)) / 2) + 1
     around = cv2.blur(energy, wide, borderType=cv2.BORDER_REFLECT)
     alike = np.fft.irfft2(power / (around + 1e-3 * float(energy.mean()) + 1e-9), size)

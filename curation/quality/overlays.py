@@ -26,7 +26,7 @@ TEXTS = {
     "subtitle": (1, 24), "subtitle part": (1, 18), "subtitle changing": (1, 18), "title": (1, 18),
     "text other": (1, 18), "scene text": (1, 24),
 }  # fmt: skip
-# The same laid over real footage.
+REAL = "real "  # so groups begin that are laid over real footage
 REAL_BARS = {"real letterbox": (1, 16), "real pillarbox": (0, 10), "real bars dark": (0, 10)}
 REAL_MARKS = {
     "real logo": (1, 24), "real logo see-through": (1, 24), "real logo letters": (0, 14), "real watermark": (1, 24),
@@ -137,16 +137,16 @@ def _barred(
         if group == "real bars dark":
             scenes = [Dimmed(scenes[0], rng.uniform(0.2, 0.4))]
     whole = Box(0, 0, size[1], size[0])
-    boxes = [bars(rng, group.removeprefix("real "), size) for _ in scenes]
+    boxes = [bars(rng, group.removeprefix(REAL), size) for _ in scenes]
     if group == "bars change":
         boxes[int(rng.integers(3))] = whole
     joins = [Join()] * (len(scenes) - 1)
     begin = rng.uniform(0, 20)
-    shots = [
+    shown = [
         Shot(scene if box == whole else Barred(scene, box), count, begin)
         for scene, box in zip(scenes, boxes, strict=True)
     ]
-    reel = Reel(size, rate, shots, joins)
+    reel = Reel(size, rate, shown, joins)
     reel.pictures = [(box, k * count, (k + 1) * count) for k, box in enumerate(boxes)]
     told = filmed(folder, f"{name}.mp4", group, reel)
     clean = Reel(size, rate, [Shot(scene, count, begin) for scene in scenes], joins)
@@ -178,7 +178,7 @@ def _marked(
 ) -> list[Truth]:
     rng = np.random.default_rng(key)
     size, rate = scale.size(rng), scale.rate(rng)
-    count, mark = round(SECONDS[scale.name] * rate), group.removeprefix("real ")
+    count, mark = round(SECONDS[scale.name] * rate), group.removeprefix(REAL)
     for _ in range(TRIES):
         shot = Shot(_footage(rng, key, shots), count, rng.uniform(0, 20))
         if mark == "watermark":
@@ -209,7 +209,7 @@ def _texted(
     scene, begin = _footage(rng, key, shots), rng.uniform(0, 20)
     if group == "scene text":
         return _signs(name, group, Reel(size, rate, [Shot(scene, count, begin)], []), rng, key, folder)
-    half, what = count // 2, group.removeprefix("real ")
+    half, what = count // 2, group.removeprefix(REAL)
     late = int(rng.random() < 0.5) * (count - half)
     spans = {"subtitle part": [(late, late + half)], "subtitle changing": [(0, half), (half, count)]}.get(
         what, [(0, count)]
