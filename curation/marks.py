@@ -178,7 +178,18 @@ class Sums:
         return float(s[box.bottom, box.right] - s[box.top, box.right] - s[box.bottom, box.left] + s[box.top, box.left])
 
 
+def placed(there: Slopes, box: Rectangle) -> dict[str, float]:
+    """How far from the edges of the picture, in shorter sides."""
+    side, top = min(box.left, there.width - box.right), min(box.top, there.height - box.bottom)
+    return {
+        "from side": min(0.4, side / there.short),
+        "from top": min(0.4, top / there.short),
+        "at edge": max(0.0, 0.04 - min(side, top) / there.short),
+    }
+
+
 def traits(there: Slopes, sums: Sums, candidate: Candidate) -> dict[str, float]:
+    """What speaks for a mark, or against it."""
     box, edges = candidate.box, candidate.edges
     whole, short = Rectangle(0, 0, there.width, there.height), there.short
     inner = box.grown(max(3, round(BLUR * short)), whole)
@@ -191,7 +202,6 @@ def traits(there: Slopes, sums: Sums, candidate: Candidate) -> dict[str, float]:
     sharp = _sharp(there.middle, box.grown(2, whole), box)[edges]
     restless = float(there.restless[box.rows, box.columns][edges].mean())
     plain = float(np.minimum(steep, MUCH)[~edges].mean()) if not edges.all() else 0.0
-    margins = box.left, whole.right - box.right, box.top, whole.bottom - box.bottom
     return {
         "share": float(np.log(mine["kept"] / (every["kept"] + 1) + 1e-3)),
         "still share": float(np.log(mine["still"] / (every["still"] + 1) + 1e-3)),
@@ -200,9 +210,7 @@ def traits(there: Slopes, sums: Sums, candidate: Candidate) -> dict[str, float]:
         "edges around": min(1.0, ring["edges"] / around),
         "sharp": float(np.median(sharp)),
         "sharpest": float(np.percentile(sharp, 75)),
-        "from side": min(0.4, min(margins[:2]) / short),
-        "from top": min(0.4, min(margins[2:]) / short),
-        "at edge": max(0.0, 0.04 - min(margins) / short),
+        **placed(there, box),
         "restless": float(np.log(restless / (ring["restless"] / around + 0.5) + 0.1)),
         "moves": (mine["energy"] - mine["kept"]) / (mine["energy"] + 1),
         "moves around": (ring["energy"] - ring["kept"]) / (ring["energy"] + around * 200),

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .marks import Slopes, Sums, candidates, slopes, traits
+from .marks import Slopes, Sums, candidates, placed, slopes, traits
 from .still import Rectangle
 from .tiled import tiles
 
 FEWEST, MOST = 4, 12  # frames that tell anything; that are looked at
-SURE, DOUBTFUL = 0.5, -0.3  # of `_rating`: it is a mark; it may be one, where hardly anything moves
+SURE, DOUBTFUL = 0.5, -0.3  # of all that is said: it is a mark; it may be one, where hardly anything moves
+REMOTE = -5.0  # of what is said of a place alone: what it looks like would not make up for it
 STILL = 0.25  # of the edges' energy: less is of edges that move
 TILED = 11.5  # deviations above chance
 # How much each trait of a place speaks for a mark: a logistic regression over the places of the corpus that
@@ -79,12 +80,15 @@ def overlay_boxes(pictures: Sequence[np.ndarray]) -> list[Box] | None:
 def _rated(there: Slopes) -> list[tuple[float, Rectangle]]:
     """The surest first."""
     sums = Sums(there)
-    found = [(_rating(traits(there, sums, one)), one.box) for one in candidates(there)]
+    found = []
+    for one in candidates(there):
+        if _said(placed(there, one.box)) >= REMOTE:
+            found.append((BASE + _said(traits(there, sums, one)), one.box))
     return sorted(found, reverse=True)
 
 
-def _rating(of: dict[str, float]) -> float:
-    return BASE + sum(weight * of[name] for name, weight in WEIGHTS.items())
+def _said(traits: dict[str, float]) -> float:
+    return sum(WEIGHTS[name] * value for name, value in traits.items())
 
 
 def _moving(there: Slopes) -> float:

@@ -7,17 +7,17 @@ pytest.importorskip("cv2", reason="frames are compared by it: pip install opencv
 
 import cv2
 
-from dreamfactory.curation import overlay as marks
+from dreamfactory.curation import overlay as laid
 
 from .moving_pictures import SIZE, mark, wall, words
 
 
 def overlay(frames):
-    return marks.overlay(list(frames))
+    return laid.overlay(list(frames))
 
 
 def overlay_boxes(frames):
-    found = marks.overlay_boxes(list(frames))
+    found = laid.overlay_boxes(list(frames))
     assert found is not None  # it can be told
     return found
 
