@@ -13,6 +13,7 @@ GAP = 0.03  # of the picture's width: between words
 SHARP = 160.0  # of a Sobel: letters are made to be seen
 FULL = 0.2  # of a line's pixels are edges that stay, at least
 UPRIGHT = (0.3, 0.92)  # of its edges' energy is of upright strokes
+PLAIN_LONG, PLAIN_SHARP, PLAIN_FULL = 5.0, 300.0, 0.5  # the same of plain cases
 STROKES = 1.3  # edges that are crossed on the way along a line, in as many heights
 BLUR = 4  # pixels around a line that its own edges still reach
 STILL = 0.5  # how alike edges around a line are where the scene stands still
@@ -81,12 +82,23 @@ def _lines(still: np.ndarray, slopes: np.ndarray) -> list[Rectangle]:
     kernel = np.ones((3, max(3, round(GAP * width))), np.uint8)
     still = _thick(still)
     joined = cv2.morphologyEx(still, cv2.MORPH_CLOSE, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    found = _lines_of(joined, still, slopes)
+    # Once more without what is thinner than a line of text: posts and horizons that run into it. What is left of other
+    # things may look like one, too, so it has to be a plain case.
+    thick = np.ones((max(3, round(LOW * height)), max(3, round(WIDE * width))), np.uint8)
+    opened = _lines_of(cv2.morphologyEx(joined, cv2.MORPH_OPEN, thick), still, slopes, plain=True)
+    return found + [box for box in opened if not any(box.touches(other) for other in found)]
+
+
+def _lines_of(joined: np.ndarray, still: np.ndarray, slopes: np.ndarray, plain: bool = False) -> list[Rectangle]:
+    height, width = still.shape
+    least = PLAIN_LONG if plain else LONG
     count, _, stats, _ = cv2.connectedComponentsWithStats(joined)
     found = []
     for left, top, w, h, _ in stats[1:count].tolist():
         box = Rectangle(left, top, left + w, top + h)
-        shaped = LOW * height <= h <= HIGH * height and w >= max(WIDE * width, LONG * h)
-        if shaped and _is_line(still[box.rows, box.columns], slopes[:, box.rows, box.columns]):
+        shaped = LOW * height <= h <= HIGH * height and w >= max(WIDE * width, least * h)
+        if shaped and _is_line(still[box.rows, box.columns], slopes[:, box.rows, box.columns], plain):
             found.append(box)
     return found
 
@@ -106,11 +118,11 @@ def is_line(frames: Frames, one: int, box: Rectangle) -> bool:
     return False
 
 
-def _is_line(still: np.ndarray, slopes: np.ndarray) -> bool:
-    if still.mean() < FULL:
+def _is_line(still: np.ndarray, slopes: np.ndarray, plain: bool = False) -> bool:
+    if still.mean() < (PLAIN_FULL if plain else FULL):
         return False
     across, down = (slopes * still) ** 2
-    if float(across.sum() + down.sum()) < SHARP**2 * float(still.sum()):
+    if float(across.sum() + down.sum()) < (PLAIN_SHARP if plain else SHARP) ** 2 * float(still.sum()):
         return False
     upright = float(across.sum() / max(1.0, across.sum() + down.sum()))
     if not UPRIGHT[0] <= upright <= UPRIGHT[1]:
