@@ -10,7 +10,7 @@ process.py                one source -> its rows and clips, a pure function:
   analysis.py               one way through the video: which clips are in it, what is seen of them
   scenes.py, transnet.py    where scenes end
   pictures.py, scores.py    bars; motion, sharpness, hashes
-  overlay.py, still.py      logos and watermarks   text.py, strokes.py   burned-in text
+  overlay.py, marks.py, tiled.py   logos and watermarks   text.py, strokes.py, still.py   burned-in text
 runners/                  children, Ray            store.py    what is done already, in OUT/.work
 assemble.py               rows of all sources -> the set: filters.py, duplicates.py, annotate.py, shards.py
 captions.py, categories.py   words: commands.py, image_to_text.py, model_folders.py, words.py

@@ -41,7 +41,7 @@ class Clip:
     sharpness: float | None = None  # variance of the Laplacian at 640 pixels, median of frames
     brightness: float | None = None  # mean luma, 0 to 1
     contrast: float | None = None  # deviation of luma, 0 to 1, median of frames
-    overlay: float | None = None  # part of the picture under what stands still while the rest moves: logo, watermark
+    overlay: float | None = None  # part of the picture under what was laid over it: logo; tiled watermark 1
     text: float | None = None  # part of the picture under text that stands still
     text_found: str = ""  # what it says, where it was read
     text_by: str = ""  # rapidocr | gradient

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 
 STEEP = 40.0  # of a Sobel: weaker slopes are grain and the coder's blocks
+FLAT = 0.02  # of a place: fewer edges tell nothing of whether it moves
+CHANGE = 0.5  # of a slope: how much of it an edge that stays may change
 
 
 class Rectangle(NamedTuple):
@@ -27,6 +29,17 @@ class Rectangle(NamedTuple):
     @property
     def height(self) -> int:
         return self.bottom - self.top
+
+    def touches(self, other: Rectangle) -> bool:
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+    def grown(self, pixels: int, within: Rectangle) -> Rectangle:
+        return Rectangle(
+            max(within.left, self.left - pixels), max(within.top, self.top - pixels),
+            min(within.right, self.right + pixels), min(within.bottom, self.bottom + pixels),
+        )  # fmt: skip
 
     @property
     def area(self) -> int:
@@ -47,23 +60,37 @@ class Frames:
     def __init__(self, lumas: Sequence[np.ndarray]) -> None:
         self.lumas = lumas
         self.slopes = functools.cache(self._slopes)
+        self.still = functools.cache(self._still)
 
     def __len__(self) -> int:
         return len(self.lumas)
 
     def alike(self, one: int, other: int, box: Rectangle) -> float:
         """The correlation of the edges in a box, of two frames by number: 1 the same, 0 nothing in common or none."""
-        both, each = self._sums(one, other, box)
-        return _part(both, each)
+        return _correlation(*(self.slopes(k)[:, box.rows, box.columns] for k in (one, other)))
 
-    def alike_outside(self, one: int, other: int, box: Rectangle) -> float:
-        both, each = self._sums(one, other, Rectangle(0, 0, *self.lumas[0].shape[::-1]))
-        inside, each_inside = self._sums(one, other, box)
-        return _part(both - inside, each - each_inside)
+    def alike_around(self, one: int, other: int, boxes: Sequence[Rectangle], around: Rectangle) -> float | None:
+        """The same of all edges in `around` that are in none of the boxes. None: there are hardly any."""
+        parts = []
+        for k in (one, other):
+            parts.append(self.slopes(k)[:, around.rows, around.columns].copy())
+            for box in boxes:
+                left, top = max(0, box.left - around.left), max(0, box.top - around.top)
+                right, bottom = max(0, box.right - around.left), max(0, box.bottom - around.top)
+                parts[-1][:, top:bottom, left:right] = 0
+        if max(np.count_nonzero(part) for part in parts) <= FLAT * parts[0].size:
+            return None
+        return _correlation(*parts)
 
-    def _sums(self, one: int, other: int, box: Rectangle) -> tuple[float, np.ndarray]:
-        a, b = (self.slopes(k)[:, box.rows, box.columns] for k in (one, other))
-        return float((a * b).sum()), np.array([(a * a).sum(), (b * b).sum()], np.float64)
+    @property
+    def whole(self) -> Rectangle:
+        return Rectangle(0, 0, *self.lumas[0].shape[::-1])
+
+    def _still(self, one: int, other: int) -> np.ndarray:
+        """Edges that both frames have, (h, w)."""
+        a, b = self.slopes(one), self.slopes(other)
+        larger = np.maximum((a * a).sum(0), (b * b).sum(0))
+        return ((a - b) ** 2).sum(0) < CHANGE**2 * larger
 
     def _slopes(self, number: int) -> np.ndarray:
         """(2, h, w): across and down; weak ones are 0."""
@@ -73,5 +100,6 @@ class Frames:
         return slopes
 
 
-def _part(both: float, each: np.ndarray) -> float:
-    return both / float(np.sqrt(each.prod())) if each.min() > 0 else 0.0
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    each = float((a * a).sum()) * float((b * b).sum())
+    return float((a * b).sum()) / each**0.5 if each > 0 else 0.0

@@ -25,24 +25,25 @@ from ..errors import LibraryError
 from ..libraries import library, pip
 from .pictures import grey
 from .still import Frames, Rectangle
-from .strokes import lines
+from .strokes import candidates, is_line, lines
 
 KINDS = ("auto", "rapidocr", "gradient", "none")
 PICKS = 3  # frames that are read: a text that is there for a third of the clip is in one of them
 DETECT = 384  # pixels, the longer side at which text is looked for
 SURE = 0.6  # of 1: how sure of its words the reader has to be
-WORD = re.compile(r"[^\W_]{3}")  # letters or digits together
-WHOLE = 0.9  # of the picture: a box as large is no line of text
-STEADY = 0.55  # how alike the edges in a box are where it stays
+WORD = re.compile(r"[^\W_]{3}|[^\W_]{2}\W+[^\W_]{2}")  # three letters or digits together, or two and two
+UNREAD = 3  # characters and spaces of a line of text in letters that it does not know, at least
+TALL = 0.4  # of the picture's height: a higher box is no line of text
+STEADY = 0.45  # how alike the edges in a box are where it stays
 MOVES = 0.25  # how much less alike those elsewhere have to be
 
 
 @dataclass(frozen=True)
 class Found:
-    """area: part of the picture under boxes, 0 to 1. words: what it says, "" where it was not read. boxes: (left, top,
-    width, height), parts of the picture."""
+    """area: part of the picture under boxes, 0 to 1; None: it cannot be told. words: what it says, "" where it was not
+    read. boxes: (left, top, width, height), parts of the picture."""
 
-    area: float = 0.0
+    area: float | None = 0.0
     words: str = ""
     boxes: tuple[tuple[float, float, float, float], ...] = ()
 
@@ -71,7 +72,10 @@ class Gradient:
     name = "gradient"
 
     def read(self, pictures: Sequence[np.ndarray]) -> Found:
-        boxes = lines(Frames([grey(p) for p in pictures]))
+        found = lines(Frames([grey(p) for p in pictures]))
+        if found is None:
+            return Found(None)
+        boxes = [box for boxes in found for box in boxes]
         return _found(boxes, [], pictures[0].shape[:2]) if boxes else Found()
 
 
@@ -88,17 +92,18 @@ class RapidOCR:
 
     def read(self, pictures: Sequence[np.ndarray]) -> Found:
         frames = Frames([grey(p) for p in pictures])
-        picks = _picks(len(pictures))
+        picks = _picks(frames)
         boxes: list[Rectangle] = []
         words: list[str] = []
         for pick in picks:
-            for box in self._lines(pictures[pick]):
-                if not _stays(frames, pick, picks, box):
+            seen = self._lines(pictures[pick])
+            for box in seen:
+                if not _stays(frames, pick, picks, box, seen):
                     continue
                 told = self._words(pictures[pick], box)
-                if WORD.search(told):
+                if WORD.search(told) or (len(told) >= UNREAD and is_line(frames, pick, box)):
                     boxes.append(box)
-                    words.append(told)
+                    words.append(" ".join(told.split()) if WORD.search(told) else "")
         return _found(boxes, words, pictures[0].shape[:2]) if boxes else Found()
 
     def _lines(self, picture: np.ndarray) -> list[Rectangle]:
@@ -108,39 +113,40 @@ class RapidOCR:
         for corners in () if seen.boxes is None else np.asarray(seen.boxes):
             (left, top), (right, bottom) = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
             box = Rectangle(max(0, int(left)), max(0, int(top)), min(width, int(right)), min(height, int(bottom)))
-            if 0 < box.area < WHOLE * width * height:
+            if box.area and box.height < TALL * height:
                 found.append(box)
         return found
 
     def _words(self, picture: np.ndarray, box: Rectangle) -> str:
-        """ "": none that it is sure of."""
+        """As they are read; of letters that it does not know nothing but the spaces between. "": it is not sure."""
         part = np.ascontiguousarray(cv2.cvtColor(picture[box.rows, box.columns], cv2.COLOR_RGB2BGR))
         seen = self.engine(part, use_det=False, use_cls=False, use_rec=True)
         told, score = (seen.txts[0], seen.scores[0]) if seen.txts else ("", 0.0)
-        return " ".join(told.split()) if score >= SURE else ""
+        return told if score >= SURE else ""
 
 
-def _picks(count: int) -> list[int]:
-    """Frames in the middle of as many parts of a clip."""
-    return sorted({int(count * (2 * k + 1) / (2 * PICKS)) for k in range(PICKS)}) if count else []
+def _picks(frames: Frames) -> list[int]:
+    """Frames to be read: of each part of a clip the one that most looks like text is in, by shape, else its middle."""
+    halved = (cv2.resize(luma, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for luma in frames.lumas)
+    count, small = len(frames), Frames(list(halved))
+    area = [sum(box.area for box in boxes) for boxes in candidates(small)] + [0]
+    parts = np.array_split(np.arange(count), min(PICKS, count))
+    return [int(max(part, key=lambda k: (area[k], -abs(k - part.mean())))) for part in parts]
 
 
-def _stays(frames: Frames, pick: int, picks: Sequence[int], box: Rectangle) -> bool:
-    """Whether what is in a box is on the same pixels at another time."""
-    for other in picks:
-        if other != pick and frames.alike(pick, other, box) >= STEADY:
-            return True
-    for other in (pick - 1, pick + 1):  # there for a short time
-        if not 0 <= other < len(frames):
-            continue
-        here, elsewhere = frames.alike(pick, other, box), frames.alike_outside(pick, other, box)
-        if here >= STEADY and here - elsewhere >= MOVES:
-            return True
-        if here >= STEADY and any(
-            frames.alike_outside(pick, far, box) - frames.alike(pick, far, box) >= MOVES for far in picks if far != pick
-        ):
-            return True
-    return False
+def _stays(frames: Frames, pick: int, picks: Sequence[int], box: Rectangle, boxes: Sequence[Rectangle]) -> bool:
+    """Whether what is in a box is on the same pixels at another time. boxes: all of that frame."""
+    beside = [other for other in (pick - 1, pick + 1) if 0 <= other < len(frames)]
+    alike = {k: frames.alike(pick, k, box) for k in {*picks, *beside} - {pick}}
+    elsewhere = {k: frames.alike_around(pick, k, boxes, frames.whole) or 0.0 for k in alike}
+    far = [k for k in alike if k not in beside]
+    if any(alike[k] >= STEADY for k in far):
+        return True
+    # There for a short time: while the rest moves, or in a scene that stands still, where it comes or goes.
+    near = [k for k in beside if alike[k] >= STEADY]
+    return any(alike[k] - elsewhere[k] >= MOVES for k in near) or (
+        bool(near) and any(elsewhere[k] - alike[k] >= MOVES for k in alike)
+    )
 
 
 def _found(boxes: Sequence[Rectangle], words: Sequence[str], size: tuple[int, int]) -> Found:

@@ -32,13 +32,13 @@ def by_content(rows: Rows) -> Rows:
 
 def overlays(truths: Sequence[Truth], rows: Rows) -> dict[str, Any]:
     """Of the part of that name. A video without a clip says nothing, which is a miss where there is something."""
-    plain = [t for t in truths if not t.overlays and t.group != "scene text"]  # nothing is laid over these
-    signs = [t for t in truths if t.group == "scene text"]
-    marked = {"logos": ("logo", "logo see-through"), "watermarks": ("watermark",)}
+    plain = [t for t in truths if not t.overlays]  # nothing is laid over these
+    logos, tiled = ("logo", "logo see-through"), ("watermark",)
+    marked = {"logos": logos, "watermarks": tiled, "marks": logos + tiled}  # one column tells both
     found: dict[str, Any] = {"letterbox": letterbox(truths, rows)}
     for name, kinds in marked.items():
         there = [t for t in truths if any(overlay.kind in kinds for overlay in t.overlays)]
-        found[name] = told_by(lambda clip: clip.overlay, there, [*plain, *signs], rows)
+        found[name] = told_by(lambda clip: clip.overlay, there, plain, rows)
     there = [t for t in truths if t.text]
     found["text"] = told_by(lambda clip: clip.text, there, [t for t in truths if t.text is False], rows)
     found["text_by"] = sorted({clip.text_by for clips in rows.values() for clip in clips if clip.text_by})

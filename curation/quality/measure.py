@@ -19,6 +19,7 @@ from ..store import Store
 from ..transnet import open_transnet
 from . import columns, scenes
 from .corpus import PARTS, make
+from .overlays import REAL
 from .scenes import EVENTS
 from .truth import Truth
 
@@ -37,7 +38,10 @@ def measure(
         truths = {part: make(folder / part, scale, seed, [part], previews, workers=workers) for part in PARTS}
         found = _transitions(folder, truths, config, workers, quiet)
         rows = {p: _rows(folder, p, config, workers, quiet) for p in ("overlays", "duplicates", "files")}
-    found |= columns.overlays(truths["overlays"], columns.by_source(rows["overlays"].clips))
+    laid = {real: [t for t in truths["overlays"] if t.group.startswith(REAL) is real] for real in (False, True)}
+    of_overlays = columns.by_source(rows["overlays"].clips)
+    found |= columns.overlays(laid[False], of_overlays)
+    found["over_real"] = columns.overlays(laid[True], of_overlays) if laid[True] else None
     alike.mark(rows["duplicates"].clips, config.duplicates)
     found["duplicates"] = columns.duplicates(truths["duplicates"], rows["duplicates"].clips)
     of_files = rows["files"]

@@ -64,9 +64,10 @@ def test_cuts_of_a_made_video_are_found(tmp_path):
 
 def test_the_table_names_what_was_measured():
     row = {"found": 1, "there": 2, "false": 0, "recall": 0.5, "precision": None}
-    names = ("cuts", "dissolves", "fades", "wipes", "letterbox", "logos", "watermarks", "text", "duplicates")
+    names = ("cuts", "dissolves", "fades", "wipes", "letterbox", "logos", "watermarks", "marks", "text", "duplicates")
     told = {name: row for name in names} | {
-        "real": None, "clips": 3, "clips_with_transition": 0, "events": {"flash": {"videos": 1, "alarms": 0}},
+        "real": None, "over_real": None, "clips": 3, "clips_with_transition": 0,
+        "events": {"flash": {"videos": 1, "alarms": 0}},
         "cost": {"ms_per_frame": 1.0, "judged": 0},
         "files": {"there": 1, "accounted": 1, "crashed": 0, "unexpected": {"files/a.mp4": "it failed"}},
     }  # fmt: skip

@@ -1,0 +1,80 @@
+"""Whether one and the same thing is laid over a clip again and again, all over it: a tiled watermark.
+
+What comes again at even steps shows in the correlation of a picture with itself, moved by those steps. Its spectrum is
+evened before, so that long lines and textures, which are like themselves a little further on, do not show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from .marks import Slopes
+
+SIDE = 180  # pixels, the shorter side
+LEAST = 0.14  # of the shorter side: from one to the next
+SHARED = 0.25  # of the picture, by itself moved by a step, at least
+PEAKS = 12  # that are looked at
+AWAY = 2  # pixels that a sum of two steps may be beside its own peak
+ROOMY = 0.05  # of the shorter side squared: what each of them has for itself
+Step = tuple[int, int]  # down, across
+
+
+def tiles(there: Slopes) -> float:
+    """How far two steps, and the one that leads from one to the other, rise above chance, in deviations; less where
+    they are short: windows of a house come again, too."""
+    field = there.halves * np.minimum(1, there.alike / 0.5)
+    scale = min(1.0, SIDE / there.short)
+    size = max(1, round(there.width * scale)), max(1, round(there.height * scale))
+    halves = [[cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in half] for half in field]
+    w, h = size
+    first, second, rise = _lattice(_again(halves))
+    between = abs(first[0] * second[1] - first[1] * second[0]) / min(h, w) ** 2
+    return rise * min(1.0, between / ROOMY)
+
+
+def _again(halves: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """(h, 2 w) by step down from 0 on, and across from -w on: deviations above chance. halves: (2, 2, h, w); one is
+    compared with the other, as what moves comes again in each, but elsewhere."""
+    h, w = halves[0][0].shape
+    size = cv2.getOptimalDFTSize(2 * h), cv2.getOptimalDFTSize(2 * w)
+    one, other = (np.stack([np.fft.rfft2(part, size) for part in half]) for half in halves)
+    power = (one * other.conj()).real.sum(0).astype(np.float32)
+    energy = np.abs(one * other).sum(0).astype(np.float32)
+    wide = 2 * round(size[1] / (LEAST * min(h, w)) / 2) + 1, 2 * round(size[0] / (LEAST * min(h, w)) / 2) + 1
+    around = cv2.blur(energy, wide, borderType=cv2.BORDER_REFLECT)
+    alike = np.fft.irfft2(power / (around + 1e-3 * float(energy.mean()) + 1e-9), size)
+    alike = np.concatenate([alike[:h, -w:], alike[:h, :w]], 1).astype(np.float32)
+    alike = cv2.GaussianBlur(alike, (0, 0), 1.0)
+    y, x = np.mgrid[:h, -w:w]
+    shared = (1 - y / h) * (1 - abs(x) / w)
+    alike /= np.sqrt(np.maximum(shared, SHARED)).astype(np.float32)
+    allowed = (np.hypot(x, y) >= LEAST * min(h, w)) & (shared >= SHARED) & ~((y == 0) & (x < 0))
+    spread = 1.48 * float(np.median(np.abs(alike[allowed]))) + 1e-9
+    return np.where(allowed, alike / spread, 0)
+
+
+def _lattice(sure: np.ndarray) -> tuple[Step, Step, float]:
+    w = sure.shape[1] // 2
+    highest = cv2.dilate(sure, np.ones((5, 5), np.uint8))
+    peaks = np.flatnonzero((sure >= highest) & (sure > 0))
+    peaks = peaks[np.argsort(-sure.flat[peaks], kind="stable")][:PEAKS]
+    steps = [(int(k) // (2 * w), int(k) % (2 * w) - w) for k in peaks]
+    best: tuple[Step, Step, float] = (1, 0), (0, 1), 0.0
+    for k, a in enumerate(steps):
+        for b in steps[:k]:
+            if abs(a[0] * b[1] - a[1] * b[0]) < 0.3 * np.hypot(*a) * np.hypot(*b):
+                continue  # along one line
+            between = max(_at(highest, (a[0] - b[0], a[1] - b[1])), _at(highest, (a[0] + b[0], a[1] + b[1])))
+            rise = min(float(sure[a[0], a[1] + w]), float(sure[b[0], b[1] + w]), between)
+            if rise > best[2]:
+                best = a, b, rise
+    return best
+
+
+def _at(highest: np.ndarray, step: Step) -> float:
+    h, w = highest.shape[0], highest.shape[1] // 2
+    down, across = step if step[0] >= 0 else (-step[0], -step[1])
+    return float(highest[down, across + w]) if down < h and abs(across) < w else 0.0
