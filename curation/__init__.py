@@ -2,7 +2,8 @@
 
 VideoFactory's HD-VG-130M pipeline (section 3, appendix C.1). Follow a video through process.py.
 
-command.py, curate.py     the command; what a run does, and what it refuses
+command.py, curate.py     the command; what a run does
+begun.py, tools.py        which set OUT holds, whose turn it is there; what is installed
 config.py, run_file.py    a run as data; presets/ are the paper's choices and others
 sources.py                what SOURCES holds
 rows.py                   what is written down of a source and a clip

@@ -5,6 +5,7 @@ Nothing here is of a machine or a run: what comes out depends on the sources' co
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,13 @@ from .annotate import Words
 from .captions import open_captioner
 from .categories import open_categories
 from .config import CurationConfig
-from .process import read_rows
+from .process import ITSELF, read_rows
 from .rows import COPY, FAILED, Clip, Source
 from .shards import video_of, write_shards, write_table
-from .sources import Listed, key
+from .sources import Listed
 from .store import Store
+
+NOT_ENCODED = "not_encoded"  # rejected when it was found, wanted now, and its source cannot be read any more
 
 
 @dataclass
@@ -31,24 +34,35 @@ class Gathered:
     clips: list[Clip] = field(default_factory=list)  # by name
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, of all that is in the set
     slowest: list[dict[str, object]] = field(default_factory=list)
+    damaged: set[str] = field(default_factory=set)  # contents whose rows cannot be read any more
 
 
 def gather(store: Store, listed: Sequence[Listed]) -> Gathered:
     """A row for every source, whatever came of it."""
-    found, first, spent = Gathered(), {}, []
+    found, first, originals, spent = Gathered(), {}, dict[str, Source](), []
     for one in listed:
-        outcome = store.told(key(one))
+        outcome = store.told(store.key(one))
         if outcome is None:
             raise AssertionError(f"nothing is known of {one.label}, which was worked on")
         if outcome.problem or not outcome.source_id:
-            row = Source(one.label, status=FAILED, problem=outcome.problem, columns=dict(one.columns))
+            problem = outcome.problem.replace(os.path.abspath(one.path), one.label)
+            row = Source(one.label, status=FAILED, problem=problem, columns=dict(one.columns))
         elif outcome.source_id in first:
             told = f"the same bytes as {first[outcome.source_id]}"
             row = Source(one.label, outcome.source_id, COPY, told, columns=dict(one.columns))
+            for name, value in one.columns.items():  # words of a copy are of the same clips
+                if originals[outcome.source_id].columns.get(name) is None:
+                    originals[outcome.source_id].columns[name] = value
         else:
             first[outcome.source_id] = one.label
-            row, clips, seconds = read_rows(store.clips(outcome.source_id))
+            try:
+                row, clips, seconds = read_rows(store.clips(outcome.source_id))
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):
+                found.damaged.add(outcome.source_id)
+                row, clips, seconds = Source(one.label, outcome.source_id), [], {}
             row.source, row.columns = one.label, dict(one.columns)
+            row.problem = row.problem.replace(ITSELF, one.label)
+            originals[outcome.source_id] = row
             for clip in clips:
                 clip.source = one.label
             found.clips += clips
@@ -73,6 +87,9 @@ def choose(store: Store, found: Gathered, config: CurationConfig, bar: Callable[
     filters.apply(filters.early(config.filters), found.clips)
     speak(store, found, config, bar)
     filters.apply(config.filters, found.clips)
+    for clip in found.clips:
+        if clip.kept and not video_of(store, clip).exists():
+            clip.kept, clip.reason, clip.reasons = False, NOT_ENCODED, (NOT_ENCODED,)
     staying = [clip for clip in found.clips if clip.kept]
     duplicates.mark(staying, config.duplicates)
     for clip in staying:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import CannotWrite, InputError, reason, some
-from ..files import no_file, whole
-from ..pipelines.lock import sole
-from . import assemble
+from ..errors import CannotWrite, InputError
+from ..files import whole
+from . import assemble, begun
 from .assemble import Gathered
 from .captions import check_captions
 from .categories import check_categories
@@ -25,11 +25,10 @@ from .config import CurationConfig
 from .report import facts
 from .report_page import write_report
 from .rows import Clip
-from .run_file import makes_rows
 from .runners.pool import cores
 from .runners.worker import Fatal, Job
-from .sources import Listed, Sources, key, read_sources
-from .store import WORK, Outcome, Store, told
+from .sources import Listed, Sources, read_sources
+from .store import Outcome, Store, told
 from .tools import settled
 
 SHOWN_KEPT, SHOWN_REJECTED = 60, 60  # clips on the report's page
@@ -51,94 +50,41 @@ def curate(
     check_captions(config.captions)
     check_categories(config.categories)
     store, name = Store(out), "0" if shard is None else f"{shard[0] % shard[1]}-{shard[1]}"
-    known = _known(store)
-    config = settled(config, known["rows"] if known else None)
+    known = begun.read(store)
+    begun.check(store, known, sources, settled(config, known["rows"] if known else None))
     found = read_sources(sources, leave=out)
-    _check_known(store, known, sources, config)
-    store.begin(name)
+    config, versions = begun.join(store, sources, config)
     bar = partial(tqdm, disable=True if quiet else None, dynamic_ncols=True)
-    with _sole(store, name, "is being worked on by another run; wait for it, or choose another folder"):
-        _know(store, sources, config)
-        mine = [one for one in found.listed if shard is None or int(key(one), 16) % shard[1] == shard[0] % shard[1]]
-        spent = Spent(config.engine.runner, config.engine.workers)
-        there = _worked(store, mine, config, name, bar, spent)
-        failed = [(o.label, o.problem) for one in mine if (o := store.told(key(one))) is not None and o.problem]
-        # The jobs of an array share this work too; whoever puts the set together finds it done.
-        assemble.speak(store, there, config, bar)
-        others = [one for one in found.listed if store.told(key(one)) is None]
-        if others:
-            return Result(None, len(mine), failed)
-        with _sole(store, "set", "is being put together by another job; it will be there soon"):
-            return Result(_assemble(store, found, config, bar, spent), len(mine), failed)
-
-
-# -- before -----------------------------------------------------------------------------------------------------------
-
-
-def _known(store: Store) -> dict[str, Any] | None:
-    """What the set in OUT was begun with; None: there is none yet. Refuses a folder that is something else."""
-    out = store.out
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{no_file(out, or_folder=True) or f'{out} is a file'}; give a folder for the set.")
     try:
-        there = sorted(os.listdir(out)) if out.exists() else []
-        known: dict[str, Any] | None = json.loads(store.run.read_text("utf-8")) if store.run.exists() else None
-    except OSError as error:
-        raise InputError(f"{out} cannot be read: {reason(error)}; choose another folder.") from error
-    except ValueError as error:
-        raise InputError(f"{store.run} is damaged; choose another folder.") from error
-    if known is None:
-        others = [name for name in there if name != WORK]
-        if others:
-            raise InputError(
-                f"{out} holds {some(others)}, and no set that was made here; choose another folder, or an empty one."
-            )
-    return known
-
-
-def _check_known(store: Store, known: dict[str, Any] | None, sources: str, config: CurationConfig) -> None:
-    """Refuse another set than that in OUT."""
-    out = store.out
-    if known is None:
-        return
-    if known["sources"] != os.path.realpath(sources):
-        raise InputError(
-            f"{out} holds the set that is made of {known['sources']}; give that, or choose another folder."
-        )
-    for name, value in _leaves(makes_rows(config)):
-        before = dict(_leaves(known["rows"])).get(name)
-        if before != value:
-            raise InputError(
-                f"{out} holds a set with another {name} ({before}, here {value}); restore that setting, or choose "
-                "another folder. Filters, duplicates, captions, categories, shards and the engine may change."
-            )
-
-
-def _leaves(values: dict, where: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{where}{name}.")
-        else:
-            yield where + name, value
-
-
-@contextmanager
-def _sole(store: Store, name: str, why: str) -> Iterator[None]:
-    try:
-        lock = ExitStack()
-        lock.enter_context(sole(store.work / f"lock-{name}"))
+        with begun.alone(store, name):
+            store.sweep(name)
+            mine = [one for one in found.listed if shard is None or part(one.label, shard[1]) == shard[0] % shard[1]]
+            spent = Spent(config.engine.runner, config.engine.workers)
+            there = _worked(store, mine, config, name, bar, spent)
+            failed = [(o.label, o.problem) for one in mine if (o := store.told(store.key(one))) and o.problem]
+            # The jobs of an array share this work too; whoever puts the set together finds it done.
+            assemble.speak(store, there, config, bar)
     except BlockingIOError as error:
-        raise InputError(f"{store.out} {why}.") from error
-    except OSError as error:
-        raise CannotWrite(f"{store.out} cannot be written to: {reason(error)}; choose another folder.") from error
-    with lock:
-        yield
+        raise InputError(f"{out} is being worked on by another run; wait for it, or choose another folder.") from error
+    with begun.turn(store, "set"):
+        if _is_left(store, [one for one in found.listed if one not in mine], config):
+            return Result(None, len(mine), failed)
+        return Result(_assemble(store, found, config, bar, spent, versions), len(mine), failed)
 
 
-def _know(store: Store, sources: str, config: CurationConfig) -> None:
-    known = {"sources": os.path.realpath(sources), "rows": makes_rows(config), "config": config.to_dict()}
-    with told(store.out), whole(store.run) as temporary:
-        temporary.write_text(json.dumps(known, indent=1), "utf-8", errors="surrogateescape")
+def part(label: str, parts: int) -> int:
+    """Which job of an array a source is for: by its name, so that all agree on it whatever happens to the file."""
+    return (
+        int.from_bytes(hashlib.blake2b(label.encode(errors="surrogateescape"), digest_size=8).digest(), "big") % parts
+    )
+
+
+def _is_left(store: Store, others: Sequence[Listed], config: CurationConfig) -> bool:
+    """Whether other jobs are not done with their sources, or have to make clips of them anew."""
+    if any(store.told(store.key(one)) is None for one in others):
+        return True
+    there = assemble.gather(store, others)
+    return bool(there.damaged | assemble.without_video(store, there, config))
 
 
 # -- work -------------------------------------------------------------------------------------------------------------
@@ -159,25 +105,30 @@ def _worked(store: Store, mine: Sequence[Listed], config: CurationConfig, name: 
     """Rows of these sources, with a video of every clip that may be kept."""
     _work(store, mine, config, name, bar, spent)
     there = assemble.gather(store, mine)
-    again = assemble.without_video(store, there, config)  # rejected when it was found, and wanted now
+    # Damaged since; or rejected when it was found, and wanted now.
+    again = there.damaged | assemble.without_video(store, there, config)
     if again:
+        before = {key: outcome for one in mine if (outcome := store.told(key := store.key(one))) is not None}
         for source_id in again:
-            store.forget(source_id)
+            store.outdate(source_id)
         _work(store, mine, config, name, bar, spent)
+        for key, outcome in before.items():
+            now = store.told(key)
+            if now is not None and now.problem and outcome.source_id in again - there.damaged:
+                store.tell(outcome)  # what there was of it stays
         there = assemble.gather(store, mine)
-        assemble.without_video(store, there, config)
     return there
 
 
 def _work(store: Store, mine: Sequence[Listed], config: CurationConfig, name: str, bar, spent: Spent) -> None:
     """Sources of which nothing is there yet, or which failed the last time."""
     spent.workers = 1 if config.engine.runner == "inline" else config.engine.workers or cores()
-    waiting = [one for one in mine if store.outcome(key(one)) is None]
+    waiting = [one for one in mine if store.outcome(store.key(one)) is None]
     if not waiting:
         return
     values = config.to_dict()
     out = os.path.abspath(store.out)
-    jobs = [Job(key(one), one.label, os.path.abspath(one.path), out, name, values) for one in waiting]
+    jobs = [Job(store.key(one), one.label, os.path.abspath(one.path), out, name, values) for one in waiting]
     begun, hours, failed = time.monotonic(), 0.0, 0
     done = len(mine) - len(jobs)
     with (
@@ -217,7 +168,9 @@ def _run(jobs: list[Job], config: CurationConfig, workers: int) -> Generator[dic
 # -- the set ----------------------------------------------------------------------------------------------------------
 
 
-def _assemble(store: Store, found: Sources, config: CurationConfig, bar, spent: Spent) -> dict[str, Any]:
+def _assemble(
+    store: Store, found: Sources, config: CurationConfig, bar, spent: Spent, versions: Sequence[dict[str, str]]
+) -> dict[str, Any]:
     there = assemble.gather(store, found.listed)
     assemble.choose(store, there, config, bar)
     names = assemble.write(store, there, config, bar)
@@ -233,7 +186,7 @@ def _assemble(store: Store, found: Sources, config: CurationConfig, bar, spent: 
         there.clips,
         seconds={stage: round(took, 3) for stage, took in there.seconds.items()},
         engine=engine,
-        notes=_notes(there, found, config),
+        notes=_notes(there, found, config, versions),
         filters=config.filters,
     )
     counted |= {"shards": names, "passed_over": [list(one) for one in found.passed_over]}
@@ -246,14 +199,20 @@ def _assemble(store: Store, found: Sources, config: CurationConfig, bar, spent: 
             store.out / "report.html",
             store.out.resolve().name,
             counted,
-            [(clip, _strip(store, clip)) for clip in _spread(kept, SHOWN_KEPT)],
-            [(clip, _strip(store, clip)) for clip in _by_reason(rejected, SHOWN_REJECTED)],
+            _shown(store, _spread(kept, SHOWN_KEPT)),
+            _shown(store, _by_reason(rejected, SHOWN_REJECTED)),
         )
     return counted
 
 
-def _strip(store: Store, clip: Clip) -> bytes:
-    return (store.clips(clip.source_id) / f"{clip.clip.rpartition('-')[2]}.strip.jpg").read_bytes()
+def _shown(store: Store, clips: Sequence[Clip]) -> list[tuple[Clip, bytes]]:
+    """Those of which there is a picture."""
+    found = []
+    for clip in clips:
+        with suppress(FileNotFoundError):
+            number = clip.clip.rpartition("-")[2]
+            found.append((clip, (store.clips(clip.source_id) / f"{number}.strip.jpg").read_bytes()))
+    return found
 
 
 def _spread(clips: Sequence[Clip], most: int) -> list[Clip]:
@@ -268,7 +227,7 @@ def _by_reason(clips: Sequence[Clip], most: int) -> list[Clip]:
     return [clip for reason_ in reasons for clip in _spread([c for c in clips if c.reason == reason_], each)]
 
 
-def _notes(there: Gathered, found: Sources, config: CurationConfig) -> list[str]:
+def _notes(there: Gathered, found: Sources, config: CurationConfig, versions: Sequence[dict[str, str]]) -> list[str]:
     """Sentences that a reader of the numbers must know."""
     notes = []
     if there.clips and config.scores.text == "gradient":
@@ -285,6 +244,16 @@ def _notes(there: Gathered, found: Sources, config: CurationConfig) -> list[str]
     cut = [source.source for source in there.sources if source.problem and source.status == "ok"]
     if cut:
         notes.append(f"{len(cut)} sources could be read only in part, {cut[0]} among them; what could be read counts.")
+    if len(versions) > 1:
+        named = [{f"{name} {number}" for name, number in one.items()} for one in versions]
+        changed = sorted(set.union(*named) - set.intersection(*named))
+        notes.append(f"The set was worked on with several versions of its tools ({', '.join(changed)}).")
+    lost = sum(clip.reason == assemble.NOT_ENCODED for clip in there.clips)
+    if lost:
+        notes.append(
+            f"{lost} clips were rejected when they were found and are wanted now, but their sources could not be read "
+            "again; restore those, and give the same line again."
+        )
     if found.passed_over:
         notes.append(f"{len(found.passed_over)} other files were passed over; report.json names them.")
     return notes

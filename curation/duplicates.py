@@ -42,10 +42,14 @@ def mark(clips: Sequence[Clip], config: DuplicatesConfig) -> None:
             alike = product >= least
             if not config.within_source:
                 alike &= sources[block, None] != sources[None, before]
-            for row, column in zip(*np.nonzero(alike), strict=True):
-                one, better = begin + int(row), start + int(column)
-                if better < one and stays[one] and stays[better]:
-                    ranked[one].duplicate_of, stays[one] = ranked[better].clip, False
+            for row in np.flatnonzero(alike.any(1)):
+                one = begin + int(row)
+                if not stays[one]:
+                    continue
+                better = start + np.flatnonzero(alike[row])
+                better = better[(better < one) & stays[better]]
+                if better.size:
+                    ranked[one].duplicate_of, stays[one] = ranked[int(better[0])].clip, False
 
 
 def _rank(clip: Clip) -> tuple:

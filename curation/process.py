@@ -14,14 +14,14 @@ from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
+import av.error
 import cv2
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError, is_bug
+from ..errors import InputError, out_of_memory
 from ..files import whole
 from ..pipelines.media.clips import Copier, Cutter, Piece
-from ..pipelines.media.decode import FAILURES
 from ..pipelines.page import strip
 from . import filters, scores
 from .analysis import Analysis, Found, Seconds
@@ -35,6 +35,7 @@ from .store import told
 from .text import open_reader
 
 ROWS, VIDEO, STILL, STRIP = "rows.json", "{:04d}.mp4", "{:04d}.jpg", "{:04d}.strip.jpg"
+ITSELF = "{source}"  # in what is said of it, for its name, which may be another one the next time
 STILL_SIDE, QUALITY = 1024, 92  # pixels, the longer side of a centre frame at most; of its JPEG
 LOSS = 0.5  # seconds that a clip may lose at each end, to begin and end at key frames
 SHOWN, TILE = 4, 112  # frames of a strip, and pixels that they are high
@@ -50,15 +51,15 @@ def process(path: Path, config: CurationConfig, source_id: str, folder: Path) ->
                 clip = _row(found, analysis, len(clips), source_id, config, seconds)
                 clips.append(clip)
                 written.write(clip, found, analysis)
-        except FAILURES as error:
-            if is_bug(error) or isinstance(error, InputError):
+        except (av.error.FFmpegError, Image.DecompressionBombError) as error:
+            if out_of_memory(error):
                 raise
             problem = f"{path} cannot be decoded any further ({error})."
             if not clips:
                 raise InputError(problem) from error
     source = analysis.source
     source.source_id, source.clips = source_id, len(clips)
-    source.problem = source.problem or problem
+    source.problem = (source.problem or problem).replace(str(path), ITSELF)
     rows = {"source": asdict(source), "clips": [asdict(clip) for clip in clips], "seconds": seconds}
     with told(folder), whole(folder / ROWS) as temporary:
         temporary.write_text(json.dumps(rows), "utf-8", errors="surrogateescape")

@@ -17,14 +17,16 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import CannotWrite, reason
 from ..files import whole
+from .sources import Listed, key
 
 WORK = ".work"
+OUTDATED = "outdated"  # a file beside rows
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,28 @@ class Store:
 
     def __init__(self, out: Path) -> None:
         self.out, self.work = out, out / WORK
+        self.keys: dict[str, str] = {}
 
     @property
     def run(self) -> Path:
         return self.work / "run.json"
 
-    def begin(self, shard: str) -> None:
-        """Folders, and nothing in the way that a killed process left. shard: of whom."""
+    def begin(self) -> None:
         with told(self.out):
             for name in ("sources", "clips", "captions", "tmp"):
                 (self.work / name).mkdir(parents=True, exist_ok=True)
-            for left in (self.work / "tmp").glob(f"{shard}.*"):
+
+    def sweep(self, shard: str) -> None:
+        """What a killed process of that shard left, which does not run any more."""
+        for name in (shard, "gone"):
+            for left in (self.work / "tmp").glob(f"{name}.*"):
                 shutil.rmtree(left, ignore_errors=True)
+
+    def key(self, listed: Listed) -> str:
+        """Of a source as it is when it is first asked for: files that change while a run works stay what they were."""
+        if listed.label not in self.keys:
+            self.keys[listed.label] = key(listed)
+        return self.keys[listed.label]
 
     def outcome(self, key: str) -> Outcome | None:
         """None: nothing came of it yet, or it failed, which it may not the next time."""
@@ -77,11 +89,18 @@ class Store:
         return self.work / "clips" / source_id[:2] / source_id
 
     def has(self, source_id: str) -> bool:
-        return bool(source_id) and self.clips(source_id).is_dir()
+        place = self.clips(source_id)
+        return bool(source_id) and place.is_dir() and not (place / OUTDATED).exists()
+
+    def outdate(self, source_id: str) -> None:
+        """What was made of a content has to be made again, and stays until that is done."""
+        with told(self.out):
+            (self.clips(source_id) / OUTDATED).touch()
 
     @contextmanager
     def making(self, source_id: str, shard: str) -> Iterator[Path]:
-        """An empty folder that becomes the content's, unless another one has become it meanwhile."""
+        """An empty folder that becomes the content's, in place of one that is outdated; unless another one has become
+        it meanwhile."""
         place = self.work / "tmp" / f"{shard}.{secrets.token_hex(6)}"
         try:
             with told(self.out):
@@ -90,6 +109,8 @@ class Store:
             target = self.clips(source_id)
             with told(self.out):
                 target.parent.mkdir(exist_ok=True)
+                if (target / OUTDATED).exists():
+                    os.rename(target, self.work / "tmp" / f"gone.{place.name}")
                 try:
                     os.rename(place, target)
                 except OSError:
@@ -97,13 +118,7 @@ class Store:
                         raise
         finally:
             shutil.rmtree(place, ignore_errors=True)
-
-    def forget(self, source_id: str) -> None:
-        """What was made of a content, which has to be made again."""
-        with suppress(FileNotFoundError), told(self.out):
-            gone = self.work / "tmp" / f"gone.{secrets.token_hex(6)}"
-            os.rename(self.clips(source_id), gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            shutil.rmtree(self.work / "tmp" / f"gone.{place.name}", ignore_errors=True)
 
 
 @contextmanager
@@ -112,7 +127,7 @@ def told(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, CannotWrite | FileNotFoundError):
+        if isinstance(error, CannotWrite):
             raise
         raise CannotWrite(
             f"{out} cannot be written to: {reason(error)}; what is done stays: mend that, and give the same line again."

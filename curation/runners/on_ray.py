@@ -7,6 +7,7 @@ again, so often and no more; a source is lost to nobody.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -19,12 +20,14 @@ from ..store import Outcome
 from .worker import Fatal, Job, Worker
 
 AHEAD = 2  # tasks for each core
+REACHED = 15.0  # seconds in which Ray has to answer
 
 
 def run(jobs: Sequence[Job], workers: int, *, timeout: float, retries: int) -> Iterator[dict[str, Any]]:
     """An outcome for every job, as they come. Raises Fatal. workers: 0: as many as Ray has cores for."""
     ray = library("ray", "--runner ray", "choose --runner processes")
-    if not ray.is_initialized():
+    ours = not ray.is_initialized()
+    if ours:
         _connect(ray, workers)
     retried = max(2, retries)
 
@@ -63,10 +66,18 @@ def run(jobs: Sequence[Job], workers: int, *, timeout: float, retries: int) -> I
         for reference in waiting:
             with suppress(ray.exceptions.RayError):
                 ray.cancel(reference, force=True)
+        if ours:
+            ray.shutdown()
 
 
 def _connect(ray, workers: int) -> None:
     address = os.environ.get("RAY_ADDRESS")
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():  # Ray itself waits for minutes
+        try:
+            socket.create_connection((host, int(port)), REACHED).close()
+        except (OSError, OverflowError) as error:
+            raise _unreachable(address, error) from error
     here: dict[str, Any] = {} if address else {"num_cpus": workers or None, "include_dashboard": False}
     paths = os.pathsep.join(filter(None, sys.path))
     try:
@@ -78,7 +89,11 @@ def _connect(ray, workers: int) -> None:
             **here,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SettingsError(f"RAY_ADDRESS {address} cannot be reached ({reason(error)}); start Ray there.") from error
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str | None, error: Exception) -> SettingsError:
+    return SettingsError(f"RAY_ADDRESS {address} cannot be reached ({reason(error)}); start Ray there.")
 
 
 _WORKER: list[Worker] = []  # of this process of Ray's
