@@ -55,7 +55,7 @@ STAYING = {
 
 
 @pytest.mark.parametrize("what", STAYING)
-@pytest.mark.parametrize("least, most", [(0.2, 0.2), (2.0, 20.0), (4.0, 5.0)])
+@pytest.mark.parametrize(("least", "most"), [(0.2, 0.2), (2.0, 20.0), (4.0, 5.0)])
 def test_frames_that_stay_make_clips_too_which_are_looked_at(tmp_path, what, least, most):
     found, source = analysed(uneven(tmp_path / "a.mkv", *STAYING[what]), min_seconds=least, max_seconds=most)
     assert found
@@ -70,7 +70,7 @@ def test_frames_that_stay_make_clips_too_which_are_looked_at(tmp_path, what, lea
 
 
 @pytest.mark.parametrize("fps", [10, 24, 25, 30])
-@pytest.mark.parametrize("least, most", [(0.2, 0.2), (0.25, 0.3), (1.01, 1.02)])
+@pytest.mark.parametrize(("least", "most"), [(0.2, 0.2), (0.25, 0.3), (1.01, 1.02)])
 def test_a_clip_is_as_long_as_one_has_to_be_and_no_more_than_a_frame_longer_than_it_may(tmp_path, fps, least, most):
     found, _ = analysed(film(tmp_path / "a.mp4", [1, 2], frames=50, fps=fps), min_seconds=least, max_seconds=most)
     assert len(found) >= 2
