@@ -52,16 +52,19 @@ class Found:
 
 
 class Progress:
-    """Of this process, for whoever asks whether it is still at work."""
+    """Of this process, for whoever asks whether it is still at work: whatever takes a while steps."""
 
-    frames = 0
+    steps = 0
+
+    def step(self) -> None:
+        self.steps += 1
 
 
 PROGRESS = Progress()
 
 
 class Seconds(dict[str, float]):
-    """Processor time by stage."""
+    """Processor time by stage, each a step forward."""
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
@@ -70,6 +73,7 @@ class Seconds(dict[str, float]):
             yield
         finally:
             self[stage] = self.get(stage, 0.0) + time.process_time() - begun
+            PROGRESS.step()
 
 
 class Analysis:
@@ -152,7 +156,6 @@ class Analysis:
                     return
             if frame is None:
                 return
-            PROGRESS.frames += 1
             yield frame
 
     def _look(self, frame: av.VideoFrame, viewer: Viewer, small: np.ndarray) -> None:

@@ -7,8 +7,11 @@ pytest.importorskip("cv2", reason="frames are compared by it: pip install opencv
 
 import av
 
+from dreamfactory.curation.analysis import PROGRESS, Analysis, Seconds
+from dreamfactory.curation.filters import passes
 from dreamfactory.curation.process import process, read_rows
 from dreamfactory.curation.run_file import load
+from dreamfactory.curation.sources import content_id
 from dreamfactory.errors import InputError
 from dreamfactory.pipelines.media import clips
 
@@ -93,3 +96,42 @@ def test_where_there_is_no_key_frame_nothing_is_held(tmp_path):
     assert all(copier.copy(piece, tmp_path / "none.mp4") is None for piece in pieces[1:])
     copier.close()
     assert not list(tmp_path.glob("*0.mp4"))
+
+
+def test_whatever_takes_time_shows_that_work_goes_on(tmp_path):
+    """Bytes that are read, frames that are cut, packets that are copied: a process is ended where nothing steps."""
+    path = film(tmp_path / "a.mp4", [1, 2, 3, 4, 5], frames=48, keys=24)
+    steps = []
+    content_id(path, lambda: steps.append("bytes"))
+    assert len(steps) == -(-path.stat().st_size // 2**20)
+    pieces = list(whole(path))
+    cutter = clips.Cutter(path, crf=30, speed="ultrafast", step=lambda: steps.append("frame"))
+    cutter.cut(pieces[4], tmp_path / "cut.mp4")  # what lies before it is decoded as well
+    cutter.close()
+    assert steps.count("frame") == 240
+    copier = clips.Copier(path, 0.5, step=lambda: steps.append("packet"))
+    copier.copy(pieces[4], tmp_path / "copied.mp4")
+    copier.close()
+    assert steps.count("packet") >= 240
+
+
+def test_every_stage_of_a_source_is_a_step_and_every_frame_that_is_cut(tmp_path):
+    path, before = film(tmp_path / "a.mp4", [1]), PROGRESS.steps
+    with Seconds().of("text"):
+        pass
+    assert PROGRESS.steps == before + 1
+    list(Analysis(path, load(None, QUICK), Seconds()))
+    analysed, before = PROGRESS.steps - before, PROGRESS.steps
+    assert analysed > 60
+    processed(path, tmp_path / "clips")
+    assert PROGRESS.steps - before >= analysed + 60
+
+
+@pytest.mark.parametrize("preset", ["small", "hd-vg", "webvid-like"])
+def test_presets_reject_what_does_not_move_because_it_is_one_frame(preset):
+    filters = load(preset, []).filters
+    rule = filters["static"]
+    assert rule is not None
+    assert not passes(rule, None)
+    assert not passes(rule, 0.0)
+    assert passes(rule, 0.2)
