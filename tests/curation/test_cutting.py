@@ -71,7 +71,8 @@ def whole(path):
 
 def test_what_is_too_large_to_be_held_is_not_copied_and_what_follows_is(tmp_path, monkeypatch):
     path = film(tmp_path / "a.mp4", [1, 2, 3, 4, 5], frames=48, keys=24)
-    largest = max(packet.size for packet in av.open(str(path)).demux(video=0))
+    with av.open(str(path)) as file:
+        largest = max(packet.size for packet in file.demux(video=0))
     pieces = list(whole(path))
     longer = clips.Piece(pieces[0].first, pieces[2].last, (192, 108), (0, 0, 192, 108), (192, 108))
     copier = clips.Copier(path, 0.5)
