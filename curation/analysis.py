@@ -11,7 +11,7 @@ depends on the longest clip, not on the video.
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,16 +52,19 @@ class Found:
 
 
 class Progress:
-    """Of this process, for whoever asks whether it is still at work."""
+    """Of this process, for whoever asks whether it is still at work: whatever takes a while steps."""
 
-    frames = 0
+    steps = 0
+
+    def step(self) -> None:
+        self.steps += 1
 
 
 PROGRESS = Progress()
 
 
 class Seconds(dict[str, float]):
-    """Processor time by stage."""
+    """Processor time by stage, each a step forward."""
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
@@ -70,6 +73,7 @@ class Seconds(dict[str, float]):
             yield
         finally:
             self[stage] = self.get(stage, 0.0) + time.process_time() - begun
+            PROGRESS.step()
 
 
 class Analysis:
@@ -82,7 +86,8 @@ class Analysis:
         self.ordinary = False  # whether it is shown as it is stored
         self.pts: list[int] = []
         self.looks: list[Look] = []  # of clips that are not certain yet
-        self.waiting: Look | None = None  # for its pair
+        self.waiting: list[Look] = []  # for their pairs
+        self.passed: tuple[av.VideoFrame, np.ndarray] | None = None  # the latest frame, if it was not looked at
         self.rate = max(config.scores.rate, FEWEST / config.clips.min_seconds)
         self.scene, self.start, self.begins_by = 0, 0, START
         self.finder: TransitionFinder | None = None  # once there is a frame
@@ -99,6 +104,13 @@ class Analysis:
         return self.played.viewer.unit
 
     def __iter__(self) -> Iterator[Found]:
+        try:
+            yield from self._found()
+        finally:
+            if self.pts:
+                self._sum_up()  # of a file that cannot be decoded any further too
+
+    def _found(self) -> Iterator[Found]:
         finder = self.finder
         frames = self._decoded()
         for frame in frames:
@@ -127,7 +139,6 @@ class Analysis:
         for transition in found:
             yield from self._until(transition)
         yield from self._close(len(self.pts) - 1, END)
-        self._sum_up()
 
     # -- frames -----------------------------------------------------------------------------------------------------
 
@@ -145,20 +156,28 @@ class Analysis:
                     return
             if frame is None:
                 return
-            PROGRESS.frames += 1
             yield frame
 
     def _look(self, frame: av.VideoFrame, viewer: Viewer, small: np.ndarray) -> None:
         now = self._time(len(self.pts) - 1)
-        if self.waiting is not None and now - self._seconds(self.waiting.pts) >= LATER:
-            self.waiting.pair = Pair(self.pts[-1], now - self._seconds(self.waiting.pts), grey(small))
-            self.waiting = None
+        # One that stays may be all there is of a clip: with it each has a look, whatever the times of its frames.
+        if self.passed is not None and now - self._time(len(self.pts) - 2) > 1 / self.rate:
+            self._keep(*self.passed, viewer)
+        self.passed = None
+        while self.waiting and now - self._seconds(self.waiting[0].pts) >= LATER:
+            look = self.waiting.pop(0)
+            look.pair = Pair(self.pts[-1], now - self._seconds(look.pts), grey(small))
         if self.looks and now - self._seconds(self.looks[-1].pts) < 1 / self.rate - 1e-6:
-            return
+            self.passed = frame, small
+        else:
+            self._keep(frame, small, viewer)
+
+    def _keep(self, frame: av.VideoFrame, small: np.ndarray, viewer: Viewer) -> None:
+        assert frame.pts is not None  # the clock has given it one
         rows, columns = _brightest(frame, viewer, self.size)
         picture = viewer.pixels(frame, fitting(self.size, LONG), QUICK)
-        self.waiting = Look(self.pts[-1], picture, rows, columns, grey(small))
-        self.looks.append(self.waiting)
+        self.looks.append(Look(frame.pts, picture, rows, columns, grey(small)))
+        self.waiting.append(self.looks[-1])
 
     def _seconds(self, pts: int) -> float:
         return float((pts - self.pts[0]) * self.unit)
@@ -200,8 +219,11 @@ class Analysis:
         least, most = self.config.clips.min_seconds, self.config.clips.max_seconds
         yield from self._split(last + 1)
         length = self._ends(last) - self._time(self.start)
-        if length > most + 1e-6:
-            yield from self._clip(self._before(self.start, length / 2 if length / 2 >= least else most), SPLIT)
+        while length > most + 1e-6:
+            end = self._before(self.start, length / 2 if least <= length / 2 < most else most)
+            if end >= last:
+                break
+            yield from self._clip(end, SPLIT)
             length = self._ends(last) - self._time(self.start)
         if length >= least - 1e-6:
             yield from self._clip(last, kind)
@@ -216,9 +238,11 @@ class Analysis:
             yield from self._clip(self._before(self.start, most), SPLIT)
 
     def _before(self, start: int, seconds: float) -> int:
-        """The last frame that is no longer shown so many seconds after the beginning of another."""
+        """The last frame that is no longer shown so many seconds after the beginning of another; a later one, if what
+        lies between would be too short for a clip."""
         until = self.pts[start] + round(Fraction(seconds) / self.unit)
-        return max(start, bisect_right(self.pts, until) - 2)
+        enough = self.pts[start] + (self.config.clips.min_seconds - 1e-6) / float(self.unit)
+        return max(start, bisect_right(self.pts, until) - 2, bisect_left(self.pts, enough) - 1)
 
     def _clip(self, last: int, ends_by: str) -> Iterator[Found]:
         first, pts = self.start, np.array(self.pts[self.start : last + 1])

@@ -24,7 +24,7 @@ from ..files import whole
 from ..pipelines.media.clips import Copier, Cutter, Piece
 from ..pipelines.page import strip
 from . import filters, scores
-from .analysis import Analysis, Found, Seconds
+from .analysis import PROGRESS, Analysis, Found, Seconds
 from .annotate import pictures
 from .config import CurationConfig
 from .nsfw import open_nsfw
@@ -77,8 +77,8 @@ class Clips:
 
     def __init__(self, path: Path, config: CurationConfig, folder: Path, seconds: Seconds) -> None:
         self.config, self.folder, self.seconds = config, folder, seconds
-        self.cutter = Cutter(path, crf=config.clips.crf, speed=config.clips.speed)
-        self.copier = Copier(path, LOSS) if config.clips.method == "copy" else None
+        self.cutter = Cutter(path, crf=config.clips.crf, speed=config.clips.speed, step=PROGRESS.step)
+        self.copier = Copier(path, LOSS, step=PROGRESS.step) if config.clips.method == "copy" else None
         self.count = 0
 
     def write(self, clip: Clip, found: Found, analysis: Analysis) -> None:

@@ -18,7 +18,7 @@ import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -92,13 +92,15 @@ def key(listed: Listed) -> str:
     return hashlib.blake2b(repr((listed.label, seen)).encode(), digest_size=16).hexdigest()
 
 
-def content_id(path: str | os.PathLike) -> str:
-    """40 hexadecimal digits of all bytes of a file. Raises OSError, of a pipe, device or folder too."""
+def content_id(path: str | os.PathLike, step: Callable[[], object] = lambda: None) -> str:
+    """40 hexadecimal digits of all bytes of a file. step: called with every piece of it, to show that work goes on.
+    Raises OSError, of a pipe, device or folder too."""
     only_file(path)
     digest = hashlib.blake2b(digest_size=20)
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
+            step()
     return digest.hexdigest()
 
 

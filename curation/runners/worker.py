@@ -183,11 +183,12 @@ def work(job: Job) -> dict[str, Any]:
 
 def _content(job: Job, content_id) -> str:
     from ...files import no_file
+    from ..analysis import PROGRESS
 
     if (told := no_file(job.path)) is not None:
         raise InputError(f"{told}; restore it, or take it off the list.")
     try:
-        return content_id(job.path)
+        return content_id(job.path, PROGRESS.step)
     except OSError as error:
         raise InputError(f"{job.path} cannot be read: {reason(error)}.") from error
 
@@ -218,7 +219,7 @@ def serve() -> None:
 
     def live() -> None:
         while True:
-            say({"alive": PROGRESS.frames})
+            say({"alive": PROGRESS.steps})
             time.sleep(ALIVE)
 
     threading.Thread(target=live, daemon=True).start()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import av.container
 import av.error
 import numpy as np
 
-from ...errors import CannotWrite
+from ...errors import CannotWrite, InputError
 from ...files import whole
 from .frames import as_bt709, cropped_yuv, scaled_yuv
 from .playback import Clock, opened, packets, rate, why
@@ -70,7 +70,9 @@ class Piece:
 class Cutter:
     """Goes through a video once, encoding the pieces it is asked for, which come in their order."""
 
-    def __init__(self, source: Path, *, crf: int, speed: str) -> None:
+    def __init__(self, source: Path, *, crf: int, speed: str, step: Callable[[], object] = lambda: None) -> None:
+        """step: called with every frame, to show that work goes on."""
+        self.step = step
         # The same bytes whenever and wherever: one thread; and without x264's macroblock tree, whose quick code reads
         # memory that nobody has written.
         self.options: dict[str, object] = {"crf": str(crf), "preset": speed, "x264-params": "threads=1:mbtree=0"}
@@ -79,7 +81,8 @@ class Cutter:
         self.waiting: av.VideoFrame | None = None  # the first one behind the last piece
 
     def cut(self, piece: Piece, target: Path) -> np.ndarray | None:
-        """The still that is asked for, (h, w, 3) bytes. The file is there whole or not at all. Raises InputError."""
+        """The still that is asked for, (h, w, 3) bytes. The file is there whole or not at all. Raises InputError where
+        the video cannot be read as far as the piece goes."""
         still, stream = None, None
         with written(target) as out:
             while (frame := self._next()) is not None:
@@ -100,12 +103,15 @@ class Cutter:
                 if frame.pts == piece.still:
                     left, top, width, height = piece.box
                     still = viewer.pixels(frame, piece.shown)[top : top + height, left : left + width]
+                if frame.pts == piece.last:
+                    break  # behind it there may be nothing that can be read
             if stream is not None:
                 out.mux(stream.encode())
         return still
 
     def _next(self) -> av.VideoFrame | None:
         frame, self.waiting = self.waiting, None
+        self.step()
         return frame if frame is not None else next(self.frames, None)
 
     def _stream(self, out: av.container.OutputContainer, viewer: Viewer, size: tuple[int, int]) -> av.VideoStream:
@@ -121,62 +127,82 @@ class Cutter:
 
 
 COPIED = ("h264", "hevc")  # that players expect in an mp4
+HELD = 128 * 2**20  # bytes of packets: a piece that is larger is not copied
 
 
 class Copier:
     """Goes through a video once, taking pieces of it as they are stored, which come in their order.
 
     A piece begins with a key frame and ends before one, so that every frame in it can be decoded and none is of what
-    comes before or after.
+    comes before or after. Held in memory is what can be a part of the piece that is asked for, and no more than `HELD`.
     """
 
-    def __init__(self, source: Path, loss: float) -> None:
-        self.source, self.loss = source, loss  # seconds that a piece may lose at each end
-        self.held: list[av.Packet] = []  # from a key frame on
-        self.ended = False
-        self.steps = self._read()
+    def __init__(self, source: Path, loss: float, *, step: Callable[[], object] = lambda: None) -> None:
+        """step: called with every packet, to show that work goes on."""
+        self.source, self.loss, self.step = source, loss, step  # seconds that a piece may lose at each end
+        self.waiting: av.Packet | None = None  # the first one behind the last piece
+        self.whole = False  # whether the file was read to its end
+        self.packets = self._read()
 
     def copy(self, piece: Piece, target: Path) -> tuple[int, int] | None:
-        """When the first and the last frame of what was copied are shown; None: key frames do not allow it, and nothing
-        was written. Raises CannotWrite."""
-        while not self.ended and not (self.held and self._starts(self.held[-1], piece.last + 1)):
-            next(self.steps)
-        keys = [k for k, packet in enumerate(self.held) if self._starts(packet, piece.first)]
-        whole_ = [*keys, *([len(self.held)] if self.ended else [])]
-        found = None
-        if len(whole_) > 1 and all(packet.pts is not None for packet in self.held):
-            first = self._time(self.held[keys[0]])
-            ends = [k for k in whole_ if k > keys[0] and self._last(keys[0], k) <= piece.last]
-            if ends and self._seconds(first - piece.first) <= self.loss:
-                last = self._last(keys[0], ends[-1])
-                if self._seconds(piece.last - last) <= self.loss:
-                    self._write([p for p in self.held[keys[0] : ends[-1]] if self._time(p) >= first], first, target)
-                    found = first, last
-        self.held = self.held[keys[-1] :] if keys else self.held
-        return found
+        """When the first and the last frame of what was copied are shown; None: key frames do not allow it, it is too
+        large, or the file cannot be read as far, and nothing was written. Raises CannotWrite."""
+        part = self._part(piece)
+        if not part:
+            return None
+        first, last = self._time(part[0]), max(self._time(packet) for packet in part)
+        if self._seconds(piece.last - last) > self.loss:
+            return None
+        self._write([packet for packet in part if self._time(packet) >= first], first, target)
+        return first, last
 
-    def _read(self) -> Iterator[None]:
+    def _part(self, piece: Piece) -> list[av.Packet]:
+        """Of a piece, from its first key frame up to one. Of what was read before a later one needs nothing."""
+        held, end, size = list[av.Packet](), 0, 0
+        while (packet := self._next()) is not None:
+            if packet.pts is None:
+                if held:
+                    return []
+                continue
+            time = self._time(packet)
+            if held and packet.is_keyframe:
+                end = len(held)
+            if time > piece.last:
+                self.waiting = packet
+                return held[:end]
+            if not held and not (packet.is_keyframe and time >= piece.first):
+                continue
+            size += packet.size
+            if size > HELD or (not held and self._seconds(time - piece.first) > self.loss):
+                return []
+            held.append(packet)
+        return held if self.whole else held[:end]
+
+    def _next(self) -> av.Packet | None:
+        packet, self.waiting = self.waiting, None
+        if packet is None:
+            packet = next(self.packets)
+            self.step()
+        return packet
+
+    def _read(self) -> Iterator[av.Packet | None]:
         with opened(self.source) as (container, viewer):
             self.stream, self.unit = viewer.stream, viewer.unit
             self.late = Clock(container, viewer).late
             plain = viewer.stream.codec_context.name in COPIED and viewer.stream.sample_aspect_ratio in (None, 0, 1)
-            for packet in packets(self.source, container, [viewer.stream]) if plain else ():
-                if packet.dts is not None:
-                    self.held.append(packet)
-                    yield
-            self.ended = True
+            try:
+                for packet in packets(self.source, container, [viewer.stream]) if plain else ():
+                    if packet.dts is not None:
+                        yield packet
+                self.whole = True
+            except InputError:
+                pass  # where it breaks off, pieces are encoded from what can be decoded
             while True:  # open: what is written is written like its stream
-                yield
-
-    def _starts(self, packet: av.Packet, time: int) -> bool:
-        return packet.is_keyframe and packet.pts is not None and self._time(packet) >= time
+                yield None
 
     def _time(self, packet: av.Packet) -> int:
         assert packet.pts is not None  # it was asked before
         return packet.pts - self.late
-
-    def _last(self, first: int, end: int) -> int:
-        return max(self._time(packet) for packet in self.held[first:end])
 
     def _seconds(self, time: int) -> float:
         return float(time * self.unit)
@@ -194,4 +220,4 @@ class Copier:
                 out.mux(copy)
 
     def close(self) -> None:
-        self.steps.close()  # pyright: ignore[reportAttributeAccessIssue]  # a generator
+        self.packets.close()  # pyright: ignore[reportAttributeAccessIssue]  # a generator
