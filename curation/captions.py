@@ -16,12 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from ..errors import InputError, SettingsError, nearest, shown
+from ..errors import SettingsError, nearest, shown
 from ..files import fingerprint
 from .commands import check_command, run
 from .config import CaptionsConfig
 from .rows import Clip
-from .words import tidy
+from .words import LONGEST, NoWords, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,7 +50,8 @@ class Captioner(Protocol):
     kept: ClassVar[bool]  # whether answers are. Not a column's: it costs nothing, and the table may change
 
     def caption(self, batch: Sequence[Shown]) -> list[str | None]:
-        """A text for each clip; None: it has none. Raises InputError with one sentence."""
+        """A text for each clip; None: it has none. Raises InputError with one sentence; NoWords where that says
+        nothing of other clips."""
         ...
 
     def fingerprint(self) -> str:
@@ -136,10 +137,15 @@ class ByColumn:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return None
         if not isinstance(value, str | int | float):
-            raise InputError(
+            raise NoWords(
                 f"{self.table}.column: {one.clip.source} has {shown(value)} as its {self.column!r}; expected a text."
             )
-        return tidy(str(value)) or None
+        if len(text := str(value)) > LONGEST:
+            raise NoWords(
+                f"{self.table}.column: {one.clip.source} has {len(text):,} characters as its {self.column!r}; "
+                f"expected at most {LONGEST:,}."
+            )
+        return one_line(text) or None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..files import fingerprint
 from .captions import ByColumn, Shown, check_column, check_device, check_kind, named
 from .config import CategoriesConfig
 from .model_folders import ModelFolder, Wanted, as_tensor, look, open_model, open_processor, using
-from .words import tidy
+from .words import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,7 +67,7 @@ def _check_names(config: CategoriesConfig) -> None:
     names = config.names
     if not 2 <= len(names) <= MOST_NAMES:
         raise SettingsError(f"categories.names has {len(names)} names; expected 2 to {MOST_NAMES:,}.")
-    odd = [name for name in names if not name or name != tidy(name)]
+    odd = [name for name in names if not name or name != one_line(name)]
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if odd:
         raise SettingsError(f"categories.names has {shown(odd[0])}; expected words on one line.")

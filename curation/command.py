@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(result.facts))
     else:
         say(result, out)
+        for note in result.facts["notes"] if result.facts else ():
+            print(f"note: {note}", file=sys.stderr)
     for label, problem in result.failed[:20]:
         print(f"failed: {place(label)}: {problem}", file=sys.stderr)
     if len(result.failed) > 20:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import InputError, SettingsError, place, reason
-from .words import tidy
+from .words import NoWords, one_line
 
 IMAGE, CLIP = "{image}", "{clip}"
 SECONDS = 300.0  # for one clip
@@ -37,7 +37,8 @@ def check_command(command: Sequence[str]) -> None:
 
 
 def run(command: Sequence[str], clip: str, image: Path, video: Path | None, seconds: float = SECONDS) -> str:
-    """What the program prints of a clip, on one line. Raises InputError with one sentence that names the clip."""
+    """What the program prints of a clip, on one line. Raises InputError with one sentence that names the clip: NoWords, where
+    another clip may have a caption all the same."""
     start = f"captions.command: {place(command[0])}"
     if video is None and any(CLIP in part for part in command):
         raise InputError(f"captions.command asks for {CLIP}, and {clip} has no file of its own; use {IMAGE}.")
@@ -55,16 +56,16 @@ def run(command: Sequence[str], clip: str, image: Path, video: Path | None, seco
         raise InputError(f"{start} cannot be run for {clip}: {reason(error)}.") from error
     printed, complaint, late = _heard(process, seconds)
     if late:
-        raise InputError(f"{start} took more than {seconds:g} seconds for {clip}; it was ended.")
+        raise NoWords(f"{start} took more than {seconds:g} seconds for {clip}; it was ended.")
     if len(printed) > MOST:
-        raise InputError(f"{start} printed more than {MOST:,} bytes for {clip}; expected a caption.")
+        raise NoWords(f"{start} printed more than {MOST:,} bytes for {clip}; expected a caption.")
     if process.returncode != 0:
-        last = tidy(complaint.strip().rpartition("\n")[2])
+        last = one_line(complaint.strip().rpartition("\n")[2])
         how = f"by signal {-process.returncode}" if process.returncode < 0 else f"with error {process.returncode}"
-        raise InputError(f"{start} ended {how} for {clip}" + (f": {last[:200].rstrip('.')}." if last else "."))
-    text = tidy(printed.decode(errors="replace"))
+        raise NoWords(f"{start} ended {how} for {clip}" + (f": {last[:200].rstrip('.')}." if last else "."))
+    text = one_line(printed.decode(errors="replace"))
     if not text:
-        raise InputError(f"{start} printed nothing for {clip}; expected a caption.")
+        raise NoWords(f"{start} printed nothing for {clip}; expected a caption.")
     return text
 
 

@@ -281,3 +281,44 @@ def test_a_caption_is_asked_for_once(videos, tmp_path):
     kept = [row for row in rows(out) if row["kept"]]
     assert len(calls.read_text()) == len(kept) == 6
     assert {row["caption"] for row in kept} == {f"seen {k:04d}.jpg" for k in range(3)}
+
+
+def command(tmp_path: Path, code: str, *more: str) -> list[str]:
+    """Settings of a captioner that counts its calls in a file; `k` is the clip's number in its source."""
+    (tmp_path / "say.py").write_text(
+        f"import sys; open({str(tmp_path / 'calls')!r}, 'a').write('x'); k = int(sys.argv[1][-8:-4]); {code}"
+    )
+    line = json.dumps([sys.executable, str(tmp_path / "say.py"), "{image}"])
+    given = ["captions.kind=command", f"captions.command={line}", "filters.watermark=none", *more]
+    return [word for setting in given for word in ("--set", setting)]
+
+
+def test_a_clip_without_a_caption_costs_no_other_its_own(videos, tmp_path, capsys):
+    """What failed is told, and asked for again the next time; what was said is kept."""
+    table, out, calls = videos / "two.jsonl", tmp_path / "set", tmp_path / "calls"
+    table.write_text('{"file_name": "one.mp4"}\n{"file_name": "deep/two.mkv"}\n')
+    settings = command(tmp_path, "sys.exit('no luck') if k == 1 else print('a', k)")
+    assert curate(table, out, *settings) == 0
+    assert sorted(str(row["caption"]) for row in rows(out)) == ["None", "None", "a 0", "a 0", "a 2"]
+    assert "2 clips have no caption" in (said := capsys.readouterr().err)
+    assert "no luck" in said
+    assert any("no luck" in note for note in json.loads((out / "report.json").read_text())["notes"])
+    assert len(calls.read_text()) == 5
+    assert curate(table, out, *settings) == 0
+    assert len(calls.read_text()) == 7
+
+
+@pytest.mark.parametrize("film", ["one.mp4", "."])
+def test_a_captioner_that_never_says_anything_ends_the_run_soon(videos, tmp_path, capsys, film):
+    settings = command(tmp_path, "sys.exit('no luck')")
+    told = refused(capsys, videos / film, tmp_path / "set", *settings)
+    assert told.endswith("no luck.")
+    assert len((tmp_path / "calls").read_text()) <= 4
+
+
+def test_a_column_that_no_source_has_is_told(videos, tmp_path, capsys):
+    table = videos / "misspelt.jsonl"
+    table.write_text('{"file_name": "one.mp4", "caption": "a walk"}\n')
+    settings = ["--set", "captions.kind=column", "--set", "captions.column=captoin"]
+    assert curate(table, tmp_path / "set", *settings) == 0
+    assert "No source has a column 'captoin' (captions.column); they have caption." in capsys.readouterr().err
