@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -12,11 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import InputError, SettingsError, place, reason
+from ..files import only_file
 from .words import NoWords, one_line
 
 IMAGE, CLIP = "{image}", "{clip}"
 SECONDS = 300.0  # for one clip
 MOST = 2**16  # bytes of one caption
+SCRIPTS = (".py", ".sh", ".bash", ".zsh", ".js", ".mjs", ".ts", ".pl", ".rb", ".lua", ".jl", ".r", ".ps1", ".bat")
+LARGEST = 2**24  # bytes of a script that are looked at
 TOLD = 2000  # bytes kept of what goes to stderr
 
 
@@ -67,6 +71,24 @@ def run(command: Sequence[str], clip: str, image: Path, video: Path | None, seco
     if not text:
         raise NoWords(f"{start} printed nothing for {clip}; expected a caption.")
     return text
+
+
+def scripts(command: Sequence[str]) -> list[str]:
+    """Digests of the scripts that a command runs, be they its program or what an interpreter is given: an edited one
+    says other things."""
+    program = shutil.which(os.path.expanduser(command[0])) or ""
+    found = [path for path in command[1:] if os.path.splitext(path)[1].lower() in SCRIPTS]
+    digests = []
+    for path, is_script in ((program, False), *((path, True) for path in found)):
+        try:
+            only_file(path)
+            with open(path, "rb") as file:
+                if is_script or file.read(2) == b"#!":
+                    file.seek(0)
+                    digests.append(hashlib.blake2b(file.read(LARGEST), digest_size=16).hexdigest())
+        except (OSError, ValueError):  # no file, which the program itself may complain of
+            continue
+    return digests
 
 
 def _filled(part: str, paths: dict[str, str]) -> str:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import SettingsError, reason, some
+from ..errors import SettingsError, nearest, reason, shown, some
 from ..files import no_file
 from ..settings import build, check_plain, merged, override
 from .config import MOST_SECONDS, CurationConfig
@@ -30,6 +30,11 @@ CHOICES = {
     "categories.kind": ("none", "column", "clip"),
     "engine.runner": ("inline", "processes", "ray"),
 }
+NEED_KIND = (  # what says nothing without a kind, and the kind that was meant
+    ("captions", "path", "transformers"),
+    ("captions", "command", "command"),
+    ("categories", "path", "clip"),
+)
 RANGES = {  # from, to
     "scenes.margin": (0.0, 5.0),
     "scenes.cut_margin": (0.0, 5.0),
@@ -84,10 +89,16 @@ def from_dict(values: dict) -> CurationConfig:
     """From plain data. Raises SettingsError with one sentence."""
     check_plain(values)
     config = build(CurationConfig, values)
+    for table, name, kind in NEED_KIND:
+        given = values.get(table, {})
+        if "kind" not in given and getattr(getattr(config, table), name):
+            raise SettingsError(f"{table}.{name} is given and {table}.kind is not; set {table}.kind to {kind}.")
     for name, known in CHOICES.items():
         value = _value(config, name)
         if value not in known:
-            raise SettingsError(f"{name} is {value!r}; expected one of {', '.join(known)}.")
+            near = nearest(value, known)
+            hint = f"did you mean {near!r}?" if near else f"expected one of {', '.join(known)}."
+            raise SettingsError(f"{name} is {shown(value)}; {hint}")
     for name, (least, most) in RANGES.items():
         value = _value(config, name)
         if value is not None and not least <= value <= most:
