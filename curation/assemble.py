@@ -78,7 +78,7 @@ def choose(store: Store, found: Gathered, config: CurationConfig, bar: Callable[
     staying = [clip for clip in found.clips if clip.kept]
     duplicates.mark(staying, config.duplicates)
     for clip in staying:
-        if clip.duplicate_of is not None:
+        if clip.duplicate_of is not None and config.duplicates.remove:
             clip.kept, clip.reason, clip.reasons = False, filters.DUPLICATE, (filters.DUPLICATE,)
     kept = defaultdict(int)
     for clip in found.clips:

@@ -10,7 +10,7 @@ from ..errors import SettingsError, nearest, reason, shown, some
 from ..files import no_file
 from ..settings import build, check_plain, merged, override
 from .config import MOST_SECONDS, CurationConfig
-from .filters import check_filters
+from .filters import check_filters, check_switched_off
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -72,8 +72,12 @@ def load(name: str | None, overrides: Iterable[str] = ()) -> CurationConfig:
         raise SettingsError(f"{path} is not valid TOML: {told}.") from error
     if "preset" in values:
         values = _onto(values)
+    else:
+        _check_off(values, ())
     for text in overrides:
+        known = list(_filters(values))
         override(values, text)
+        _check_off(values, known)
     return from_dict(values)
 
 
@@ -82,12 +86,33 @@ def _onto(values: dict) -> dict:
     name = values.pop("preset")
     if name not in presets():
         raise SettingsError(f"preset is {name!r}; expected one of {', '.join(presets())}.")
-    return merged(tomllib.loads((PRESETS / f"{name}.toml").read_text("utf-8")), values)
+    base = tomllib.loads((PRESETS / f"{name}.toml").read_text("utf-8"))
+    _check_off(values, _filters(base))
+    return merged(base, values)
+
+
+def _filters(values: dict) -> dict:
+    filters = values.get("filters", {})
+    return filters if isinstance(filters, dict) else {}
+
+
+def _is_off(rule: object) -> bool:
+    return rule is None or (isinstance(rule, str) and rule.strip().lower() == "none")
+
+
+def _check_off(values: dict, known: Iterable[str]) -> None:
+    """Refuse to switch off what is none of the known filters."""
+    for name, rule in _filters(values).items():
+        if _is_off(rule):
+            check_switched_off(name, known)
 
 
 def from_dict(values: dict) -> CurationConfig:
     """From plain data. Raises SettingsError with one sentence."""
     check_plain(values)
+    if filters := _filters(values):
+        off = {name: None if _is_off(rule) else rule for name, rule in filters.items()}
+        values = {**values, "filters": off}
     config = build(CurationConfig, values)
     for table, name, kind in NEED_KIND:
         given = values.get(table, {})

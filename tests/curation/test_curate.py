@@ -165,6 +165,43 @@ def test_a_run_that_is_stopped_ends_at_once_with_its_children(videos, tmp_path, 
     assert "Traceback" not in told
 
 
+def test_duplicates_may_be_kept_and_are_told_all_the_same(tmp_path):
+    film(tmp_path / "videos" / "a.mp4", [1])
+    film(tmp_path / "videos" / "b.mkv", [1], frames=56)
+    curate(tmp_path / "videos", tmp_path / "set")
+    assert [row["kept"] for row in rows(tmp_path / "set")].count(True) == 1
+    curate(tmp_path / "videos", tmp_path / "set", "--set", "duplicates.remove=false")
+    assert [row["kept"] for row in rows(tmp_path / "set")] == [True, True]
+    assert [row["duplicate_of"] for row in rows(tmp_path / "set")].count(None) == 1
+
+
+def test_only_shards_of_the_set_are_taken_away(videos, tmp_path):
+    out = tmp_path / "set"
+    curate(videos / "one.mp4", out, "--set", "shards.clips=1")
+    before = the_set(out)
+    (out / "clips-mine.tar").write_bytes(b"mine")
+    assert (out / "clips-000001.tar").exists()
+    curate(videos / "one.mp4", out)
+    assert not (out / "clips-000001.tar").exists()
+    assert (out / "clips-mine.tar").read_bytes() == b"mine"
+    (out / "clips-mine.tar").unlink()
+    curate(videos / "one.mp4", out, "--set", "shards.clips=1")
+    assert the_set(out) == before
+
+
+def test_a_shard_that_was_cut_short_is_written_again(videos, tmp_path):
+    out = tmp_path / "set"
+    curate(videos / "one.mp4", out)
+    before, shard = the_set(out), out / "clips-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-2000])
+    curate(videos / "one.mp4", out)
+    assert the_set(out) == before
+    content = shard.read_bytes()
+    shard.write_bytes(bytes(len(content)))  # as long, and something else
+    curate(videos / "one.mp4", out)
+    assert the_set(out) == before
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
