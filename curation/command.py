@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*args.set, *([f"engine.runner={args.runner}"] if args.runner else [])]
     config = load(args.config, overrides)
     shard = None if args.shard is None else _shard(args.shard)
+    if not args.out.strip():  # a variable that is not set
+        raise SettingsError("OUT is empty; give the folder of the set.")
     out = Path(args.out)
     result = curate(args.sources, out, config, shard=shard, quiet=args.quiet or args.json)
     if args.json:
