@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from ..errors import SettingsError, place
+from ..errors import SettingsError, place, printable
 
 ABOUT = """\
 dreamfactory curate videos set
@@ -48,11 +48,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(result, out)
         for note in result.facts["notes"] if result.facts else ():
-            print(f"note: {note}", file=sys.stderr)
+            print(f"note: {printable(note)}", file=sys.stderr)
     for label, problem in result.failed[:20]:
-        print(f"failed: {place(label)}: {problem}", file=sys.stderr)
+        print(f"failed: {place(label)}: {printable(problem)}", file=sys.stderr)
     if len(result.failed) > 20:
-        print(f"and {len(result.failed) - 20} more, in {out / 'sources.parquet'}", file=sys.stderr)
+        print(f"and {len(result.failed) - 20} more, in {place(out / 'sources.parquet')}", file=sys.stderr)
     return 3 if result.failed else 0
 
 

@@ -246,6 +246,21 @@ def test_settings_that_cannot_be_cost_a_sentence(videos, tmp_path, capsys, setti
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_names_of_files_do_not_reach_the_terminal_as_they_are(tmp_path, capsys):
+    """They may clear the screen, or look like a line of ours."""
+    folder = tmp_path / "a\x1b[2Jb"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "c\nfailed: \x1b]0;d\x07\u202e.mp4").write_bytes(b"e" * 999)
+    assert curate(folder, tmp_path / "set") == 3
+    told = capsys.readouterr().err
+    assert not set("\x1b\x07\u202e") & set(told)
+    assert sum(line.startswith("failed: ") for line in told.splitlines()) == 1
+    assert all(line.startswith(("failed: ", "note: ")) for line in told.splitlines())
+    assert r"a\x1b[2Jb" in told
+    assert r"a\x1b[2Jb" in refused(capsys, folder / "gone", tmp_path / "set 2")
+
+
 def test_no_videos(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     refused(capsys, tmp_path / "empty", tmp_path / "set")
