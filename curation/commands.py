@@ -41,8 +41,8 @@ def check_command(command: Sequence[str]) -> None:
 
 
 def run(command: Sequence[str], clip: str, image: Path, video: Path | None, seconds: float = SECONDS) -> str:
-    """What the program prints of a clip, on one line. Raises InputError with one sentence that names the clip: NoWords, where
-    another clip may have a caption all the same."""
+    """What the program prints of a clip, on one line. Raises InputError with one sentence that names the clip: NoWords
+    where another clip may have a caption all the same."""
     start = f"captions.command: {place(command[0])}"
     if video is None and any(CLIP in part for part in command):
         raise InputError(f"captions.command asks for {CLIP}, and {clip} has no file of its own; use {IMAGE}.")

@@ -84,7 +84,7 @@ def _check_values(name: str, rule: Filter) -> None:
     if not choices or any(isinstance(one, bool) or not isinstance(one, right) for one in choices):
         example = "'\"108\"'" if kind == "text" else "108"
         raise SettingsError(
-            f"filters.{name}.equals is {shown(equals)}, and {rule.column} is a {kind}; give a {kind} or a list of some, "
+            f"filters.{name}.equals is {shown(equals)}, and {rule.column} is a {kind}; give a {kind} or several, "
             f"such as --set filters.{name}.equals={example}."
         )
 

@@ -42,7 +42,10 @@ def test_words_may_be_switched_off_with_all_their_settings():
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["filters.txet=none"], "filters.txet is switched off, and there is no such filter; did you mean filters.text?"),
+        (
+            ["filters.txet=none"],
+            "filters.txet is switched off, and there is no such filter; did you mean filters.text",
+        ),
         (["filters.x=none"], "there are static, blurred, dark, watermark, text."),
         (["filters.duplicate=none"], "keep them all with duplicates.remove=false"),
         (["filters.duplicate.column=motion", "filters.duplicate.min=1"], "filters.duplicate cannot be"),
@@ -59,7 +62,7 @@ def test_words_may_be_switched_off_with_all_their_settings():
         (["filters.a.column=width", "filters.a.equals={a=1}"], "equals is {'a': 1}, and width is a number"),
         (["filters.a.column=width", "filters.a.equals=[]"], "equals is [], and width is a number"),
         (["filters.a.column=category", "filters.a.equals=108"], "equals is 108, and category is a text"),
-        (["filters.a.column=category", "filters.a.equals=['a', 1]"], "and category is a text; give a text or a list"),
+        (["filters.a.column=category", "filters.a.equals=['a', 1]"], "and category is a text; give a text or several"),
     ],
 )
 def test_filters_that_cannot_be(settings, told):
