@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
-from .errors import DreamFactoryError, nearest, out_of_memory, reason
+from .errors import DreamFactoryError, nearest, out_of_memory, printable, reason
 from .libraries import fault
 from .pipelines.generate.processes import is_launched, leave
 
@@ -132,7 +132,7 @@ class Parser(argparse.ArgumentParser):
         if self.prog.split()[-1] in ("generate", "train") and is_launched() and os.environ["RANK"] != "0":
             self.exit(2)  # the first process says so for all
         joint = " See" if message.endswith("?") else "; see"
-        self.exit(2, f"{self.prog}: {message}{joint} `{self.prog} --help`.\n")
+        self.exit(2, f"{self.prog}: {printable(message)}{joint} `{self.prog} --help`.\n")
 
     def unknown(self, arguments: list[str]) -> NoReturn:
         """Arguments that nothing takes."""
@@ -334,16 +334,17 @@ def _run(argv: list[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except DreamFactoryError as error:
-        print(f"dreamfactory {args.command}: {error}", file=sys.stderr)
+        print(f"dreamfactory {args.command}: {printable(error)}", file=sys.stderr)
         return 2
     except Exception as error:
         found = fault(error)
         if out_of_memory(error):
-            print(f"dreamfactory {args.command}: memory ran out ({reason(error)}); {LESS}.", file=sys.stderr)
+            told = printable(reason(error))
+            print(f"dreamfactory {args.command}: memory ran out ({told}); {LESS}.", file=sys.stderr)
             return 1
         if found is None:
             raise
-        print(f"dreamfactory {args.command}: {found}.", file=sys.stderr)
+        print(f"dreamfactory {args.command}: {printable(found)}.", file=sys.stderr)
         return 2
     return code or 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -86,8 +87,16 @@ def place(path: str | os.PathLike) -> str:
 
 
 def _shown(text: str) -> str:
-    """On one line, and never what a terminal cannot show."""
-    return " ".join(text.encode(errors="backslashreplace").decode().split())
+    """On one line, and never what a terminal cannot show or obeys."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: object) -> str:
+    """What is about to be printed, on one line: names of files may hold line breaks, and what a terminal obeys."""
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
 
 
 def shown(value: object) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from ..errors import shown, some
 from . import duplicates, filters
 from .annotate import Words
 from .captions import open_captioner
@@ -35,6 +36,7 @@ class Gathered:
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, of all that is in the set
     slowest: list[dict[str, object]] = field(default_factory=list)
     damaged: set[str] = field(default_factory=set)  # contents whose rows cannot be read any more
+    notes: list[str] = field(default_factory=list)  # sentences on words that are missing
 
 
 def gather(store: Store, listed: Sequence[Listed]) -> Gathered:
@@ -93,7 +95,7 @@ def choose(store: Store, found: Gathered, config: CurationConfig, bar: Callable[
     staying = [clip for clip in found.clips if clip.kept]
     duplicates.mark(staying, config.duplicates)
     for clip in staying:
-        if clip.duplicate_of is not None:
+        if clip.duplicate_of is not None and config.duplicates.remove:
             clip.kept, clip.reason, clip.reasons = False, filters.DUPLICATE, (filters.DUPLICATE,)
     kept = defaultdict(int)
     for clip in found.clips:
@@ -102,22 +104,23 @@ def choose(store: Store, found: Gathered, config: CurationConfig, bar: Callable[
         source.kept = kept[source.source]
 
 
-def speak(
-    store: Store, found: Gathered, config: CurationConfig, bar: Callable[..., tqdm], only: set[str] | None = None
-) -> None:
-    """Captions and categories of the clips that are kept so far. only: of these contents."""
+def speak(store: Store, found: Gathered, config: CurationConfig, bar: Callable[..., tqdm]) -> None:
+    """Captions and categories of the clips that are kept so far, and notes of those that cannot be had."""
     columns = {source.source_id: source.columns for source in found.sources if source.status not in (COPY, FAILED)}
     by_source = defaultdict(list)
     for clip in found.clips:
-        if clip.kept and (only is None or clip.source_id in only):
+        if clip.kept:
             by_source[clip.source_id].append(clip)
     captioner, classifier = open_captioner(config.captions), open_categories(config.categories)
     asked = []
     if captioner is not None:
-        options = config.captions
-        asked.append(("caption", Words(store, captioner, captioner.caption, options.batch_size, options.frames)))
+        # Of clips that are asked for one by one anyway, one that fails has no say in the others.
+        batch = config.captions.batch_size if config.captions.kind == "transformers" else 1
+        asked.append(("caption", Words(store, captioner, captioner.caption, batch, config.captions.frames)))
     if classifier is not None:
-        asked.append(("category", Words(store, classifier, classifier.categorise, config.captions.batch_size, 1)))
+        batch = config.captions.batch_size if config.categories.kind == "clip" else 1
+        asked.append(("category", Words(store, classifier, classifier.categorise, batch, 1)))
+    found.notes = []
     for name, words in asked:
         with bar(total=sum(map(len, by_source.values())), desc=name, unit="clip") as progress:
             for source_id in sorted(by_source):
@@ -126,6 +129,14 @@ def speak(
                 for clip in clips:
                     setattr(clip, name, told[clip.clip])
                 progress.update(len(clips))
+        words.check()
+        if words.failed:
+            found.notes.append(f"{len(words.failed)} clips have no {name}, and are asked for again: {words.failed[0]}")
+    known = {column for of_source in columns.values() for column in of_source}
+    for table, words in (("captions", config.captions), ("categories", config.categories)):
+        if words.kind == "column" and columns and words.column not in known:
+            has = f"they have {some(sorted(known), 6)}" if known else "they have none"
+            found.notes.append(f"No source has a column {shown(words.column)} ({table}.column); {has}.")
 
 
 def write(store: Store, found: Gathered, config: CurationConfig, bar: Callable[..., tqdm]) -> list[str]:

@@ -16,19 +16,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from ..errors import InputError, SettingsError, nearest, shown
+from ..errors import SettingsError, shown
 from ..files import fingerprint
-from .commands import check_command, run
+from .commands import check_command, run, scripts
 from .config import CaptionsConfig
 from .rows import Clip
-from .words import tidy
+from .words import LONGEST, NoWords, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .image_to_text import ImageToText
 
-KINDS = ("none", "column", "command", "transformers")
 DTYPES = ("auto", "fp32", "fp16", "bf16")
 DEVICE = re.compile(r"auto|cpu|(cuda|xpu|mps)(:\d+)?")
 METHOD = 1  # raise it where the same settings come to give other words
@@ -50,7 +49,8 @@ class Captioner(Protocol):
     kept: ClassVar[bool]  # whether answers are. Not a column's: it costs nothing, and the table may change
 
     def caption(self, batch: Sequence[Shown]) -> list[str | None]:
-        """A text for each clip; None: it has none. Raises InputError with one sentence."""
+        """A text for each clip; None: it has none. Raises InputError with one sentence; NoWords where that says
+        nothing of other clips."""
         ...
 
     def fingerprint(self) -> str:
@@ -63,7 +63,6 @@ def check_captions(config: CaptionsConfig) -> None:
 
     Raises SettingsError, InputError, CheckpointError or LibraryError with one sentence.
     """
-    check_kind("captions", config.kind, KINDS)
     check_device("captions", config.device)
     if config.dtype not in DTYPES:
         raise SettingsError(f"captions.dtype is {shown(config.dtype)}; expected one of {', '.join(DTYPES)}.")
@@ -83,7 +82,6 @@ def check_captions(config: CaptionsConfig) -> None:
 def open_captioner(config: CaptionsConfig) -> Captioner | None:
     """None: no captions are wanted. Weights are read when the first clip is captioned, which raises as
     `check_captions` does: where all captions are there already, none are needed."""
-    check_kind("captions", config.kind, KINDS)
     if config.kind == "none":
         return None
     if config.kind == "column":
@@ -91,13 +89,6 @@ def open_captioner(config: CaptionsConfig) -> Captioner | None:
     if config.kind == "command":
         return ByCommand(config.command)
     return ByModel(config)
-
-
-def check_kind(table: str, kind: str, kinds: Sequence[str]) -> None:
-    if kind not in kinds:
-        near = nearest(kind, kinds)
-        hint = f"did you mean {near!r}?" if near else f"expected one of {', '.join(kinds)}."
-        raise SettingsError(f"{table}.kind is {shown(kind)}; {hint}")
 
 
 def check_device(table: str, device: str) -> None:
@@ -136,10 +127,15 @@ class ByColumn:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return None
         if not isinstance(value, str | int | float):
-            raise InputError(
+            raise NoWords(
                 f"{self.table}.column: {one.clip.source} has {shown(value)} as its {self.column!r}; expected a text."
             )
-        return tidy(str(value)) or None
+        if len(text := str(value)) > LONGEST:
+            raise NoWords(
+                f"{self.table}.column: {one.clip.source} has {len(text):,} characters as its {self.column!r}; "
+                f"expected at most {LONGEST:,}."
+            )
+        return one_line(text) or None
 
 
 @dataclass(frozen=True)
@@ -150,7 +146,7 @@ class ByCommand:
     kept: ClassVar[bool] = True
 
     def fingerprint(self) -> str:
-        return named("captions-command", METHOD, self.command)
+        return named("captions-command", METHOD, self.command, scripts(self.command))
 
     def caption(self, batch: Sequence[Shown]) -> list[str | None]:
         return [run(self.command, one.clip.clip, one.image, one.video) for one in batch]

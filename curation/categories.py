@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..errors import SettingsError, shown, some
 from ..files import fingerprint
-from .captions import ByColumn, Shown, check_column, check_device, check_kind, named
+from .captions import ByColumn, Shown, check_column, check_device, named
 from .config import CategoriesConfig
 from .model_folders import ModelFolder, Wanted, as_tensor, look, open_model, open_processor, using
-from .words import tidy
+from .words import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-KINDS = ("none", "column", "clip")
 METHOD = 1  # raise it where the same settings come to give other categories
 WITHOUT = "set categories.kind to none"
 CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
@@ -44,7 +43,6 @@ def check_categories(config: CategoriesConfig) -> None:
 
     Raises SettingsError, InputError, CheckpointError or LibraryError with one sentence.
     """
-    check_kind("categories", config.kind, KINDS)
     check_device("categories", config.device)
     if config.kind == "column":
         check_column("categories", config.column)
@@ -55,7 +53,6 @@ def check_categories(config: CategoriesConfig) -> None:
 
 def open_categories(config: CategoriesConfig) -> Classifier | None:
     """None: none are wanted. Weights are read for the first clip, which raises as `check_categories` does."""
-    check_kind("categories", config.kind, KINDS)
     if config.kind == "none":
         return None
     if config.kind == "column":
@@ -67,7 +64,7 @@ def _check_names(config: CategoriesConfig) -> None:
     names = config.names
     if not 2 <= len(names) <= MOST_NAMES:
         raise SettingsError(f"categories.names has {len(names)} names; expected 2 to {MOST_NAMES:,}.")
-    odd = [name for name in names if not name or name != tidy(name)]
+    odd = [name for name in names if not name or name != one_line(name)]
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if odd:
         raise SettingsError(f"categories.names has {shown(odd[0])}; expected words on one line.")

@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from ..errors import SettingsError, place
+from ..errors import SettingsError, place, printable
 
 ABOUT = """\
 dreamfactory curate videos set
@@ -39,16 +39,20 @@ def run(args: argparse.Namespace) -> int:
     overrides = [*args.set, *([f"engine.runner={args.runner}"] if args.runner else [])]
     config = load(args.config, overrides)
     shard = None if args.shard is None else _shard(args.shard)
+    if not args.out.strip():  # a variable that is not set
+        raise SettingsError("OUT is empty; give the folder of the set.")
     out = Path(args.out)
     result = curate(args.sources, out, config, shard=shard, quiet=args.quiet or args.json)
     if args.json:
         print(json.dumps(result.facts))
     else:
         say(result, out)
+        for note in result.facts["notes"] if result.facts else ():
+            print(f"note: {printable(note)}", file=sys.stderr)
     for label, problem in result.failed[:20]:
-        print(f"failed: {place(label)}: {problem}", file=sys.stderr)
+        print(f"failed: {place(label)}: {printable(problem)}", file=sys.stderr)
     if len(result.failed) > 20:
-        print(f"and {len(result.failed) - 20} more, in {out / 'sources.parquet'}", file=sys.stderr)
+        print(f"and {len(result.failed) - 20} more, in {place(out / 'sources.parquet')}", file=sys.stderr)
     return 3 if result.failed else 0
 
 

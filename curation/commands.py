@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -12,11 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import InputError, SettingsError, place, reason
-from .words import tidy
+from ..files import only_file
+from .words import NoWords, one_line
 
 IMAGE, CLIP = "{image}", "{clip}"
 SECONDS = 300.0  # for one clip
 MOST = 2**16  # bytes of one caption
+SCRIPTS = (".py", ".sh", ".bash", ".zsh", ".js", ".mjs", ".ts", ".pl", ".rb", ".lua", ".jl", ".r", ".ps1", ".bat")
+LARGEST = 2**24  # bytes of a script that are looked at
 TOLD = 2000  # bytes kept of what goes to stderr
 
 
@@ -37,7 +41,8 @@ def check_command(command: Sequence[str]) -> None:
 
 
 def run(command: Sequence[str], clip: str, image: Path, video: Path | None, seconds: float = SECONDS) -> str:
-    """What the program prints of a clip, on one line. Raises InputError with one sentence that names the clip."""
+    """What the program prints of a clip, on one line. Raises InputError with one sentence that names the clip: NoWords
+    where another clip may have a caption all the same."""
     start = f"captions.command: {place(command[0])}"
     if video is None and any(CLIP in part for part in command):
         raise InputError(f"captions.command asks for {CLIP}, and {clip} has no file of its own; use {IMAGE}.")
@@ -55,17 +60,35 @@ def run(command: Sequence[str], clip: str, image: Path, video: Path | None, seco
         raise InputError(f"{start} cannot be run for {clip}: {reason(error)}.") from error
     printed, complaint, late = _heard(process, seconds)
     if late:
-        raise InputError(f"{start} took more than {seconds:g} seconds for {clip}; it was ended.")
+        raise NoWords(f"{start} took more than {seconds:g} seconds for {clip}; it was ended.")
     if len(printed) > MOST:
-        raise InputError(f"{start} printed more than {MOST:,} bytes for {clip}; expected a caption.")
+        raise NoWords(f"{start} printed more than {MOST:,} bytes for {clip}; expected a caption.")
     if process.returncode != 0:
-        last = tidy(complaint.strip().rpartition("\n")[2])
+        last = one_line(complaint.strip().rpartition("\n")[2])
         how = f"by signal {-process.returncode}" if process.returncode < 0 else f"with error {process.returncode}"
-        raise InputError(f"{start} ended {how} for {clip}" + (f": {last[:200].rstrip('.')}." if last else "."))
-    text = tidy(printed.decode(errors="replace"))
+        raise NoWords(f"{start} ended {how} for {clip}" + (f": {last[:200].rstrip('.')}." if last else "."))
+    text = one_line(printed.decode(errors="replace"))
     if not text:
-        raise InputError(f"{start} printed nothing for {clip}; expected a caption.")
+        raise NoWords(f"{start} printed nothing for {clip}; expected a caption.")
     return text
+
+
+def scripts(command: Sequence[str]) -> list[str]:
+    """Digests of the scripts that a command runs, be they its program or what an interpreter is given: an edited one
+    says other things."""
+    program = shutil.which(os.path.expanduser(command[0])) or ""
+    found = [path for path in command[1:] if os.path.splitext(path)[1].lower() in SCRIPTS]
+    digests = []
+    for path, is_script in ((program, False), *((path, True) for path in found)):
+        try:
+            only_file(path)
+            with open(path, "rb") as file:
+                if is_script or file.read(2) == b"#!":
+                    file.seek(0)
+                    digests.append(hashlib.blake2b(file.read(LARGEST), digest_size=16).hexdigest())
+        except (OSError, ValueError):  # no file, which the program itself may complain of
+            continue
+    return digests
 
 
 def _filled(part: str, paths: dict[str, str]) -> str:

@@ -63,6 +63,7 @@ class ScoresConfig:
 class DuplicatesConfig:
     """Clips that look the same: 64-bit hashes of three frames, compared each with each at the end."""
 
+    remove: bool = True  # false: duplicate_of tells of them, and they are kept
     max_distance: float = 14.0  # bits of 64, mean of three frames
     mirrored: bool = True  # left for right is the same
     within_source: bool = False  # alike clips of one source are duplicates too

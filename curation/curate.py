@@ -241,6 +241,7 @@ def _notes(there: Gathered, found: Sources, config: CurationConfig, versions: Se
             notes.append(f"No clip has a value of {one.column}, so filters.{filter_name} {verb}.")
     if config.captions.kind == "none":
         notes.append("The clips have no captions: training reads them with uncaptioned = true, or give captions.kind.")
+    notes += there.notes
     cut = [source.source for source in there.sources if source.problem and source.status == "ok"]
     if cut:
         notes.append(f"{len(cut)} sources could be read only in part, {cut[0]} among them; what could be read counts.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, SettingsError, shown
 from .config import CaptionsConfig
 from .model_folders import ModelFolder, Wanted, as_tensor, look, open_model, open_processor, transformers_classes, using
-from .words import tidy
+from .words import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -171,7 +171,7 @@ class ImageToText:
         return texts
 
     def _decoded(self, ids: Tensor) -> list[str]:
-        return [tidy(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return [one_line(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 def _after(start: str, text: str) -> str:

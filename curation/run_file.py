@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import SettingsError, reason, some
+from ..errors import SettingsError, nearest, reason, shown, some
 from ..files import no_file
 from ..settings import build, check_plain, merged, override
 from .config import MOST_SECONDS, CurationConfig
-from .filters import check_filters
+from .filters import check_filters, check_switched_off
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,6 +30,11 @@ CHOICES = {
     "categories.kind": ("none", "column", "clip"),
     "engine.runner": ("inline", "processes", "ray"),
 }
+NEED_KIND = (  # what says nothing without a kind, and the kind that was meant
+    ("captions", "path", "transformers"),
+    ("captions", "command", "command"),
+    ("categories", "path", "clip"),
+)
 RANGES = {  # from, to
     "scenes.margin": (0.0, 5.0),
     "scenes.cut_margin": (0.0, 5.0),
@@ -67,8 +72,12 @@ def load(name: str | None, overrides: Iterable[str] = ()) -> CurationConfig:
         raise SettingsError(f"{path} is not valid TOML: {told}.") from error
     if "preset" in values:
         values = _onto(values)
+    else:
+        _check_off(values, ())
     for text in overrides:
+        known = list(_filters(values))
         override(values, text)
+        _check_off(values, known)
     return from_dict(values)
 
 
@@ -77,17 +86,44 @@ def _onto(values: dict) -> dict:
     name = values.pop("preset")
     if name not in presets():
         raise SettingsError(f"preset is {name!r}; expected one of {', '.join(presets())}.")
-    return merged(tomllib.loads((PRESETS / f"{name}.toml").read_text("utf-8")), values)
+    base = tomllib.loads((PRESETS / f"{name}.toml").read_text("utf-8"))
+    _check_off(values, _filters(base))
+    return merged(base, values)
+
+
+def _filters(values: dict) -> dict:
+    filters = values.get("filters", {})
+    return filters if isinstance(filters, dict) else {}
+
+
+def _is_off(rule: object) -> bool:
+    return rule is None or (isinstance(rule, str) and rule.strip().lower() == "none")
+
+
+def _check_off(values: dict, known: Iterable[str]) -> None:
+    """Refuse to switch off what is none of the known filters."""
+    for name, rule in _filters(values).items():
+        if _is_off(rule):
+            check_switched_off(name, known)
 
 
 def from_dict(values: dict) -> CurationConfig:
     """From plain data. Raises SettingsError with one sentence."""
     check_plain(values)
+    if filters := _filters(values):
+        off = {name: None if _is_off(rule) else rule for name, rule in filters.items()}
+        values = {**values, "filters": off}
     config = build(CurationConfig, values)
+    for table, name, kind in NEED_KIND:
+        given = values.get(table, {})
+        if "kind" not in given and getattr(getattr(config, table), name):
+            raise SettingsError(f"{table}.{name} is given and {table}.kind is not; set {table}.kind to {kind}.")
     for name, known in CHOICES.items():
         value = _value(config, name)
         if value not in known:
-            raise SettingsError(f"{name} is {value!r}; expected one of {', '.join(known)}.")
+            near = nearest(value, known)
+            hint = f"did you mean {near!r}?" if near else f"expected one of {', '.join(known)}."
+            raise SettingsError(f"{name} is {shown(value)}; {hint}")
     for name, (least, most) in RANGES.items():
         value = _value(config, name)
         if value is not None and not least <= value <= most:

@@ -17,7 +17,7 @@ from .config import ShardsConfig
 from .rows import Clip, Source
 from .store import Store, told
 
-SHARD = "clips-{:06d}.tar"
+SHARD, SHARDS = "clips-{:06d}.tar", "clips-" + "[0-9]" * 6 + ".tar"
 KINDS = {"str": "string", "int": "int64", "float": "float64", "bool": "bool_"}
 
 
@@ -31,17 +31,17 @@ def write_shards(store: Store, clips: Sequence[Clip], config: ShardsConfig, step
         for clip in part:
             clip.shard = name
         digest = hashlib.blake2b(json.dumps([_facts(clip) for clip in part]).encode(), digest_size=16).hexdigest()
-        if known.get(name) != digest or not (store.out / name).is_file():
+        if known.get(name) != [digest, *_state(store.out / name)]:
             with told(store.out), whole(store.out / name) as temporary, tarfile.open(temporary, "w") as tar:
                 for clip in part:
                     _add(tar, store, clip)
                     step()
-            known[name] = digest
+            known[name] = [digest, *_state(store.out / name)]
             _know(store, known)
         else:
             for _ in part:
                 step()
-    for left in sorted(store.out.glob("clips-*.tar")):
+    for left in sorted(store.out.glob(SHARDS)):
         if left.name not in names:
             with told(store.out):
                 left.unlink()
@@ -84,15 +84,24 @@ def _facts(clip: Clip) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def _known(store: Store) -> dict[str, str]:
-    """What the shards that are there hold, by a digest."""
+def _known(store: Store) -> dict[str, list]:
+    """What the shards that were written hold, by a digest, and the state of their files then."""
     try:
-        return json.loads((store.work / "shards.json").read_text("utf-8"))
+        known = json.loads((store.work / "shards.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
+    return known if isinstance(known, dict) else {}
 
 
-def _know(store: Store, known: dict[str, str]) -> None:
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of a file: one that was cut short or changed since has others. (0, 0): there is none."""
+    if not path.is_file():
+        return 0, 0
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+def _know(store: Store, known: dict[str, list]) -> None:
     with told(store.out), whole(store.work / "shards.json") as temporary:
         temporary.write_text(json.dumps(known), "utf-8")
 

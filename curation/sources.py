@@ -24,15 +24,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import InputError, place, reason, some
+from ..errors import InputError, place, reason, shown, some
 from ..files import files_below, is_hidden, no_file, only_file
 from ..pipelines import tables
 from ..pipelines.media.kinds import media_in, media_of
 from ..pipelines.media.sidecars import CAPTIONS, NoCaption, sidecar_captions, tidy
+from .words import LONGEST
 
 FILE_COLUMNS = ("file_name", "path", "video")  # what names the video, the first that a row has
 EXPECTED = "give a folder of videos, a video, a list of paths (.txt) or a table (.jsonl, .csv, .parquet)"
 CHUNK = 2**20  # bytes
+LARGEST = 2**20  # bytes of a file with a caption
 HIDDEN = "hidden: its name begins with a dot"
 FOLDERS = 1024  # whose names are kept at a time: the captions of a list are looked for in them
 
@@ -65,9 +67,11 @@ def read_sources(sources: str | os.PathLike, leave: Path | None = None) -> Sourc
 
     Raises InputError with one sentence: SOURCES is missing, cannot be read, is `leave`, or has no videos.
     """
+    if not os.fspath(sources).strip():  # a variable that is not set; it would be the current folder
+        raise InputError(f"SOURCES is empty; {EXPECTED}.")
     path = Path(sources)
     if (told := no_file(path, or_folder=True)) is not None:
-        raise InputError(f"{told}; {EXPECTED}.")
+        raise InputError(f"{_within(path) or told}; {EXPECTED}.")
     found = _Finder(path, _inside(path, leave))
     if path.is_dir():
         found.folder()
@@ -147,8 +151,7 @@ class _Finder:
                 continue
             column = next((c for c in FILE_COLUMNS if isinstance(row.get(c), str) and row[c].strip()), None)
             if column is None:
-                has = some(list(map(str, row)), 6) or "nothing"
-                self.pass_over(where, f"no file: the row has no file_name, path or video, only {has}")
+                self.pass_over(where, f"no file: {_nameless(row)}")
                 continue
             given = Path(row[column].strip())
             file, label = self.path.parent / given, given.as_posix()
@@ -186,7 +189,10 @@ class _Finder:
             try:
                 raw = _bytes(beside)
                 if raw is not None:
-                    return _text(sidecar_captions(file.stem, {ending: raw}.get)[0])
+                    text = sidecar_captions(file.stem, {ending: raw}.get)[0]
+                    if len(text) > LONGEST:
+                        raise NoCaption(f"no caption: {name} has {len(text):,} characters, more than {LONGEST:,}")
+                    return _text(text)
             except NoCaption as error:
                 self.pass_over(label[: len(label) - len(file.suffix)] + ending, str(error))
         return ""
@@ -284,9 +290,35 @@ def _bytes(beside: Path) -> bytes | None:
             return None
         raise NoCaption(f"no caption: {told}")
     try:
-        return beside.read_bytes()
+        with open(beside, "rb") as file:
+            raw = file.read(LARGEST + 1)
     except OSError as error:
         raise NoCaption(f"no caption: {beside.name} cannot be read ({reason(error)})") from error
+    if len(raw) > LARGEST:
+        raise NoCaption(f"no caption: {beside.name} has more than {LARGEST:,} bytes")
+    return raw
+
+
+def _nameless(row: dict[str, Any]) -> str:
+    """Why a row names no video."""
+    column = next((column for column in FILE_COLUMNS if column in row), None)
+    if column is None:
+        has = some(list(map(str, row)), 6) or "nothing"
+        told = f"the row has no file_name, path or video, only {has}"
+        return f"{told}; {hint}" if (hint := tables.parted(list(map(str, row)))) else told
+    value = row[column]
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return f"the row's {column} is empty"
+    return f"the row's {column} is {shown(value)}, which is no text"
+
+
+def _within(path: Path) -> str | None:
+    """The beginning of a sentence on a path that goes on after a file; None: it does not."""
+    try:
+        file = next((above for above in path.parents if above.is_file()), None)
+    except (OSError, ValueError):
+        return None
+    return None if file is None else f"{place(path)} does not exist: {place(file)} is a file, no folder"
 
 
 def _plain(value: object) -> str | int | float | bool | None:

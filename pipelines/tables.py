@@ -8,11 +8,11 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, reason
+from ..errors import InputError, reason, shown
 from ..libraries import library
 
 Row = dict[str, Any] | str  # values by column, or why the line is no row, as a part of a sentence
@@ -77,9 +77,16 @@ def _csv(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row
             header = cells
         elif len(cells) != len(header):
             remedy = "put a caption that has commas in quotes" if len(cells) > len(header) else "write empty ones too"
-            yield number, f"{len(cells)} cells under {len(header)} columns; {remedy}"
+            yield number, f"{len(cells)} cells under {len(header)} columns; {parted(header) or remedy}"
         else:
             yield number, dict(zip(header, cells, strict=True))
+
+
+def parted(header: Sequence[str]) -> str:
+    """A remedy, where a table's columns are parted by something else than commas, as some spreadsheets do; ""."""
+    marks = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    mark = next((mark for mark in marks if mark in header[0]), None) if len(header) == 1 else None
+    return "" if mark is None else f"its columns are parted by {marks[mark]}: save it with commas"
 
 
 def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Row]]:
@@ -89,11 +96,26 @@ def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int,
             wanted = [c for c in file.schema_arrow.names if columns is None or c in columns]
             number = 0
             for batch in file.iter_batches(columns=wanted):
-                for row in batch.to_pylist():
+                names = batch.schema.names
+                values = {name: _values(path, name, of) for name, of in zip(names, batch.columns, strict=True)}
+                for i in range(batch.num_rows):
                     number += 1
-                    yield number, row
+                    yield number, {name: column[i] for name, column in values.items()}
     except pyarrow.ArrowException as error:
         raise InputError(f"{path} is no readable parquet file ({error}); save it again.") from error
+
+
+def _values(path: Path, name: str, column: Any) -> list[Any]:
+    """Of an array of arrow's. Raises InputError, UnicodeDecodeError."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        raise
+    except (OverflowError, ValueError) as error:  # a date after the year 9999, a time by the nanosecond
+        raise InputError(
+            f"{path} has a {column.type} in its column {shown(name)} that cannot be read ({reason(error)}); save that "
+            "column as text, or leave it out."
+        ) from error
 
 
 KINDS: dict[str, Callable[[Path, Collection[str] | None], Iterator[tuple[int, Row]]]] = {

@@ -432,8 +432,6 @@ def test_models_of_videos_need_torchvision_and_say_so(tmp_path):
     ("change", "said"),
     [
         ({"path": ""}, f"captions.path is not given; {OR_ELSE}"),
-        ({"kind": "transformer"}, "captions.kind is 'transformer'; did you mean 'transformers'?"),
-        ({"kind": "x"}, "captions.kind is 'x'; expected one of none, column, command, transformers."),
         ({"dtype": "fp8"}, "captions.dtype is 'fp8'; expected one of auto, fp32, fp16, bf16."),
         ({"device": "gpu"}, "captions.device is 'gpu'; expected auto, cpu, cuda, cuda:1 or mps."),
         ({"frames": 0}, "captions.frames is 0; expected 1 to"),
@@ -565,6 +563,27 @@ def is_gone(process: int) -> bool:
 def test_a_command_that_asks_for_a_clip_where_there_is_none():
     with pytest.raises(InputError, match=r"captions\.command asks for \{clip\}, and clip has no file of its own"):
         opened("", kind="command", command=script("")).caption([Shown(row(), list, Path("a.jpg"))])
+
+
+def test_an_edited_script_is_asked_anew(tmp_path):
+    say = tmp_path / "say.py"
+    say.write_text("print('a dog')")
+    captioner = opened("", kind="command", command=(sys.executable, str(say), "{image}"))
+    before = captioner.fingerprint()
+    assert captioner.fingerprint() == before
+    say.write_text("print('a cat')")
+    assert captioner.fingerprint() != before
+
+
+@POSIX
+def test_an_edited_program_is_asked_anew(tmp_path):
+    program = tmp_path / "captioner"
+    program.write_text("#!/bin/sh\necho a dog\n")
+    program.chmod(0o755)
+    captioner = opened("", kind="command", command=(str(program), "{image}"))
+    before = captioner.fingerprint()
+    program.write_text("#!/bin/sh\necho a cat\n")
+    assert captioner.fingerprint() != before
 
 
 @POSIX

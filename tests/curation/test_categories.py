@@ -114,7 +114,6 @@ OR_ELSE = "give the folder of a CLIP, or set categories.kind to none."
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kind": "clips"}, "categories.kind is 'clips'; did you mean 'clip'?"),
         ({"path": ""}, f"categories.path is not given; {OR_ELSE}"),
         ({"path": "no/such/folder"}, f"does not exist, and nothing is downloaded; {OR_ELSE}"),
         ({"names": ()}, "categories.names has 0 names; expected 2 to"),

@@ -165,6 +165,43 @@ def test_a_run_that_is_stopped_ends_at_once_with_its_children(videos, tmp_path, 
     assert "Traceback" not in told
 
 
+def test_duplicates_may_be_kept_and_are_told_all_the_same(tmp_path):
+    film(tmp_path / "videos" / "a.mp4", [1])
+    film(tmp_path / "videos" / "b.mkv", [1], frames=56)
+    curate(tmp_path / "videos", tmp_path / "set")
+    assert [row["kept"] for row in rows(tmp_path / "set")].count(True) == 1
+    curate(tmp_path / "videos", tmp_path / "set", "--set", "duplicates.remove=false")
+    assert [row["kept"] for row in rows(tmp_path / "set")] == [True, True]
+    assert [row["duplicate_of"] for row in rows(tmp_path / "set")].count(None) == 1
+
+
+def test_only_shards_of_the_set_are_taken_away(videos, tmp_path):
+    out = tmp_path / "set"
+    curate(videos / "one.mp4", out, "--set", "shards.clips=1")
+    before = the_set(out)
+    (out / "clips-mine.tar").write_bytes(b"mine")
+    assert (out / "clips-000001.tar").exists()
+    curate(videos / "one.mp4", out)
+    assert not (out / "clips-000001.tar").exists()
+    assert (out / "clips-mine.tar").read_bytes() == b"mine"
+    (out / "clips-mine.tar").unlink()
+    curate(videos / "one.mp4", out, "--set", "shards.clips=1")
+    assert the_set(out) == before
+
+
+def test_a_shard_that_was_cut_short_is_written_again(videos, tmp_path):
+    out = tmp_path / "set"
+    curate(videos / "one.mp4", out)
+    before, shard = the_set(out), out / "clips-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-2000])
+    curate(videos / "one.mp4", out)
+    assert the_set(out) == before
+    content = shard.read_bytes()
+    shard.write_bytes(bytes(len(content)))  # as long, and something else
+    curate(videos / "one.mp4", out)
+    assert the_set(out) == before
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +244,21 @@ def test_settings_that_cannot_be_cost_a_sentence(videos, tmp_path, capsys, setti
     extra = [word for setting in settings for word in ("--set", setting)]
     assert told in refused(capsys, videos, tmp_path / "set", *extra)
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_names_of_files_do_not_reach_the_terminal_as_they_are(tmp_path, capsys):
+    """They may clear the screen, or look like a line of ours."""
+    folder = tmp_path / "a\x1b[2Jb"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "c\nfailed: \x1b]0;d\x07\u202e.mp4").write_bytes(b"e" * 999)
+    assert curate(folder, tmp_path / "set") == 3
+    told = capsys.readouterr().err
+    assert not set("\x1b\x07\u202e") & set(told)
+    assert sum(line.startswith("failed: ") for line in told.splitlines()) == 1
+    assert all(line.startswith(("failed: ", "note: ")) for line in told.splitlines())
+    assert r"a\x1b[2Jb" in told
+    assert r"a\x1b[2Jb" in refused(capsys, folder / "gone", tmp_path / "set 2")
 
 
 def test_no_videos(tmp_path, capsys):
@@ -281,3 +333,44 @@ def test_a_caption_is_asked_for_once(videos, tmp_path):
     kept = [row for row in rows(out) if row["kept"]]
     assert len(calls.read_text()) == len(kept) == 6
     assert {row["caption"] for row in kept} == {f"seen {k:04d}.jpg" for k in range(3)}
+
+
+def command(tmp_path: Path, code: str, *more: str) -> list[str]:
+    """Settings of a captioner that counts its calls in a file; `k` is the clip's number in its source."""
+    (tmp_path / "say.py").write_text(
+        f"import sys; open({str(tmp_path / 'calls')!r}, 'a').write('x'); k = int(sys.argv[1][-8:-4]); {code}"
+    )
+    line = json.dumps([sys.executable, str(tmp_path / "say.py"), "{image}"])
+    given = ["captions.kind=command", f"captions.command={line}", "filters.watermark=none", *more]
+    return [word for setting in given for word in ("--set", setting)]
+
+
+def test_a_clip_without_a_caption_costs_no_other_its_own(videos, tmp_path, capsys):
+    """What failed is told, and asked for again the next time; what was said is kept."""
+    table, out, calls = videos / "two.jsonl", tmp_path / "set", tmp_path / "calls"
+    table.write_text('{"file_name": "one.mp4"}\n{"file_name": "deep/two.mkv"}\n')
+    settings = command(tmp_path, "sys.exit('no luck') if k == 1 else print('a', k)")
+    assert curate(table, out, *settings) == 0
+    assert sorted(str(row["caption"]) for row in rows(out)) == ["None", "None", "a 0", "a 0", "a 2"]
+    assert "2 clips have no caption" in (said := capsys.readouterr().err)
+    assert "no luck" in said
+    assert any("no luck" in note for note in json.loads((out / "report.json").read_text())["notes"])
+    assert len(calls.read_text()) == 5
+    assert curate(table, out, *settings) == 0
+    assert len(calls.read_text()) == 7
+
+
+@pytest.mark.parametrize("film", ["one.mp4", "."])
+def test_a_captioner_that_never_says_anything_ends_the_run_soon(videos, tmp_path, capsys, film):
+    settings = command(tmp_path, "sys.exit('no luck')")
+    told = refused(capsys, videos / film, tmp_path / "set", *settings)
+    assert told.endswith("no luck.")
+    assert len((tmp_path / "calls").read_text()) <= 4
+
+
+def test_a_column_that_no_source_has_is_told(videos, tmp_path, capsys):
+    table = videos / "misspelt.jsonl"
+    table.write_text('{"file_name": "one.mp4", "caption": "a walk"}\n')
+    settings = ["--set", "captions.kind=column", "--set", "captions.column=captoin"]
+    assert curate(table, tmp_path / "set", *settings) == 0
+    assert "No source has a column 'captoin' (captions.column); they have caption." in capsys.readouterr().err

@@ -194,6 +194,17 @@ def test_captions_that_cannot_be_read_are_told_and_cost_no_video(tmp_path):
     assert said["deep/e.txt"].endswith(" is a folder, no file")
 
 
+def test_captions_that_are_no_captions_for_their_length_are_told(tmp_path):
+    put(tmp_path, a_dot_mp4=b"", a_dot_txt="word " * 300_000, b_dot_mp4=b"", b_dot_txt="word " * 3000)
+    put(tmp_path, c_dot_mp4=b"", c_dot_json='{"caption": "' + "x" * 10_000 + '"}')
+    found = read_sources(tmp_path)
+    assert [len(s.columns.get("caption", "")) for s in found.listed] == [0, 0, 10_000]
+    assert dict(found.passed_over) == {
+        "a.txt": "no caption: a.txt has more than 1,048,576 bytes",
+        "b.txt": "no caption: b.txt has 14,999 characters, more than 10,000",
+    }
+
+
 # -- one video -----------------------------------------------------------------------------------------------------
 
 
@@ -294,9 +305,9 @@ def test_rows_that_name_nothing_and_files_named_twice_are_passed_over(tmp_path):
     found = read_sources(path)
     assert {s.label: s.columns for s in found.listed} == {"a.mp4": {"n": 1}, "b.mp4": {"file_name": None}}
     said = dict(found.passed_over)
-    assert said["videos.jsonl:2"] == "no file: the row has no file_name, path or video, only file_name, n"
+    assert said["videos.jsonl:2"] == "no file: the row's file_name is empty"
     assert said["videos.jsonl:3"] == "no file: the row has no file_name, path or video, only title"
-    assert said["videos.jsonl:4"].startswith("no file: ")
+    assert said["videos.jsonl:4"] == "no file: the row's file_name is 7, which is no text"
     assert said["videos.jsonl:5"].startswith("twice: row 1 names ")
     assert said["videos.jsonl:6"].startswith("picture: still.PNG")
     assert said["videos.jsonl:8"].endswith("only nothing")
@@ -324,6 +335,33 @@ def test_times_and_bytes_of_a_parquet_are_plain_too(tmp_path):
     row = {"path": "a.mp4", "day": datetime.date(2020, 2, 3), "thumb": b"\xff\xd8", "score": float("inf")}
     (listed,) = read_sources(table(tmp_path, "parquet", [row])).listed
     assert listed.columns == {"day": "2020-02-03", "thumb": "2 bytes", "score": None}
+
+
+def test_a_table_whose_columns_are_not_parted_by_commas_is_told_so(tmp_path):
+    (tmp_path / "a.csv").write_text("file_name;caption\na.mp4;a walk\nb.mp4;a walk, and a run\n")
+    told = refusal(tmp_path / "a.csv")
+    assert told.count("its columns are parted by semicolons: save it with commas") == 2
+
+
+def test_a_column_of_file_names_that_are_no_text_is_told_so(tmp_path):
+    assert "the row's file_name is b'a.mp4', which is no text" in refusal(
+        table(tmp_path, "parquet", [{"file_name": b"a.mp4"}])
+    )
+    assert "the row's video is {'path': 'a.mp4'}, which is no text" in refusal(
+        table(tmp_path, "parquet", [{"video": {"path": "a.mp4"}}])
+    )
+
+
+@pytest.mark.parametrize("kind", ["date32", "timestamp"])
+def test_times_that_no_calendar_has_cost_a_sentence(tmp_path, kind):
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet is read by pyarrow, which is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="parquet is read by pyarrow, which is not installed")
+    days = pyarrow.array([2**31 - 1], pyarrow.int32()).cast(pyarrow.date32())
+    times = pyarrow.array([2**62], pyarrow.int64()).cast(pyarrow.timestamp("ms"))
+    taken = days if kind == "date32" else times
+    parquet.write_table(pyarrow.table({"path": ["a.mp4"], "taken": taken}), tmp_path / "a.parquet")
+    assert "in its column 'taken' that cannot be read" in (told := refusal(tmp_path / "a.parquet"))
+    assert told.endswith("save that column as text, or leave it out.")
 
 
 # -- OUT and SOURCES in each other ---------------------------------------------------------------------------------
@@ -392,6 +430,18 @@ def test_what_holds_no_videos_is_one_sentence(tmp_path, name, told):
     put(tmp_path, notes_dot_md="x", a_dot_json="{}", shard_dot_tar=b"", latin_dot_csv="\xe9".encode("latin-1"))
     Image.new("RGB", (8, 8)).save(tmp_path / "still.png")
     assert told in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_a_variable_that_is_not_set_is_not_the_current_folder(tmp_path, monkeypatch, empty):
+    put(tmp_path, a_dot_mp4=b"")
+    monkeypatch.chdir(tmp_path)
+    assert refusal(empty).startswith("SOURCES is empty; give a folder of videos")
+
+
+def test_a_path_that_goes_on_after_a_file(tmp_path):
+    put(tmp_path, a_dot_mp4=b"")
+    assert "a.mp4 is a file, no folder; give a folder" in refusal(tmp_path / "a.mp4" / "..")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
