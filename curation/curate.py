@@ -66,8 +66,9 @@ def curate(
             assemble.speak(store, there, config, bar)
     except BlockingIOError as error:
         raise InputError(f"{out} is being worked on by another run; wait for it, or choose another folder.") from error
+    own = {one.label for one in mine}
     with begun.turn(store, "set"):
-        if _is_left(store, [one for one in found.listed if one not in mine], config):
+        if _is_left(store, [one for one in found.listed if one.label not in own], config):
             return Result(None, len(mine), failed)
         return Result(_assemble(store, found, config, bar, spent, versions), len(mine), failed)
 
