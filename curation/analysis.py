@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -260,8 +260,9 @@ class Analysis:
         self.source.frames, self.source.damaged = len(self.pts), self.played.clock.damaged
         self.source.duration = round(self._ends(len(self.pts) - 1), 6)
         self.source.scenes = self.scene
-        if not self.source.problem and (wrong := flaw(self.played.path)):
-            self.source.problem = f"{self.played.path} {wrong}; copy or save it again."
+        with suppress(OSError):  # taken away meanwhile; what was read of it was read
+            if not self.source.problem and (wrong := flaw(self.played.path)):
+                self.source.problem = f"{self.played.path} {wrong}; copy or save it again."
 
 
 def fitting(size: tuple[int, int], longer: int) -> tuple[int, int]:
