@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -124,7 +125,13 @@ def libraries(wanted: Mapping[str, tuple[str, str]]) -> None:
 def package(name: str) -> str:
     """What pip calls a library."""
     top = name.partition(".")[0]
-    return PACKAGES.get(top) or (importlib.metadata.packages_distributions().get(top) or [top])[0]
+    return PACKAGES.get(top) or (_distributions().get(top) or [top])[0]
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """By module. It takes a second to gather."""
+    return importlib.metadata.packages_distributions()
 
 
 def version(name: str) -> str:

@@ -7,8 +7,12 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SettingsError, place, printable
+
+if TYPE_CHECKING:
+    from .curate import Result
 
 ABOUT = """\
 dreamfactory curate videos set
@@ -28,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
     parser.add_argument("--runner", choices=("inline", "processes", "ray"), help="engine.runner; default inline")
     parser.add_argument("--shard", metavar="i/n", help="this job's part of the sources, of an array of n jobs")
-    parser.add_argument("--json", action="store_true", help="print report.json")
+    parser.add_argument(
+        "--json", action="store_true", help="print report.json; of an array's job that is not the last, what it did"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
 
 
@@ -44,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     result = curate(args.sources, out, config, shard=shard, quiet=args.quiet or args.json)
     if args.json:
-        print(json.dumps(result.facts))
+        print(json.dumps(result.facts or _unfinished(result)))
     else:
         say(result, out)
         for note in result.facts["notes"] if result.facts else ():
@@ -54,6 +60,12 @@ def run(args: argparse.Namespace) -> int:
     if len(result.failed) > 20:
         print(f"and {len(result.failed) - 20} more, in {place(out / 'sources.parquet')}", file=sys.stderr)
     return 3 if result.failed else 0
+
+
+def _unfinished(result: Result) -> dict[str, object]:
+    """Of a job of an array while others are at work."""
+    failed = [{"source": printable(source), "problem": printable(problem)} for source, problem in result.failed]
+    return {"unfinished": True, "sources": result.done, "failed": failed}
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """A curation as data: what a run file may say, every field typed and explained.
 
-`[scenes]`, `[clips]`, `[scores]` and `[duplicates]` decide what the rows of clips.parquet are; `[filters]` which of
+`[scenes]`, `[clips]` and `[scores]` decide what the rows of clips.parquet are; `[filters]` and `[duplicates]` which of
 them are kept, without anything being decoded again; `[captions]`, `[categories]` and `[shards]` what the kept ones come
 with. `[engine]` has no say in the result.
 """
@@ -114,7 +114,7 @@ class ShardsConfig:
     """WebDataset tars."""
 
     clips: int = 1000
-    megabytes: int = 1000  # at most, unless one clip is larger
+    megabytes: int = 1000  # of video at most, unless one clip is larger
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..errors import CannotWrite, InputError
 from ..files import whole
+from ..pipelines import page
 from . import assemble, begun
 from .assemble import Gathered
 from .captions import check_captions
@@ -34,6 +35,19 @@ from .tools import settled
 SHOWN_KEPT, SHOWN_REJECTED = 60, 60  # clips on the report's page
 
 
+@dataclass
+class Spent:
+    """On this machine, this time."""
+
+    runner: str
+    workers: int
+    shard: tuple[int, int] | None  # of an array's job
+    wall: float = 0.0  # seconds
+    core: float = 0.0
+    hours: float = 0.0  # of video
+    worked: int = 0
+
+
 @dataclass(frozen=True)
 class Result:
     """What came of a run. facts: of report.json; None: other jobs of an array are not done yet."""
@@ -41,6 +55,7 @@ class Result:
     facts: dict[str, Any] | None
     done: int  # sources of this job
     failed: list[tuple[str, str]]  # of them, with their problems
+    spent: Spent
 
 
 def curate(
@@ -59,7 +74,7 @@ def curate(
         with begun.alone(store, name):
             store.sweep(name)
             mine = [one for one in found.listed if shard is None or part(one.label, shard[1]) == shard[0] % shard[1]]
-            spent = Spent(config.engine.runner, config.engine.workers)
+            spent = Spent(config.engine.runner, config.engine.workers, shard)
             there = _worked(store, mine, config, name, bar, spent)
             failed = [(o.label, o.problem) for one in mine if (o := store.told(store.key(one))) and o.problem]
             # The jobs of an array share this work too; whoever puts the set together finds it done.
@@ -69,8 +84,8 @@ def curate(
     own = {one.label for one in mine}
     with begun.turn(store, "set"):
         if _is_left(store, [one for one in found.listed if one.label not in own], config):
-            return Result(None, len(mine), failed)
-        return Result(_assemble(store, found, config, bar, spent, versions), len(mine), failed)
+            return Result(None, len(mine), failed, spent)
+        return Result(_assemble(store, found, config, bar, spent, versions), len(mine), failed, spent)
 
 
 def part(label: str, parts: int) -> int:
@@ -89,17 +104,6 @@ def _is_left(store: Store, others: Sequence[Listed], config: CurationConfig) -> 
 
 
 # -- work -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Spent:
-    """On this machine, this time."""
-
-    runner: str
-    workers: int
-    wall: float = 0.0  # seconds
-    core: float = 0.0
-    worked: int = 0
 
 
 def _worked(store: Store, mine: Sequence[Listed], config: CurationConfig, name: str, bar, spent: Spent) -> Gathered:
@@ -130,7 +134,7 @@ def _work(store: Store, mine: Sequence[Listed], config: CurationConfig, name: st
     values = config.to_dict()
     out = os.path.abspath(store.out)
     jobs = [Job(store.key(one), one.label, os.path.abspath(one.path), out, name, values) for one in waiting]
-    begun, hours, failed = time.monotonic(), 0.0, 0
+    begun, before, failed = time.monotonic(), spent.wall, 0
     done = len(mine) - len(jobs)
     with (
         bar(total=len(mine), initial=done, desc="sources", unit="source") as progress,
@@ -143,9 +147,9 @@ def _work(store: Store, mine: Sequence[Listed], config: CurationConfig, name: st
                 failed += 1
             spent.core += outcome.seconds
             spent.worked += 1
-            hours += outcome.hours
-            spent.wall = time.monotonic() - begun
-            rate = {"video": f"{3600 * hours / spent.wall:.1f} h/h", "cores": f"{spent.core / spent.wall:.1f}"}
+            spent.hours += outcome.hours
+            spent.wall = before + time.monotonic() - begun
+            rate = {"video": f"{3600 * spent.hours / spent.wall:.1f} h/h", "cores": f"{spent.core / spent.wall:.1f}"}
             progress.set_postfix(rate | ({"failed": failed} if failed else {}))
             progress.update()
     lost = [job.label for job in jobs if store.told(job.key) is None]
@@ -176,6 +180,8 @@ def _assemble(
     assemble.choose(store, there, config, bar)
     names = assemble.write(store, there, config, bar)
     engine: dict[str, object] = {"runner": spent.runner, "workers": spent.workers, "slowest": there.slowest}
+    if spent.shard is not None:
+        engine["shard"] = f"{spent.shard[0]}/{spent.shard[1]}"
     if spent.worked:
         engine |= {
             "wall_seconds": round(spent.wall, 2),
@@ -263,7 +269,10 @@ def _notes(there: Gathered, found: Sources, config: CurationConfig, versions: Se
 
 def say(result: Result, out: Path) -> None:
     """What came of it, for a person."""
-    counted = result.facts
+    counted, spent = result.facts, result.spent
+    if spent.worked and spent.wall > 0:
+        cores = f"{spent.core / spent.wall:.2g} cores busy"
+        print(f"{spent.worked} sources in {page.time(spent.wall)}, {cores}, {60 * spent.hours:.3g} minutes of video")
     if counted is None:
         print(f"{result.done} sources of this job are done; the set is put together once the others are.")
         return

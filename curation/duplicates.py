@@ -53,7 +53,7 @@ def mark(clips: Sequence[Clip], config: DuplicatesConfig) -> None:
 
 
 def _rank(clip: Clip) -> tuple:
-    return -clip.width * clip.height, -clip.frames, -(clip.sharpness or 0.0), clip.clip
+    return -clip.crop_width * clip.crop_height, -clip.frames, -(clip.sharpness or 0.0), clip.clip
 
 
 def _signs(clips: Sequence[Clip], first: int) -> np.ndarray:

@@ -83,7 +83,7 @@ class Clips:
 
     def write(self, clip: Clip, found: Found, analysis: Analysis) -> None:
         number, self.count = self.count, self.count + 1
-        box = Box(clip.crop_left, clip.crop_top, clip.width, clip.height)
+        box = Box(clip.crop_left, clip.crop_top, clip.crop_width, clip.crop_height)
         with self.seconds.of("pictures"):
             _save(self.folder / STRIP.format(number), strip(_strip(found, box), TILE))
         if self.config.clips.encode == "kept":
@@ -95,7 +95,7 @@ class Clips:
             int(found.pts[-1]),
             analysis.size,
             (box.left, box.top, box.width, box.height),
-            _size(box, self.config.clips.height),
+            (clip.width, clip.height),
             int(found.pts[(len(found.pts) - 1) // 2]),
         )
         with self.seconds.of("encode"):
@@ -138,12 +138,16 @@ class Clips:
 def _row(
     found: Found, analysis: Analysis, number: int, source_id: str, config: CurationConfig, seconds: Seconds
 ) -> Clip:
-    width, height = analysis.size
+    source_width, source_height = analysis.size
     looks = found.looks
     with seconds.of("look"):
-        box = picture_box(looks, width, height) if config.clips.crop else Box(0, 0, width // 2 * 2, height // 2 * 2)
+        box = (
+            picture_box(looks, source_width, source_height)
+            if config.clips.crop
+            else Box(0, 0, source_width // 2 * 2, source_height // 2 * 2)
+        )
         pictures = [within(look, box) for look in looks]
-    duration = found.end - found.start
+    duration, (width, height) = found.end - found.start, _size(box, config.clips.height)
     clip = Clip(
         clip=f"{source_id[:16]}-{number:04d}",
         source="",
@@ -159,12 +163,14 @@ def _row(
         fps=round(len(found.pts) / duration, 4),
         begins_by=found.begins_by,
         ends_by=found.ends_by,
-        source_width=width,
-        source_height=height,
+        source_width=source_width,
+        source_height=source_height,
         crop_left=box.left,
         crop_top=box.top,
-        width=box.width,
-        height=box.height,
+        crop_width=box.width,
+        crop_height=box.height,
+        width=width,
+        height=height,
         aspect=round(box.width / box.height, 5),
     )
     with seconds.of("motion"):

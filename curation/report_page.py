@@ -103,6 +103,8 @@ def _about(facts: Mapping) -> str:
         parts.append(page.time(engine["wall_seconds"]))
     if facts["parallelism"] is not None:
         parts.append(f"{facts['parallelism']:.3g} cores busy on average")
+    if engine.get("shard") and len(parts) > 1:
+        parts.append(f"all that of job {engine['shard']}, the last to be done")
     return ", ".join(parts)
 
 

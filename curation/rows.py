@@ -33,9 +33,11 @@ class Clip:
     source_height: int
     crop_left: int  # of the picture between black bars
     crop_top: int
-    width: int
+    crop_width: int
+    crop_height: int
+    width: int  # of the clip's video, which `clips.height` may have made smaller
     height: int
-    aspect: float  # width / height
+    aspect: float  # crop_width / crop_height
 
     motion: float | None = None  # optical flow, parts of the picture's longer side a second, mean
     sharpness: float | None = None  # variance of the Laplacian at 640 pixels, median of frames

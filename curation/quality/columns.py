@@ -72,7 +72,10 @@ def letterbox(truths: Sequence[Truth], rows: Rows) -> dict[str, Any]:
     for truth in truths:
         whole = (0, 0, truth.width // 2 * 2, truth.height // 2 * 2)
         for clip in rows.get(truth.file, ()):
-            middle, box = (clip.start + clip.end) / 2, (clip.crop_left, clip.crop_top, clip.width, clip.height)
+            middle, box = (
+                (clip.start + clip.end) / 2,
+                (clip.crop_left, clip.crop_top, clip.crop_width, clip.crop_height),
+            )
             true = next((tuple(bar.box) for bar in truth.bars if bar.start <= middle < bar.end), whole)
             if true == whole:
                 false += box != whole

@@ -22,12 +22,9 @@ import av
 import av.container
 import av.error
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from ...errors import CannotShow, is_bug
-from ...model_patches.upscaling.sizes import resize_cover_crop
 from . import stills
 from .frames import CONTAINERS
 from .viewer import Viewer
@@ -134,14 +131,6 @@ def read_frames(record: Stored, probe: Probe, picks: Sequence[int]) -> np.ndarra
     if lost:
         raise Unreadable(f"unreadable: frame {lost[0]} of {len(probe.times)} cannot be decoded")
     return np.stack([found[k] for k in picks])
-
-
-def resize_crop(frames: np.ndarray, height: int, width: int) -> Tensor:
-    """(t, h, w, 3) uint8 -> (t, 3, height, width) in [0, 1]: scaled to cover that size, cropped at its centre."""
-    out = torch.empty(len(frames), 3, height, width)
-    for i, frame in enumerate(frames):  # one by one: a large video as floating point numbers is larger still
-        out[i] = resize_cover_crop(torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255, height, width)[0]
-    return out
 
 
 def _unreadable(error: Exception) -> Unreadable:

@@ -130,7 +130,7 @@ def write_video(
                     stream.options = {"crf": "12", "x264-params": "mbtree=0"}
                     as_bt709(stream.codec_context)
                 for image in frames[..., :height, :width]:
-                    out.mux(stream.encode(to_yuv(image)))
+                    out.mux(stream.encode(to_yuv(to_uint8(image))))
             if stream is None:
                 raise ValueError("a clip of no frames cannot be written.")
             out.mux(stream.encode())

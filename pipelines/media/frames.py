@@ -6,16 +6,16 @@ What takes more than the frame itself, such as what its container states, is in 
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterable
 from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
-from torch import Tensor
 
 from . import hdr
-from .sheets import to_uint8
 from .stills import on_white
 
 # Playlists and the like are files that name other files, or addresses: not opened, whatever their name ends in.
@@ -116,7 +116,7 @@ def _ordinary(frame: av.VideoFrame, width: int, height: int, form: str, scaler: 
     if form == "yuv420p" or frame.format.name.startswith("yuv"):
         options = {"src_colorspace": source, "dst_colorspace": target}
         options |= {"src_color_range": FULL if full else LIMITED, "dst_color_range": full_target}
-    return frame.reformat(width, height, form, interpolation=scaler, **options)
+    return _scaled(frame, width, height, form, scaler, options)
 
 
 def _from_hdr(
@@ -129,10 +129,33 @@ def _from_hdr(
         form = "yuva444p16le" if see_through else "yuv444p16le"
     # The same range on both sides: numbers are shifted into the upper bits, and no more.
     options = {"src_color_range": LIMITED, "dst_color_range": LIMITED}
-    converted = frame.reformat(width, height, form, interpolation=scaler, **options)
+    converted = _scaled(frame, width, height, form, scaler, options)
     stored = np.asarray(converted.to_ndarray(), np.uint16)
     shown = hdr.to_sdr(np.ascontiguousarray(stored[..., :3]), signal)
     return np.concatenate([shown, (stored[..., 3:] >> 8).astype(np.uint8)], 2) if see_through else shown
+
+
+class _Scalers(threading.local):
+    """FFmpeg's scalers, of this thread: to set one up costs more than a picture."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple, VideoReformatter] = {}
+
+
+_SCALERS = _Scalers()
+_MOST_SCALERS = 16
+
+
+def _scaled(
+    frame: av.VideoFrame, width: int, height: int, form: str, scaler: int, options: dict[str, Any]
+) -> av.VideoFrame:
+    kind = frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range
+    kept, wanted = _SCALERS.kept, (*kind, width, height, form, scaler, *sorted(options.items()))
+    if wanted not in kept:
+        if len(kept) == _MOST_SCALERS:
+            kept.pop(next(iter(kept)))
+        kept[wanted] = VideoReformatter()
+    return kept[wanted].reformat(frame, width, height, form, interpolation=scaler, **options)
 
 
 def cropped_yuv(
@@ -144,7 +167,7 @@ def cropped_yuv(
     """
     left, top, width, height = box
     if signal is not None or is_see_through(frame) or not is_upright(frame):
-        return _rgb_to_yuv(pixels(frame, shown, signal)[top : top + height, left : left + width])
+        return to_yuv(pixels(frame, shown, signal)[top : top + height, left : left + width])
     # Many times quicker than by way of RGB. Copied even where nothing is cropped: of a decoder's own frames an encoder
     # does not make the same bytes twice.
     return _crop(_ordinary(frame, *shown, "yuv420p", SCALER), left, top, width, height)
@@ -162,21 +185,17 @@ def _crop(frame: av.VideoFrame, left: int, top: int, width: int, height: int) ->
 
 def scaled_yuv(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
     """Of yuv420p."""
-    return (
-        frame if (frame.width, frame.height) == (width, height) else frame.reformat(width, height, interpolation=SCALER)
-    )
+    if (frame.width, frame.height) == (width, height):
+        return frame
+    return _scaled(frame, width, height, frame.format.name, SCALER, {})
 
 
-def to_yuv(image: Tensor) -> av.VideoFrame:
-    """(3, h, w) in [0, 1], even sides, as H.264 takes it: BT.709, 16 to 235."""
-    return _rgb_to_yuv(to_uint8(image))
-
-
-def _rgb_to_yuv(image: np.ndarray) -> av.VideoFrame:
+def to_yuv(image: np.ndarray) -> av.VideoFrame:
+    """(h, w, 3) bytes, even sides, as H.264 takes it: BT.709, 16 to 235."""
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
     # The source's matrix is none: see `pixels`.
     options = {"src_colorspace": BT601, "dst_colorspace": BT709, "dst_color_range": LIMITED}
-    return frame.reformat(format="yuv420p", interpolation=SCALER, **options)
+    return _scaled(frame, frame.width, frame.height, "yuv420p", SCALER, options)
 
 
 def as_bt709(context: av.VideoCodecContext) -> None:

@@ -24,6 +24,7 @@ from ...errors import InputError
 from .clips import written
 from .frames import as_bt709, to_yuv
 from .playback import Clock, decoded, opened, packets, rate
+from .sheets import to_uint8
 from .viewer import Viewer
 
 IN_MP4 = ("aac", "mp3", "ac3", "eac3", "alac", "opus")  # sound that players expect in an mp4
@@ -141,7 +142,7 @@ class Video:
 
     def put(self, image: Tensor, time: int) -> None:
         """(3, h, w) in [0, 1]."""
-        frame = to_yuv(image)
+        frame = to_yuv(to_uint8(image))
         frame.pts, frame.time_base, self.last = time, self.unit, time
         self.out.mux(self.stream.encode(frame))
 

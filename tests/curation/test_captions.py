@@ -40,7 +40,8 @@ def row(name: str = "clip", duration: float = 3.0) -> Clip:
     return Clip(
         clip=name, source=f"{name}.mp4", source_id="", scene=0, start=0.0, end=duration, first_pts=0, last_pts=0,
         time_base="1/90000", frames=90, duration=duration, fps=30.0, begins_by="start", ends_by="end",
-        source_width=64, source_height=64, crop_left=0, crop_top=0, width=64, height=64, aspect=1.0,
+        source_width=64, source_height=64, crop_left=0, crop_top=0,
+        crop_width=64, crop_height=64, width=64, height=64, aspect=1.0,
     )  # fmt: skip
 
 

@@ -136,3 +136,12 @@ def test_presets_reject_what_does_not_move_because_it_is_one_frame(preset):
     assert not passes(rule, None)
     assert not passes(rule, 0.0)
     assert passes(rule, 0.2)
+
+
+def test_a_clip_that_is_made_smaller_tells_its_own_size_and_where_it_was(tmp_path):
+    path = film(tmp_path / "a.mp4", [1])
+    _, (row,) = processed(path, tmp_path / "clips", "clips.height=54")
+    with av.open(str(tmp_path / "clips" / "0000.mp4")) as file:
+        stream = file.streams.video[0]
+        assert (stream.width, stream.height) == (row.width, row.height) == (96, 54)
+    assert (row.crop_width, row.crop_height) == (row.source_width, row.source_height) == (192, 108)

@@ -21,7 +21,8 @@ def clip(name, reasons=(), **more):
     """2 s of 1280x720, kept but for reasons."""
     given = {"source": "a.mp4", "source_id": "a", "scene": 0, "start": 0.0, "end": 2.0, "first_pts": 0, "last_pts": 59}
     given |= {"time_base": "1/30", "frames": 60, "duration": 2.0, "fps": 30.0, "begins_by": "start", "ends_by": "cut"}
-    given |= {"source_width": 1280, "source_height": 720, "crop_left": 0, "crop_top": 0, "width": 1280, "height": 720}
+    given |= {"source_width": 1280, "source_height": 720, "crop_left": 0, "crop_top": 0}
+    given |= {"crop_width": 1280, "crop_height": 720, "width": 1280, "height": 720}
     given |= {"aspect": 16 / 9, "kept": not reasons, "reasons": tuple(reasons), "reason": [*reasons, ""][0]}
     return Clip(clip=name, **{**given, **more})
 

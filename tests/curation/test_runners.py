@@ -1,6 +1,9 @@
 """Sources that take their process with them, or never end, and a disk that is full: what they cost."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,11 @@ def test_a_full_disk_is_no_fault_of_a_source_and_loses_nothing(traps, tmp_path, 
     full.unlink()
     assert cli.main(arguments) == 0
     assert json.loads((tmp_path / "set" / "report.json").read_text())["failed"] == []
+
+
+def test_a_process_that_decodes_reads_no_torch():
+    """Which takes seconds and 200 MB of each worker, and is for models alone."""
+    line = "import sys, dreamfactory.curation.process, dreamfactory.curation.curate; print('torch' in sys.modules)"
+    paths = os.pathsep.join(filter(None, sys.path))
+    told = subprocess.run([sys.executable, "-c", line], env={**os.environ, "PYTHONPATH": paths}, capture_output=True)
+    assert told.stdout.split() == [b"False"], told.stderr.decode()

@@ -13,17 +13,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import TrainingError
 from ...metrics.flow import METHOD, clip_flow, to_latent_units
-from ...pipelines.media.decode import Unreadable, read_frames, resize_crop
+from ...model_patches.upscaling.sizes import resize_cover_crop
+from ...pipelines.media.decode import Unreadable, read_frames
 from ..batch import Bucket
 from .cache import Cache, key_of
 from .probing import Probed
 
-RESIZE = "cover-bicubic/1"  # of cached values; a change of decode.resize_crop changes it
+RESIZE = "cover-bicubic/1"  # of cached values; a change of resize_crop changes it
 TRAINED = "trained"  # fingerprint of an encoder that learns: what it makes is not kept
 CAPTIONS = ("text", "motion")
 
@@ -40,6 +42,14 @@ class Encoders(Protocol):
     def motion(self, caption: str) -> Tensor: ...  # (m, d)
 
     def image(self, frame: Tensor) -> Tensor: ...  # (3, h, w) in [0, 1] -> features
+
+
+def resize_crop(frames: np.ndarray, height: int, width: int) -> Tensor:
+    """(t, h, w, 3) uint8 -> (t, 3, height, width) in [0, 1]: scaled to cover that size, cropped at its centre."""
+    out = torch.empty(len(frames), 3, height, width)
+    for i, frame in enumerate(frames):  # one by one: a large video as floating point numbers is larger still
+        out[i] = resize_cover_crop(torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255, height, width)[0]
+    return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -689,7 +689,7 @@ def test_programs_changed_at_random(tmp_path):
 def peak_of(arguments, log) -> int:
     """Bytes of a command's own memory at its highest, beside the pages of files."""
     process, highest = start(arguments, log), 0
-    with contextlib.suppress(FileNotFoundError):  # it has come to its end
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has come to its end
         while process.is_alive():
             lines = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
             highest = max(highest, next((int(x.split()[1]) * 1024 for x in lines if x.startswith("RssAnon")), 0))
