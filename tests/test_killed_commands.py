@@ -1,7 +1,7 @@
 """Every command that writes, ended at random moments: each file is there whole or not at all, what was read is as it
 was, and nothing half-written stays: SIGTERM takes its own away, after SIGKILL the same command does.
 
-    KILLS=20 python -m pytest tests/test_killed_commands.py        the long version; 2 of each signal otherwise
+    KILLS=20 python -m pytest tests/test_killed_commands.py        the long version; one of each signal otherwise
 """
 
 import json
@@ -26,7 +26,7 @@ from .videos import read_video
 
 pytestmark = pytest.mark.skipif(not FORKS, reason="Windows has neither forks nor these signals")
 
-KILLS = int(os.environ.get("KILLS", "2"))
+KILLS = int(os.environ.get("KILLS", "1"))
 TERMINATED, STOPPED = 143, 130
 PICTURE = DEMO / "pictures" / "red_circle.png"
 CLIP = ["--text", "a red circle", "--steps", "2", "--frames", "2", "--device", "cpu"]

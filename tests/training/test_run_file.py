@@ -274,7 +274,7 @@ def test_run_files_with_one_value_replaced_are_told(tmp_path, capsys):
         ["x"] * 50,
         "é",
     ]
-    for case in range(150):
+    for case in range(60):
         broken = json.loads(json.dumps(whole))
         table, path = broken, []
         while isinstance(table, dict | list) and table and (not path or random.random() < 0.85):
