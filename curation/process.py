@@ -31,7 +31,7 @@ from .nsfw import open_nsfw
 from .overlay import overlay
 from .pictures import Box, picture_box, within
 from .rows import Clip, Source
-from .store import told
+from .store import writing
 from .text import open_reader
 
 ROWS, VIDEO, STILL, STRIP = "rows.json", "{:04d}.mp4", "{:04d}.jpg", "{:04d}.strip.jpg"
@@ -61,7 +61,7 @@ def process(path: Path, config: CurationConfig, source_id: str, folder: Path) ->
     source.source_id, source.clips = source_id, len(clips)
     source.problem = (source.problem or problem).replace(str(path), ITSELF)
     rows = {"source": asdict(source), "clips": [asdict(clip) for clip in clips], "seconds": seconds}
-    with told(folder), whole(folder / ROWS) as temporary:
+    with writing(folder), whole(folder / ROWS) as temporary:
         temporary.write_text(json.dumps(rows), "utf-8", errors="surrogateescape")
 
 
@@ -146,7 +146,7 @@ def _row(
             if config.clips.crop
             else Box(0, 0, source_width // 2 * 2, source_height // 2 * 2)
         )
-        pictures = [within(look, box) for look in looks]
+        inside = [within(look, box) for look in looks]
     duration, (width, height) = found.end - found.start, _size(box, config.clips.height)
     clip = Clip(
         clip=f"{source_id[:16]}-{number:04d}",
@@ -176,20 +176,20 @@ def _row(
     with seconds.of("motion"):
         clip.motion = scores.motion(looks)
     with seconds.of("scores"):
-        clip.sharpness = scores.sharpness(pictures)
-        clip.brightness, clip.contrast = scores.brightness(pictures), scores.contrast(pictures)
+        clip.sharpness = scores.sharpness(inside)
+        clip.brightness, clip.contrast = scores.brightness(inside), scores.contrast(inside)
         clip.hashes = scores.hashes(looks, box)
     with seconds.of("overlay"):
-        clip.overlay = overlay(pictures)
+        clip.overlay = overlay(inside)
     reader = open_reader(config.scores.text)
     if reader is not None:
         with seconds.of("text"):
-            text = reader.read(pictures)
+            text = reader.read(inside)
         clip.text, clip.text_found, clip.text_by = text.area, text.words, reader.name
     judge = open_nsfw(config.scores.nsfw)
     if judge is not None:
         with seconds.of("nsfw"):
-            clip.nsfw = judge(pictures)
+            clip.nsfw = judge(inside)
     return clip
 
 
@@ -215,5 +215,5 @@ def _jpeg(picture: np.ndarray, side: int) -> bytes:
 
 
 def _save(path: Path, data: bytes) -> None:
-    with told(path.parent), whole(path) as temporary:
+    with writing(path.parent), whole(path) as temporary:
         temporary.write_bytes(data)

@@ -15,7 +15,7 @@ from ..files import whole
 from ..libraries import library
 from .config import ShardsConfig
 from .rows import Clip, Source
-from .store import Store, told
+from .store import Store, writing
 
 SHARD, SHARDS = "clips-{:06d}.tar", "clips-" + "[0-9]" * 6 + ".tar"
 KINDS = {"str": "string", "int": "int64", "float": "float64", "bool": "bool_"}
@@ -32,7 +32,7 @@ def write_shards(store: Store, clips: Sequence[Clip], config: ShardsConfig, step
             clip.shard = name
         digest = hashlib.blake2b(json.dumps([_facts(clip) for clip in part]).encode(), digest_size=16).hexdigest()
         if known.get(name) != [digest, *_state(store.out / name)]:
-            with told(store.out), whole(store.out / name) as temporary, tarfile.open(temporary, "w") as tar:
+            with writing(store.out), whole(store.out / name) as temporary, tarfile.open(temporary, "w") as tar:
                 for clip in part:
                     _add(tar, store, clip)
                     step()
@@ -43,7 +43,7 @@ def write_shards(store: Store, clips: Sequence[Clip], config: ShardsConfig, step
                 step()
     for left in sorted(store.out.glob(SHARDS)):
         if left.name not in names:
-            with told(store.out):
+            with writing(store.out):
                 left.unlink()
             known.pop(left.name, None)
     _know(store, known)
@@ -102,7 +102,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _know(store: Store, known: dict[str, list]) -> None:
-    with told(store.out), whole(store.work / "shards.json") as temporary:
+    with writing(store.out), whole(store.work / "shards.json") as temporary:
         temporary.write_text(json.dumps(known), "utf-8")
 
 
@@ -126,7 +126,7 @@ def write_table(path: Path, rows: Sequence[Clip] | Sequence[Source], kind: type)
         if form == arrow.string():
             values = [_clean(v) for v in values]
         columns[field.name] = arrow.array(values, form)
-    with told(path.parent), whole(path) as temporary:
+    with writing(path.parent), whole(path) as temporary:
         parquet.write_table(arrow.table(columns), temporary, compression="zstd")
 
 

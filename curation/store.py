@@ -53,7 +53,7 @@ class Store:
         return self.work / "run.json"
 
     def begin(self) -> None:
-        with told(self.out):
+        with writing(self.out):
             for name in ("sources", "clips", "captions", "tmp"):
                 (self.work / name).mkdir(parents=True, exist_ok=True)
 
@@ -82,7 +82,7 @@ class Store:
             return None
 
     def tell(self, outcome: Outcome) -> None:
-        with told(self.out), whole(self.work / "sources" / f"{outcome.key}.json") as temporary:
+        with writing(self.out), whole(self.work / "sources" / f"{outcome.key}.json") as temporary:
             temporary.write_text(json.dumps(asdict(outcome)), "utf-8")
 
     def clips(self, source_id: str) -> Path:
@@ -94,7 +94,7 @@ class Store:
 
     def outdate(self, source_id: str) -> None:
         """What was made of a content has to be made again, and stays until that is done."""
-        with told(self.out):
+        with writing(self.out):
             (self.clips(source_id) / OUTDATED).touch()
 
     @contextmanager
@@ -103,11 +103,11 @@ class Store:
         it meanwhile."""
         place = self.work / "tmp" / f"{shard}.{secrets.token_hex(6)}"
         try:
-            with told(self.out):
+            with writing(self.out):
                 place.mkdir()
             yield place
             target = self.clips(source_id)
-            with told(self.out):
+            with writing(self.out):
                 target.parent.mkdir(exist_ok=True)
                 if (target / OUTDATED).exists():
                     os.rename(target, self.work / "tmp" / f"gone.{place.name}")
@@ -122,7 +122,7 @@ class Store:
 
 
 @contextmanager
-def told(out: Path) -> Iterator[None]:
+def writing(out: Path) -> Iterator[None]:
     """What the system says of OUT, as a sentence."""
     try:
         yield
