@@ -271,12 +271,16 @@ def say(result: Result, out: Path) -> None:
     """What came of it, for a person."""
     counted, spent = result.facts, result.spent
     if spent.worked and spent.wall > 0:
-        cores = f"{spent.core / spent.wall:.2g} cores busy"
-        print(f"{spent.worked} sources in {page.time(spent.wall)}, {cores}, {60 * spent.hours:.3g} minutes of video")
+        video = f"{60 * spent.hours:.3g} minutes of video"
+        busy = f"{spent.core / spent.wall:.2g} cores busy"
+        print(f"{_count(spent.worked, 'source')} in {page.time(spent.wall)}: {video}, {busy}")
     if counted is None:
-        print(f"{result.done} sources of this job are done; the set is put together once the others are.")
+        done = _count(result.done, "source")
+        print(f"This job is done, with {done}; the set is put together once the others are.")
         return
-    print(
-        f"{counted['sources']} sources, {counted['scenes']} scenes, {counted['clips']} clips, {counted['kept']} kept: "
-        f"{out / 'report.html'}"
-    )
+    found = ", ".join(_count(counted[name], name.removesuffix("s")) for name in ("sources", "scenes", "clips"))
+    print(f"{found}, {counted['kept']} kept: {out / 'report.html'}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
