@@ -251,7 +251,9 @@ def _notes(there: Gathered, found: Sources, config: CurationConfig, versions: Se
     notes += there.notes
     cut = [source.source for source in there.sources if source.problem and source.status == "ok"]
     if cut:
-        notes.append(f"{len(cut)} sources could be read only in part, {cut[0]} among them; what could be read counts.")
+        notes.append(
+            f"{_count(len(cut), 'source')} could be read only in part, {cut[0]} among them; what could be read counts."
+        )
     if len(versions) > 1:
         named = [{f"{name} {number}" for name, number in one.items()} for one in versions]
         changed = sorted(set.union(*named) - set.intersection(*named))
@@ -259,11 +261,11 @@ def _notes(there: Gathered, found: Sources, config: CurationConfig, versions: Se
     lost = sum(clip.reason == assemble.NOT_ENCODED for clip in there.clips)
     if lost:
         notes.append(
-            f"{lost} clips were rejected when they were found and are wanted now, but their sources could not be read "
-            "again; restore those, and give the same line again."
+            f"Rejected when found and wanted now, but of sources that could not be read again: {_count(lost, 'clip')}; "
+            "restore those, and give the same line again."
         )
     if found.passed_over:
-        notes.append(f"{len(found.passed_over)} other files were passed over; report.json names them.")
+        notes.append(f"Passed over: {_count(len(found.passed_over), 'other file')}, named in report.json.")
     return notes
 
 

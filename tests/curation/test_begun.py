@@ -124,7 +124,7 @@ def test_what_there_was_stays_where_it_cannot_be_made_anew(videos, tmp_path):
     reasons = [row["reason"] for row in parquet.read_table(out / "clips.parquet").to_pylist() if not row["kept"]]
     assert reasons == ["not_encoded"] * 2
     notes = " ".join(json.loads((out / "report.json").read_text())["notes"])
-    assert "2 clips were rejected when they were found and are wanted now" in notes
+    assert "sources that could not be read again: 2 clips" in notes
 
 
 def _rows(videos: Path, out: Path) -> list[dict]:
