@@ -22,7 +22,7 @@ SURE, DOUBTFUL = 2.0, 1.0  # of all that is said: it is a mark; it may be one, w
 AS_SURE = 0.3  # less, and one place is as sure as another
 NEAR, REMOTE = {"from side": 8.7, "from top": 12.9, "at edge": 163.6}, 5.0  # farther off, a place is not looked at
 STILL = 0.25  # of the edges' energy: less is of edges that move
-TILED = 9.8  # deviations above chance
+TILED = 9.8  # deviations above chance, times the part of the places where it comes again
 # A place is judged in three ways, each of them all traits added up, from -1 to 1 (tanh), and what these say is added
 # up. The numbers are those of a network of one hidden layer, found by descent: cross-entropy of all places of corpora
 # that `dreamfactory curate-quality --scale full` makes, traits as deviations from their mean, weights decaying; a
