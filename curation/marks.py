@@ -20,12 +20,13 @@ FAINT = 15.0  # of a Sobel: the same of those that stand out
 STAYS = 0.55  # of 1: how alike slopes of all frames are where they stay
 LEVELS = (30, 60, 110, 180, 280, 420)  # of a Sobel: a mark may have stronger edges than what it lies on
 GAPS = (0.03, 0.06)  # of the shorter side, between edges of one mark
-SMALL, HIGH, WIDE = 0.03, 0.3, 0.45  # of the shorter side, of the height, of the width: a mark's extent
+SMALL, LONG = 0.03, 0.05  # of the shorter side: a mark's shorter and longer side, at least
+HIGH, WIDE = 0.3, 0.45  # of the height, of the width: at most
 EDGES = 16  # pixels of them, at least
 OUTER = 0.3  # of the shorter side: as near to the edge of the picture is a mark
 RING = 0.05  # of the shorter side: what is around a mark
 BLUR = 0.015  # of the shorter side: how far its own edges reach
-MUCH = 150.0  # of a Sobel: steeper counts as this
+FEW = 50  # pixels of edges that stay, by which it is not known how sharp a clip is
 
 
 class Slopes:
@@ -38,12 +39,14 @@ class Slopes:
         mean = np.zeros((2, self.height, self.width), np.float32)
         self.energy, evened_energy = np.zeros_like(mean[0]), np.zeros_like(mean[0])
         self.halves = np.zeros((2, *mean.shape), np.float32)  # of every second frame, and of the others
+        self.evened = list[np.ndarray]()  # (2, h, w) of each frame
         for number, (luma, picture) in enumerate(zip(self.lumas, pictures, strict=True)):
             slope = _slope(luma)
             red, _, blue = cv2.split(picture)
             slope += _slope(cv2.addWeighted(red, 0.5, blue, -0.5, 128))  # some marks differ in colour alone
             steep = cv2.magnitude(slope[0], slope[1])
             evened = slope / (steep + ENOUGH)
+            self.evened.append(evened)
             self.halves[number % 2] += evened
             mean += slope / self.count
             self.energy += steep * steep / self.count
@@ -57,12 +60,36 @@ class Slopes:
     @cached_property
     def middle(self) -> np.ndarray:
         """The median of the frames."""
-        return np.median(self.lumas, 0).astype(np.float32)
+        ordered: list[np.ndarray] = list(self.lumas)
+        for turn in range(self.count):  # each changes places with its neighbour; so all pixels are ordered at once
+            for k in range(turn % 2, self.count - 1, 2):
+                one, other = ordered[k], ordered[k + 1]
+                ordered[k], ordered[k + 1] = cv2.min(one, other), cv2.max(one, other)
+        return (ordered[(self.count - 1) // 2].astype(np.float32) + ordered[self.count // 2]) / 2
+
+    @cached_property
+    def sharp(self) -> np.ndarray:
+        """How much of a step from dark to light is made from one pixel to the next, 0 to 1."""
+        kernel = np.ones((7, 7), np.uint8)
+        height = cv2.dilate(self.middle, kernel) - cv2.erode(self.middle, kernel)
+        steep = cv2.magnitude(cv2.Sobel(self.middle, cv2.CV_32F, 1, 0), cv2.Sobel(self.middle, cv2.CV_32F, 0, 1))
+        return steep / (4 * height + 8)
+
+    @cached_property
+    def sharpest(self) -> float:
+        """The same of the sharper ones of all edges that stay."""
+        sharp = self.sharp[self.stays & (self.steep > STEEP)]
+        return float(np.percentile(sharp, 75)) if len(sharp) > FEW else 0.4
 
     @cached_property
     def restless(self) -> np.ndarray:
         """The deviation of luma over time."""
-        return self.lumas.std(0, dtype=np.float32)
+        total, squares = np.zeros((2, self.height, self.width), np.float32)
+        for luma in self.lumas:
+            cv2.accumulate(luma, total)
+            cv2.accumulateSquare(luma, squares)
+        mean = total / self.count
+        return np.sqrt(np.maximum(squares / self.count - mean * mean, 0))
 
 
 def slopes(pictures: Sequence[np.ndarray]) -> Slopes:
@@ -151,6 +178,7 @@ def _shaped(there: Slopes, stats: np.ndarray) -> np.ndarray:
     left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
     beside = np.minimum(left, there.width - left - w), np.minimum(top, there.height - top - h)
     shaped = (np.minimum(w, h) >= SMALL * there.short) & (h <= HIGH * there.height) & (w <= WIDE * there.width)
+    shaped &= np.maximum(w, h) >= LONG * there.short
     shaped &= (np.minimum(*beside) <= OUTER * there.short) & (stats[:, cv2.CC_STAT_AREA] >= EDGES)
     return np.flatnonzero(shaped[1:]) + 1
 
@@ -162,16 +190,17 @@ class Sums:
     """Of maps over rectangles."""
 
     def __init__(self, there: Slopes) -> None:
-        steep, energy = there.steep, there.energy
         maps = {
-            "kept": steep * steep,
-            "energy": energy,
-            "evened": np.minimum(steep, MUCH),
-            "still": (there.stays & (steep > STEEP)).astype(np.float32),
-            "edges": (energy > STEEP**2).astype(np.float32),
+            "kept": there.steep * there.steep,
+            "energy": there.energy,
+            "still": (there.stays & (there.steep > STEEP)).astype(np.float32),
+            "alike": there.alike,
             "restless": there.restless,
+            "luma": there.middle,
         }
         self.sums = {name: cv2.integral(one, sdepth=cv2.CV_64F) for name, one in maps.items()}
+        energy, kept = (float(self.sums[name][-1, -1]) for name in ("energy", "kept"))
+        self.moves = (energy - kept) / (energy + 1)  # the part of all edges' energy that is of edges that move
 
     def of(self, name: str, box: Rectangle) -> float:
         s = self.sums[name]
@@ -194,41 +223,49 @@ def traits(there: Slopes, sums: Sums, candidate: Candidate) -> dict[str, float]:
     whole, short = Rectangle(0, 0, there.width, there.height), there.short
     inner = box.grown(max(3, round(BLUR * short)), whole)
     outer = inner.grown(max(6, round(RING * short)), whole)
-    ring = {name: sums.of(name, outer) - sums.of(name, inner) for name in sums.sums}
-    mine = {name: sums.of(name, box) for name in sums.sums}
-    every = {name: sums.of(name, whole) for name in sums.sums}
-    around, area = max(1, outer.area - inner.area), box.area
-    steep = there.steep[box.rows, box.columns]
-    sharp = _sharp(there.middle, box.grown(2, whole), box)[edges]
-    restless = float(there.restless[box.rows, box.columns][edges].mean())
-    plain = float(np.minimum(steep, MUCH)[~edges].mean()) if not edges.all() else 0.0
+    size = max(1, outer.area - inner.area)
+    ring = {name: (sums.of(name, outer) - sums.of(name, inner)) / size for name in sums.sums}
+    mine = {name: sums.of(name, box) / box.area for name in sums.sums}
+    sharp, filled = there.sharp[box.rows, box.columns][edges], _filled(edges)
     return {
-        "share": float(np.log(mine["kept"] / (every["kept"] + 1) + 1e-3)),
-        "still share": float(np.log(mine["still"] / (every["still"] + 1) + 1e-3)),
-        "apart": float(np.log(ring["kept"] / around / (mine["kept"] / area + 1) + 1e-2)),
-        "still around": min(1.0, ring["still"] / around),
-        "edges around": min(1.0, ring["edges"] / around),
+        # How it differs from what is around it.
+        "apart": _log(ring["kept"] / (mine["kept"] + 1) + 1e-2),
+        "still around": min(1.0, ring["still"]),
+        "alike around": ring["alike"],
+        "quiet": _log((mine["energy"] - mine["kept"] + 20) / (ring["energy"] - ring["kept"] + 20)),
+        "calm": _log((mine["restless"] + 0.5) / (ring["restless"] + 0.5)),
+        "light": (mine["luma"] - ring["luma"]) / 255,
+        # How it is drawn.
         "sharp": float(np.median(sharp)),
         "sharpest": float(np.percentile(sharp, 75)),
+        "sharpest of all": _log((float(np.percentile(sharp, 75)) + 0.02) / (there.sharpest + 0.02)),
+        "filled": float(filled.mean()),
+        "area": _log(float(filled.sum()) / short**2),
+        "height": _log(box.height / short),
+        "width": _log(box.width / short),
+        # Where it is, and when.
         **placed(there, box),
-        "restless": float(np.log(restless / (ring["restless"] / around + 0.5) + 0.1)),
-        "moves": (mine["energy"] - mine["kept"]) / (mine["energy"] + 1),
-        "moves around": (ring["energy"] - ring["kept"]) / (ring["energy"] + around * 200),
-        "all moves": (every["energy"] - every["kept"]) / (every["energy"] + 1),
-        "all still": min(1.0, every["still"] / whole.area),
-        "differs": 1 - float(there.alike[box.rows, box.columns][edges].mean()),
-        "plain": float(np.log((plain + 1) / (ring["evened"] / around + 4))),
-        "full": float(edges.mean()),
-        "steep": float(np.log(steep[edges].mean())),
-        "height": float(np.log(box.height / short)),
-        "width": float(np.log(box.width / short)),
+        "least": _least(there, candidate),
+        "all moves": sums.moves,
     }
 
 
-def _sharp(image: np.ndarray, grown: Rectangle, box: Rectangle) -> np.ndarray:
-    """How much of a step from dark to light is made from one pixel to the next, 0 to 1."""
-    part, kernel = image[grown.rows, grown.columns], np.ones((7, 7), np.uint8)
-    height = cv2.dilate(part, kernel) - cv2.erode(part, kernel)
-    steep = cv2.magnitude(cv2.Sobel(part, cv2.CV_32F, 1, 0), cv2.Sobel(part, cv2.CV_32F, 0, 1))
-    top, left = box.top - grown.top, box.left - grown.left
-    return (steep / (4 * height + 8))[top : top + box.height, left : left + box.width]
+def _log(value: float) -> float:
+    return float(np.log(value))
+
+
+def _least(there: Slopes, candidate: Candidate) -> float:
+    """How much of the edges there is in the frame that has least of them; 1: as much as in all."""
+    box, edges = candidate.box, candidate.edges
+    frames = [evened[:, box.rows, box.columns][:, edges] for evened in there.evened]
+    total = sum(frames, start=np.zeros_like(frames[0]))
+    way = total / (np.hypot(total[0], total[1]) + 1e-3)
+    there_of = [float((frame * way).sum(0).mean()) for frame in frames]
+    return min(there_of) / (sum(there_of) / len(there_of) + 1e-3)
+
+
+def _filled(edges: np.ndarray) -> np.ndarray:
+    """The edges, and what they go all around."""
+    drawn = cv2.morphologyEx(np.pad(edges.astype(np.uint8), 2), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    _, labels = cv2.connectedComponents(1 - drawn, connectivity=4)
+    return (labels != labels[0, 0])[2:-2, 2:-2]

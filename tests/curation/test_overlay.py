@@ -62,6 +62,19 @@ def test_a_logo_that_goes_with_the_scene_is_none():
     assert not overlay(frames)
 
 
+def grainy(frames, deviation=6.0):
+    """As filmed: no frame has the grain of another."""
+    grain = np.random.default_rng(0).normal(0, deviation, frames.shape)
+    return np.clip(frames + grain, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("at", CORNERS.values(), ids=CORNERS)
+def test_a_logo_has_no_grain_where_the_camera_stands_still(at):
+    scene = grainy(wall(6, speed=0))
+    assert not overlay(scene)
+    assert covers(overlay_boxes(mark(scene, at)), at)
+
+
 @pytest.mark.parametrize("strength", [0.4, 0.25])
 def test_a_tiled_watermark_is_found_and_covers_all(strength):
     frames = wall(3)
@@ -79,6 +92,15 @@ def test_windows_of_a_house_that_passes_are_no_watermark():
             cv2.rectangle(house, (left, top), (left + 12, top + 16), (60, 60, 80), -1)
     frames = np.stack([house[:, 37 * k : 37 * k + 480] for k in range(7)])
     assert not overlay(frames)
+
+
+def test_bricks_in_a_few_places_are_no_watermark():
+    """At even steps, but not wherever these lead to; the camera stands still."""
+    still = wall(7, speed=0)
+    for top in range(150, 250, 40):
+        for left in range(20, 200, 60):
+            still[:, top : top + 16, left : left + 36] = (150, 60, 50)
+    assert overlay_boxes(still) != [(0.0, 0.0, 1.0, 1.0)]
 
 
 def test_too_few_frames_tell_nothing():
