@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from .tiled import tiles
 
 FEWEST, MOST = 4, 12  # frames that tell anything; that are looked at
 SURE, DOUBTFUL = 2.0, 1.0  # of all that is said: it is a mark; it may be one, where hardly anything moves
+PLACES = 8  # that are told of a clip
 AS_SURE = 0.3  # less, and one place is as sure as another
 NEAR, REMOTE = {"from side": 8.7, "from top": 12.9, "at edge": 163.6}, 5.0  # farther off, a place is not looked at
 STILL = 0.25  # of the edges' energy: less is of edges that move
@@ -49,36 +51,51 @@ WEIGHTS = {
     "sharpest of all": (0.55, 0.54, 0.22),
     "area": (0.09, 0.10, 0.18),
 }
-Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]  # left, top, width, height: parts of the picture
 
 
-def overlay(pictures: Sequence[np.ndarray]) -> float | None:
-    """The part of the picture under boxes around it, 0 to 1. None: it cannot be told."""
-    boxes = overlay_boxes(pictures)
-    if boxes is None:
-        return None
-    return round(min(1.0, sum(w * h for _, _, w, h in boxes)), 5)
+@dataclass(frozen=True)
+class Marks:
+    """Of a clip. boxes: what is laid over it, of a tiled watermark one that is the whole; None: it cannot be told.
+    maybe: the surest places, with how sure they are, which need not be enough."""
+
+    boxes: list[Box] | None
+    maybe: list[tuple[float, Box]]
 
 
-def overlay_boxes(pictures: Sequence[np.ndarray]) -> list[Box] | None:
-    """(left, top, width, height), parts of the picture; of a tiled watermark one that is the whole."""
+def covered(boxes: Sequence[Box] | None) -> float | None:
+    """The part of the picture under boxes, 0 to 1. None: it cannot be told."""
+    return None if boxes is None else round(min(1.0, sum(w * h for _, _, w, h in boxes)), 5)
+
+
+def marks(pictures: Sequence[np.ndarray]) -> Marks:
+    """pictures: (h, w, 3) bytes each, of one scene, in order."""
     if len(pictures) < FEWEST:
-        return None
+        return Marks(None, [])
     picks = np.unique(np.linspace(0, len(pictures) - 1, MOST).round().astype(int))
     there = slopes([pictures[k] for k in picks])
     if tiles(there) >= TILED:
-        return [(0.0, 0.0, 1.0, 1.0)]
+        return Marks([(0.0, 0.0, 1.0, 1.0)], [])
     sums = Sums(there)
     places = _rated(there, sums)
-    found = list[Rectangle]()
+    found, apart = list[Rectangle](), list[tuple[float, Rectangle]]()
     for rating, box in places:
-        if rating >= SURE and not any(box.touches(other) for other in found):
+        if len(apart) < PLACES and not any(box.touches(other) for _, other in apart):
             as_sure = [one for other, one in places if other >= rating - AS_SURE and one.touches(box)]
-            found.append(max(as_sure, key=lambda one: one.area))  # not what is drawn inside of it
+            largest = max(as_sure, key=lambda one: one.area)  # not what is drawn inside of it
+            apart.append((rating, largest))
+            if rating >= SURE:
+                found.append(largest)
+    maybe = [(rating, _parts(box, there)) for rating, box in apart]
     if not found and places and places[0][0] >= DOUBTFUL and sums.moves < STILL:
-        return None
+        return Marks(None, maybe)
+    return Marks([_parts(box, there) for box in found], maybe)
+
+
+def _parts(box: Rectangle, there: Slopes) -> Box:
+    """Left, top, width, height, of the picture."""
     height, width = there.height, there.width
-    return [(b.left / width, b.top / height, b.width / width, b.height / height) for b in found]
+    return box.left / width, box.top / height, box.width / width, box.height / height
 
 
 def _rated(there: Slopes, sums: Sums) -> list[tuple[float, Rectangle]]:

@@ -28,8 +28,9 @@ from .analysis import PROGRESS, Analysis, Found, Seconds
 from .annotate import pictures
 from .config import CurationConfig
 from .nsfw import open_nsfw
-from .overlay import overlay
+from .overlay import covered, marks
 from .pictures import Box, picture_box, within
+from .repeated import Repeated
 from .rows import Clip, Source
 from .store import writing
 from .text import open_reader
@@ -44,11 +45,11 @@ SHOWN, TILE = 4, 112  # frames of a strip, and pixels that they are high
 def process(path: Path, config: CurationConfig, source_id: str, folder: Path) -> None:
     """folder: an empty one. Rows do not say how the file is called. Raises InputError (the source's), CannotWrite."""
     seconds, clips, problem = Seconds(), [], ""
-    analysis = Analysis(path, config, seconds)
+    analysis, repeated = Analysis(path, config, seconds), Repeated()
     with closing(Clips(path, config, folder, seconds)) as written:
         try:
             for found in analysis:
-                clip = _row(found, analysis, len(clips), source_id, config, seconds)
+                clip = _row(found, analysis, len(clips), source_id, config, seconds, repeated)
                 clips.append(clip)
                 written.write(clip, found, analysis)
         except (av.error.FFmpegError, Image.DecompressionBombError) as error:
@@ -57,6 +58,8 @@ def process(path: Path, config: CurationConfig, source_id: str, folder: Path) ->
             problem = f"{path} cannot be decoded any further ({error})."
             if not clips:
                 raise InputError(problem) from error
+    for clip, boxes in zip(clips, repeated.boxes(), strict=True):
+        clip.overlay = covered(boxes)
     source = analysis.source
     source.source_id, source.clips = source_id, len(clips)
     source.problem = (source.problem or problem).replace(str(path), ITSELF)
@@ -136,7 +139,13 @@ class Clips:
 
 
 def _row(
-    found: Found, analysis: Analysis, number: int, source_id: str, config: CurationConfig, seconds: Seconds
+    found: Found,
+    analysis: Analysis,
+    number: int,
+    source_id: str,
+    config: CurationConfig,
+    seconds: Seconds,
+    repeated: Repeated,
 ) -> Clip:
     source_width, source_height = analysis.size
     looks = found.looks
@@ -180,7 +189,9 @@ def _row(
         clip.brightness, clip.contrast = scores.brightness(inside), scores.contrast(inside)
         clip.hashes = scores.hashes(looks, box)
     with seconds.of("overlay"):
-        clip.overlay = overlay(inside)
+        laid = marks(inside)
+        clip.overlay = covered(laid.boxes)
+        repeated.add(laid, inside)
     reader = open_reader(config.scores.text)
     if reader is not None:
         with seconds.of("text"):

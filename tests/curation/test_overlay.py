@@ -13,11 +13,11 @@ from .moving_pictures import SIZE, mark, wall, words
 
 
 def overlay(frames):
-    return laid.overlay(list(frames))
+    return laid.covered(laid.marks(list(frames)).boxes)
 
 
 def overlay_boxes(frames):
-    found = laid.overlay_boxes(list(frames))
+    found = laid.marks(list(frames)).boxes
     assert found is not None  # it can be told
     return found
 
