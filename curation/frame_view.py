@@ -50,6 +50,7 @@ class View:
         self.square = np.diag(self.products).copy()
         self.least = 2 * luma.shape[1] * BLANK**2
         self.contrast = np.sqrt(self.square / luma.shape[1])
+        self.level = np.array(frames.level)
 
     def unlike(self, a: int | np.ndarray, b: int | np.ndarray) -> np.ndarray:
         """1 - correlation, for frames of equal contrast; about 0 between two that show nothing."""

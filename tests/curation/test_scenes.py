@@ -123,6 +123,36 @@ def test_what_happens_within_a_scene_is_no_transition(event):
     assert found(ONE_SCENE[event]()) == []
 
 
+def crossed(frames, first, last, seed=9):
+    """Something bright and large goes by from left to right, from the frame `first` to `last`."""
+    frames, thing = frames.copy(), scene(seed, 1)[0] + 100
+    height, width = SIZE
+    rows, columns = np.mgrid[:height, :width]
+    for k in range(first, last + 1):
+        middle = -50 + (width + 100) * (k - first) / (last - first)
+        inside = np.hypot(rows - 0.5 * height, columns - middle) < 48
+        frames[k][inside] = np.roll(thing, round(middle), axis=1)[inside]
+    return frames
+
+
+def faded_out_and_in(colour, count=20):
+    """From 40 frames of a scene to a colour, and from it to 40 of another."""
+    a, b = scene(1, 40 + count), scene(2, 40 + count)
+    out, into = np.linspace(1, 0, count)[:, None, None, None], np.linspace(0, 1, count)[:, None, None, None]
+    return np.concatenate([a[:40], colour + (a[40:] - colour) * out, colour + (b[:count] - colour) * into, b[count:]])
+
+
+@pytest.mark.parametrize("colour", [0, 40, 120, 235])
+def test_a_fade_may_go_to_any_colour(colour):
+    assert [kind for kind, _, _ in found(faded_out_and_in(colour))] == [FADE]
+
+
+@pytest.mark.parametrize("taking", [10, 16, 24])
+def test_what_goes_by_in_front_of_a_dark_wall_is_no_fade(taking):
+    wall = 30 + 0.04 * scene(3, 120)
+    assert FADE not in [kind for kind, _, _ in found(crossed(wall, 50, 50 + taking))]
+
+
 def test_frames_count_and_not_their_times():
     """Of variable rate: the same frames are found; when they are shown is another matter."""
     frames = np.concatenate([joined(CUT), joined(DISSOLVE)])
