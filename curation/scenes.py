@@ -19,7 +19,7 @@ import numpy as np
 from .config import ScenesConfig
 from .cuts import cuts
 from .fades import fades
-from .frame_view import SIZE, Frames, View, again
+from .frame_view import SIZE, Frames, View, again, is_back
 from .gradual import Gradual
 from .ramp import ramp
 from .rows import CUT, DISSOLVE, FADE, WIPE
@@ -107,7 +107,14 @@ class TransitionFinder:
     def _without_interruptions(self, view: View, transitions: list[Transition]) -> list[Transition]:
         """In order; without gradual changes, one or two, on whose sides the same scene is."""
         ordered, dropped = sorted(transitions, key=lambda t: (t.first, t.last)), set[int]()
-        gradual = [k for k, transition in enumerate(ordered) if transition.kind != CUT]
+        gradual = [k for k, transition in enumerate(ordered) if transition.kind in (DISSOLVE, FADE)]
+        clear = [t for t in (self.open, *ordered) if t is not None and t.kind in (CUT, FADE)]
+        for k, one in enumerate(ordered):
+            if one.kind in (DISSOLVE, WIPE):
+                least = max((t.last for t in clear if t.last <= one.first), default=0)
+                most = min((t.first for t in clear if t.first >= one.last), default=self.count)
+                if is_back(view, one.first, one.last, least, most, HIDDEN * self.stride, self.stride):
+                    dropped.add(k)
         for one in gradual:
             for other in gradual:
                 first, last = ordered[one].first - 1, ordered[other].last
