@@ -131,11 +131,16 @@ def is_back(view: View, first: int, last: int, least: int, most: int, hidden: in
                 beyond = others < first
             # What goes through black is a fade.
             beyond &= np.logical_and.accumulate(view.contrast[others - view.base] >= BLANK)
-            away = view.away(here, others)
-            gone = np.maximum.accumulate(away)
-            if ((away < BACK * gone) & (gone > STILL) & beyond).any():
+            if (comes_back(view, here, others) & beyond).any():
                 return True
     return False
+
+
+def comes_back(view: View, here: int, others: np.ndarray) -> np.ndarray:
+    """At which of frames, in order, a picture is again, which was gone meanwhile; of all of them."""
+    away = view.away(here, others)
+    gone = np.maximum.accumulate(away)
+    return (away < BACK * gone) & (gone > STILL)
 
 
 def ragged(masks: np.ndarray, where: np.ndarray) -> float:

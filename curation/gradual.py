@@ -145,7 +145,7 @@ class Gradual:
         """None: it is none."""
         if isinstance(window, Sweep):
             wipe = Transition(WIPE, window.first, window.last)
-            return wipe if window.sure >= SURE[0] or (window.sure >= SURE[1] and not self._is_pan(window)) else None
+            return wipe if window.sure >= SURE[0] or not self._is_pan(window) else None
         return self._wipe(window, windows) if window.kind == WIPE else self._dissolve(window)
 
     def _wipe(self, window: Window, windows: list[Window]) -> Transition | None:

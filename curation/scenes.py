@@ -84,7 +84,7 @@ class TransitionFinder:
         view = View(self.frames)
         start, step = self.decided, self.stride
         dark = fades(view, start, until, step, HIDDEN * step)
-        hard = cuts(view, start, until, self.proposed, self.judge.cut)
+        hard = cuts(view, start, until, self.proposed, self.judge.cut, step)
         soft = Gradual(self.frames, view, step, self.judge.change, hard).found(start, until, self.open)
         transitions = [*(Transition(FADE, *span) for span in dark), *(Transition(CUT, k, k) for k in hard)]
         # Half a fade is a mixture of a scene and of black.

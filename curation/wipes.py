@@ -29,6 +29,10 @@ LASTING = 8.5  # frames between the first parts and the last ones, at least, 5 %
 # Parts that turn, times how much of when they do is explained, squared: certain from the first on, likely from the
 # second.
 SURE = (0.5, 0.38)
+ON, SPREAD = (
+    0.5,
+    1.1,
+)  # of the turns of that time, how many are kept at least; frames they deviate by where it is likely
 BEYOND = 8  # frames that a wipe may go on where no part of it is seen to turn
 
 _ROWS, _COLUMNS = SIZE[1] // PART, SIZE[0] // PART
@@ -105,6 +109,7 @@ def _turns(view: View, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _fitted(when: np.ndarray, part: np.ndarray, low: float, high: float) -> tuple[int, int, float] | None:
     """First and last frame, and how sure it is; None: it is no wipe."""
+    turns = len(when)
     for first_time in (True, False, False, False):
         powers = _POWERS[part]
         factors = np.linalg.solve(powers.T @ powers + 1e-6 * np.eye(len(powers.T)), powers.T @ when)
@@ -115,11 +120,16 @@ def _fitted(when: np.ndarray, part: np.ndarray, low: float, high: float) -> tupl
         when, part, off = when[kept], part[kept], off[kept]
         if len(when) < PARTS * len(_X):
             return None
+    if len(when) < ON * turns:
+        return None
     parts = len(np.unique(part)) / len(_X)
     early, late = np.percentile(when, (5, 95))
     if parts < PARTS or late - early < LASTING:
         return None
     explained = 1 - float(np.square(off).sum() / np.square(when - when.mean()).sum())
+    sure = parts * max(explained, 0.0) ** 2
+    if sure < SURE[1] or (sure < SURE[0] and float(np.sqrt(np.mean(off**2))) > SPREAD):
+        return None
     everywhere = np.clip(_POWERS @ factors, max(low, when.min() - BEYOND), min(high, when.max() + BEYOND))
     first, last = min(when.min(), everywhere.min()), max(when.max(), everywhere.max())
-    return int(first), int(np.ceil(last)), parts * max(explained, 0.0) ** 2
+    return int(first), int(np.ceil(last)), sure

@@ -134,7 +134,13 @@ def summed(truths: Sequence[Truth], seen: Sequence[Seen]) -> dict[str, Any]:
         }
         for kind, name in NAMES.items()
     }
-    kinds[ALIKE] = {"found": alike_found, "there": alike, "false": 0, "recall": share(alike_found, alike)}
+    kinds[ALIKE] = {
+        "found": alike_found,
+        "there": alike,
+        "false": 0,
+        "recall": share(alike_found, alike),
+        "precision": None,
+    }
     return {**kinds, "clips": clips, "clips_with_transition": across}
 
 

@@ -173,11 +173,18 @@ def test_a_fade_may_go_to_any_colour(colour):
     assert [kind for kind, _, _ in found(faded_out_and_in(colour))] == [FADE]
 
 
-@pytest.mark.parametrize("taking", [10, 16, 24, 36])
+@pytest.mark.parametrize("taking", [5, 7, 10, 16, 24, 36])
 @pytest.mark.parametrize("contrast", [0.15, 1.0])
 def test_what_goes_by_and_gives_the_scene_back_is_no_transition(taking, contrast):
     wall = 30 + contrast * scene(3, 150)
     assert found(crossed(wall, 50, 50 + taking)) == []
+
+
+@pytest.mark.parametrize("shown", [10, 16, 24])
+def test_a_scene_that_is_shown_for_a_moment_between_two_parts_of_another_lies_between_cuts(shown):
+    frames = scene(1, 150)
+    frames[60 : 60 + shown] = scene(2, shown)
+    assert found(frames) == [(CUT, 60, 60), (CUT, 60 + shown, 60 + shown)]
 
 
 @pytest.mark.parametrize("taking", [10, 16, 24])
