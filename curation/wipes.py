@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from .frame_view import SIZE, View
 
@@ -97,14 +96,23 @@ def _turns(view: View, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     near = 2 * HALF
     padded = np.pad(change, ((AROUND, AROUND), (0, 0)))
     # The largest of the frames near, of those before, of those behind.
-    before = sliding_window_view(padded[: len(change) + AROUND - near - 1], AROUND - near, axis=0).max(-1)
-    behind = sliding_window_view(padded[AROUND + near + 1 :], AROUND - near, axis=0).max(-1)
-    middle = sliding_window_view(padded[AROUND - near : len(padded) - AROUND + near], 2 * near + 1, axis=0).max(-1)
+    before = _largest(padded[: len(change) + AROUND - near - 1], AROUND - near)
+    behind = _largest(padded[AROUND + near + 1 :], AROUND - near)
+    middle = _largest(padded[AROUND - near : len(padded) - AROUND + near], 2 * near + 1)
     turns = (change >= middle) & (change > LEAST) & (change > TIMES * np.maximum(before, behind))
     frame, part = np.nonzero(turns)
     beside = np.clip(frame[:, None] + np.arange(-near, near + 1), 0, len(change) - 1)
     weight = change[beside, part[:, None]]
     return (beside * weight).sum(1) / weight.sum(1), part
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Of so many rows, from each on that has as many behind it."""
+    width = 1
+    while 2 * width <= count:
+        values, width = np.maximum(values[:-width], values[width:]), 2 * width
+    more = count - width
+    return np.maximum(values[: len(values) - more], values[more:])
 
 
 def _fitted(when: np.ndarray, part: np.ndarray, low: float, high: float) -> tuple[int, int, float] | None:
