@@ -1,4 +1,9 @@
-"""Fades: contrast falls steadily to nothing, or rises from it."""
+"""Fades: contrast falls steadily to nothing, or rises from it, of one and the same picture.
+
+A frame of one holds the share w of a scene and the rest of a colour: w of the scene's contrast, its own shape, and a
+level that goes in a straight line with contrast to that of the colour. Something bright that comes into a dark scene
+has contrast rise as steadily, but moves while it does, and what was there before it is no black.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,10 @@ from .frame_view import BLANK, View, again
 
 DARK = 0.15  # of the contrast beside, below which a frame may be the middle of a fade
 REACH = 60  # frames a half of one may take
+BLACK, WHITE = 0.04, 0.94  # luma of what most fades go to
+# How unlike frames that follow each other are in a half, but for contrast, in the middle, at most: where it goes to
+# black or white; to anything else.
+OTHER_SHAPE = (0.5, 0.08)
 
 
 def fades(view: View, start: int, until: int, step: int, hidden: int) -> list[tuple[int, int]]:
@@ -28,6 +37,8 @@ def fades(view: View, start: int, until: int, step: int, hidden: int) -> list[tu
             continue  # it falls on
         here = right + 1
         before, after = _climb(contrast[low::-1], reach, step), _climb(contrast[right:], reach, step)
+        before *= _is_one_picture(view, np.arange(low, low - before - 1, -1), step)
+        after *= _is_one_picture(view, np.arange(right, right + after + 1), step)
         first, last = low - before, right + after
         peaks = [contrast[k] for k, there in ((first, before), (last, after)) if there >= 3 * step]
         if not peaks or min(peaks) < 2 * BLANK or contrast[low] > max(BLANK, DARK * min(peaks)):
@@ -37,6 +48,20 @@ def fades(view: View, start: int, until: int, step: int, hidden: int) -> list[tu
         if not same:
             found.append((view.base + first, view.base + last))
     return found
+
+
+def _is_one_picture(view: View, places: np.ndarray, step: int) -> bool:
+    """Whether frames on their way from the darkest on, by their place in the view, are one scene that comes up. Fewer
+    than are a half of a fade are not looked at, nor are those without contrast that could tell."""
+    contrast, level = view.contrast[places], view.level[places]
+    seen = places[:-step][contrast[:-step] > max(BLANK, DARK * contrast[-1])]
+    if len(places) <= 3 * step or not len(seen):
+        return True
+    towards = step if places[1] > places[0] else -step
+    changes = 1 - view.correlation(view.base + seen, view.base + seen + towards)
+    slope = np.cov(contrast, level, bias=True)[0, 1] / max(float(contrast.var()), 1e-12)
+    colour = float(level.mean() - slope * contrast.mean())
+    return float(np.median(changes)) < OTHER_SHAPE[BLACK < colour < WHITE]
 
 
 def _climb(contrast: np.ndarray, reach: int, step: int) -> int:

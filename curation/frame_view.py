@@ -15,6 +15,9 @@ import numpy as np
 SIZE = (64, 36)
 BLANK = 0.012  # deviation of luma, of 1, below which a frame shows nothing
 AGAIN = 0.6  # how much two frames of one scene correlate at least
+BACK = 0.3  # of how far a picture had gone: it is back again where it is no further away, squared
+BESIDE = (1, 3, 6)  # frames before and behind a change that are looked for on its other side
+STILL = 0.0005  # squared difference, of 1: nothing happened
 MOVED = 0.85  # how alike two frames are at least, once one is moved onto the other, where a camera pans
 
 
@@ -45,17 +48,24 @@ class View:
 
     def __init__(self, frames: Frames) -> None:
         self.base, self.end = frames.base, frames.end
-        luma = np.stack(frames.luma)
+        self.luma = luma = np.stack(frames.luma)
         self.products = (luma @ luma.T).astype(np.float64)
         self.square = np.diag(self.products).copy()
         self.least = 2 * luma.shape[1] * BLANK**2
         self.contrast = np.sqrt(self.square / luma.shape[1])
+        self.level = np.array(frames.level)
 
     def unlike(self, a: int | np.ndarray, b: int | np.ndarray) -> np.ndarray:
         """1 - correlation, for frames of equal contrast; about 0 between two that show nothing."""
         a, b = a - self.base, b - self.base
         both = self.square[a] + self.square[b]
         return (both - 2 * self.products[a, b]) / (both + self.least)
+
+    def away(self, a: int | np.ndarray, b: int | np.ndarray) -> np.ndarray:
+        """How far frames are from each other as they are, light too: the mean of squared differences."""
+        a, b = a - self.base, b - self.base
+        shape = np.maximum(self.square[a] + self.square[b] - 2 * self.products[a, b], 0) / self.luma.shape[1]
+        return shape + np.square(self.level[a] - self.level[b])
 
     def correlation(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Which light does not change; 0 where a frame shows nothing."""
@@ -88,7 +98,8 @@ class View:
 def moved(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether a picture is another one that was moved by a pixel at least, but for its edges."""
     window = cv2.createHanningWindow(SIZE, cv2.CV_32F)
-    across, down = (round(v) for v in cv2.phaseCorrelate(one, other, window)[0])
+    # Copies: it writes what it looks at through the window over what it is given.
+    across, down = (round(v) for v in cv2.phaseCorrelate(one.copy(), other.copy(), window)[0])
     if not 1 <= max(abs(across), abs(down)) < min(SIZE) // 2:
         return False
     a = one[max(0, -down) : SIZE[1] - max(0, down), max(0, -across) : SIZE[0] - max(0, across)]
@@ -100,6 +111,36 @@ def moved(one: np.ndarray, other: np.ndarray) -> bool:
 def again(view: View, first: int, last: int) -> bool:
     """Whether two frames are of the same scene."""
     return bool(view.correlation(np.asarray(first), np.asarray(last)) > AGAIN)
+
+
+def is_back(view: View, first: int, last: int, least: int, most: int, hidden: int, step: int) -> bool:
+    """Whether what is just before a change comes back behind it, or what is just behind it was there before.
+
+    least, most: frames between which nothing else happens. hidden: frames that a scene may be away for.
+    """
+    for forward in (True, False):
+        for near in BESIDE:
+            here = first - near * step if forward else last + (near - 1) * step
+            if not max(least, view.base) <= here < min(most, view.end):
+                continue
+            if forward:
+                others = np.arange(here, min(most, view.end, here + hidden))
+                beyond = others >= last
+            else:
+                others = np.arange(here, max(least, view.base, here - hidden) - 1, -1)
+                beyond = others < first
+            # What goes through black is a fade.
+            beyond &= np.logical_and.accumulate(view.contrast[others - view.base] >= BLANK)
+            if (comes_back(view, here, others) & beyond).any():
+                return True
+    return False
+
+
+def comes_back(view: View, here: int, others: np.ndarray) -> np.ndarray:
+    """At which of frames, in order, a picture is again, which was gone meanwhile; of all of them."""
+    away = view.away(here, others)
+    gone = np.maximum.accumulate(away)
+    return (away < BACK * gone) & (gone > STILL)
 
 
 def ragged(masks: np.ndarray, where: np.ndarray) -> float:

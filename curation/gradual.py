@@ -12,6 +12,7 @@ from .frame_view import SIZE, Frames, View, moved, ragged
 from .ramp import Ramp, ramp
 from .rows import DISSOLVE, WIPE
 from .transition import Transition
+from .wipes import SURE, Sweep, sweeps
 
 LAGS = (4, 6, 9, 13, 18, 26)  # half a window, frames
 WIPE_LAGS = (9, 13, 18)
@@ -24,6 +25,7 @@ DIP, SOME_DIP = (0.6, 1.25), (0.45, 1.4)
 # contrast dips more than so little.
 UNEXPLAINED, EXPLAINED, LEAST_DIP = (0.3, 0.15), 0.035, 0.25
 UNJUDGED_DIP = 0.5  # what is accepted without a judge
+LIGHT = 0.1  # of the squared distance of both sides, that the level's may change within one frame
 IN_COMMON = 1.25  # of what is in common with both sides, of 2
 AGAIN = 3  # frames: a window so close to one that was refused is not looked at again
 # What is no mixture, as a part of the ends' distance, for each unit of how little they correlate: certain below; what
@@ -65,11 +67,20 @@ class Gradual:
         found, taken = [], np.zeros(self.view.end - self.view.base + 1, bool)
         if open_ is not None and open_.fitted is not None:
             taken[: max(0, open_.last - self.view.base + 1)] = True
-        for window in sorted(windows):  # the surest first
+        swept = sweeps(self.view, start, until, self.step, self.cuts)
+        dissolves, wipes = ([w for w in sorted(windows) if w.kind == kind] for kind in (DISSOLVE, WIPE))
+        # The surest first.
+        ordered = [
+            *(s for s in swept if s.sure >= SURE[0]),
+            *dissolves,
+            *(s for s in swept if s.sure < SURE[0]),
+            *wipes,
+        ]
+        for window in ordered:
             place = slice(window.first - self.view.base, window.last - self.view.base + 1)
             if taken[place].any():
                 continue
-            one = self._wipe(window, windows) if window.kind == WIPE else self._dissolve(window)
+            one = self._looked_at(window, windows)
             if one is None:
                 continue
             taken[one.first - self.view.base : one.last - self.view.base + 1] = True
@@ -124,11 +135,18 @@ class Gradual:
         here = k - self.frames.base
         return (self.frames.luma[here] + self.frames.level[here]).reshape(SIZE[::-1])
 
-    def _is_pan(self, window: Window) -> bool:
+    def _is_pan(self, window: Window | Sweep) -> bool:
         """Whether each frame is the one before, moved, and nothing else."""
         places = np.linspace(window.first, window.last, 5)[1:4].astype(int)
         last = self.frames.end - 1
         return all(moved(self._picture(k), self._picture(min(k + 2 * self.step, last))) for k in places)
+
+    def _looked_at(self, window: Window | Sweep, windows: list[Window]) -> Transition | None:
+        """None: it is none."""
+        if isinstance(window, Sweep):
+            wipe = Transition(WIPE, window.first, window.last)
+            return wipe if window.sure >= SURE[0] or not self._is_pan(window) else None
+        return self._wipe(window, windows) if window.kind == WIPE else self._dissolve(window)
 
     def _wipe(self, window: Window, windows: list[Window]) -> Transition | None:
         return None if self._is_pan(window) else Transition(WIPE, *_widest(window, windows))
@@ -141,10 +159,17 @@ class Gradual:
         least = max((cut for cut in self.cuts if cut <= middle), default=0)
         most = min((cut - 1 for cut in self.cuts if cut > middle), default=self.view.end)
         fit = ramp(self.view, window.first, window.last, least, most, self.step)
-        if fit is not None and fit.common < IN_COMMON and self._is_explained(window, fit):
+        if fit is not None and fit.common < IN_COMMON and not self._is_lit(fit) and self._is_explained(window, fit):
             return fit.transition
         self.refused.append(middle)
         return None
+
+    def _is_lit(self, fit: Ramp) -> bool:
+        """Whether much of the change is light that is switched within one frame."""
+        first, last = max(fit.transition.first, self.view.base + 1), min(fit.transition.last, self.view.end - 1)
+        frames = np.setdiff1d(np.arange(first, last + 1), self.cuts) - self.view.base
+        light = np.square(self.view.level[frames] - self.view.level[frames - 1])
+        return bool((light > LIGHT * self.view.away(first - 1, last)).any())
 
     def _is_explained(self, window: Window, fit: Ramp) -> bool:
         if fit.contrast < EXPLAINED * (window.dip - LEAST_DIP) or (window.sure and fit.contrast < UNEXPLAINED[0]):

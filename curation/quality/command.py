@@ -43,12 +43,13 @@ def run(args: argparse.Namespace) -> None:
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """For a person."""
     yield f"{'':22}{'found':>7}{'there':>7}{'false':>7}{'recall':>9}{'precision':>11}"
-    kinds = ("cuts", "dissolves", "fades", "wipes")
+    kinds = ("cuts", "dissolves", "dissolves alike", "fades", "wipes")
     laid = ("letterbox", "logos", "watermarks", "marks", "text")
     for name in (*kinds, *laid, "duplicates"):
         yield _line(name, found[name])
     for name in kinds if found["real"] else ():
-        yield _line(f"{name}, real footage", found["real"][name])
+        if found["real"][name]["there"] or name != "dissolves alike":  # of which real footage has none
+            yield _line(f"{name}, real footage", found["real"][name])
     for name in laid if found["over_real"] else ():
         yield _line(f"{name}, real footage", found["over_real"][name])
     for where, row in (("clips", found), ("clips, real footage", found["real"])):

@@ -21,6 +21,7 @@ from .reel import Span
 from .truth import Truth
 
 NAMES = {CUT: "cuts", DISSOLVE: "dissolves", FADE: "fades", WIPE: "wipes"}
+ALIKE = "dissolves alike"  # those between places that look alike, which are told apart from the others
 EVENTS = "no "  # groups of videos in which only events happen begin so
 TOLERANCE = 2.5  # frames, of 1 / rate: found and true span may be so far apart
 
@@ -105,16 +106,24 @@ def clips_across(true: Sequence[Span], clips: Iterable[tuple[float, float]], fra
 
 
 def summed(truths: Sequence[Truth], seen: Sequence[Seen]) -> dict[str, Any]:
-    """Plain data of some videos: recall and precision by kind; clips, and those that hold a transition."""
+    """Plain data of some videos: recall and precision by kind; clips, and those that hold a transition.
+
+    Dissolves between alike places are counted apart but for precision: what is said to be a dissolve is one of either.
+    """
     there, found, right, false = (Counter[str]() for _ in range(4))
-    clips, across = 0, 0
+    clips, across, alike, alike_found = 0, 0, 0, 0
     for truth, one in zip(truths, seen, strict=True):
         matched = match(truth.transitions, one.transitions, 1 / truth.rate)
         for total, counts in ((there, matched.there), (found, matched.found), (right, matched.right)):
             total.update(counts)
         false.update(matched.false)
+        of_alike = [span for span in truth.transitions if span.kind == DISSOLVE and span.alike]
+        alike += len(of_alike)
+        alike_found += sum(span not in matched.missed for span in of_alike)
         clips += len(one.clips)
         across += clips_across(truth.transitions, one.clips, 1 / truth.rate)
+    there[DISSOLVE] -= alike
+    found[DISSOLVE] -= alike_found
     kinds = {
         name: {
             "found": found[kind],
@@ -124,6 +133,13 @@ def summed(truths: Sequence[Truth], seen: Sequence[Seen]) -> dict[str, Any]:
             "precision": share(right[kind], right[kind] + false[kind]),
         }
         for kind, name in NAMES.items()
+    }
+    kinds[ALIKE] = {
+        "found": alike_found,
+        "there": alike,
+        "false": 0,
+        "recall": share(alike_found, alike),
+        "precision": None,
     }
     return {**kinds, "clips": clips, "clips_with_transition": across}
 

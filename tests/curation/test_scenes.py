@@ -11,7 +11,7 @@ pytest.importorskip("cv2", reason="frames are compared by it: pip install opencv
 import cv2
 
 from dreamfactory.curation.config import ScenesConfig
-from dreamfactory.curation.rows import CUT, DISSOLVE, FADE
+from dreamfactory.curation.rows import CUT, DISSOLVE, FADE, WIPE
 from dreamfactory.curation.scenes import BLOCK, CONTEXT, TransitionFinder
 
 SIZE = (72, 128)
@@ -101,6 +101,32 @@ def test_a_dissolve_at_the_edge_of_what_is_decided_at_once_is_one(before):
     assert before + 28 <= last <= before + 38
 
 
+def wiped(how, count, speed=0.6):
+    """60 frames of a scene, a wipe, 60 of another."""
+    a, b = scene(5, 60 + count, speed), scene(6, 60 + count, speed)
+    height, width = SIZE
+    rows, columns = np.mgrid[:height, :width]
+    turns = {  # from 0 to 1, when a pixel is new
+        "left": 1 - columns / width,
+        "down": rows / height,
+        "corner": (rows / height + columns / width) / 2,
+        "circle": np.hypot(rows - height / 2, columns - width / 2) / np.hypot(height / 2, width / 2),
+    }[how]
+    new = turns[None, ..., None] < ramp(count)[:, None, None, None]
+    return np.concatenate([a[:60], np.where(new, b[:count], a[60:]), b[count:]])
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.6])
+@pytest.mark.parametrize("count", [15, 30])
+@pytest.mark.parametrize("how", ["left", "down", "corner", "circle"])
+def test_a_wipe_of_any_shape_ends_where_the_last_of_the_old_scene_is_gone(how, count, speed):
+    ((kind, first, last),) = found(wiped(how, count, speed))
+    assert kind == WIPE
+    # A corner of a few pixels that turns before or after may go unseen.
+    assert 60 - 6 <= first <= 60 + 3
+    assert 60 + count - 3 <= last <= 60 + count + 6
+
+
 def brighter(frames, places):
     frames = frames.copy()
     frames[places] = 0.2 * frames[places] + 0.8 * 255
@@ -121,6 +147,56 @@ ONE_SCENE = {
 @pytest.mark.parametrize("event", ONE_SCENE)
 def test_what_happens_within_a_scene_is_no_transition(event):
     assert found(ONE_SCENE[event]()) == []
+
+
+def crossed(frames, first, last, seed=9):
+    """Something bright and large goes by from left to right, from the frame `first` to `last`."""
+    frames, thing = frames.copy(), scene(seed, 1)[0] + 100
+    height, width = SIZE
+    rows, columns = np.mgrid[:height, :width]
+    for k in range(first, last + 1):
+        middle = -50 + (width + 100) * (k - first) / (last - first)
+        inside = np.hypot(rows - 0.5 * height, columns - middle) < 48
+        frames[k][inside] = np.roll(thing, round(middle), axis=1)[inside]
+    return frames
+
+
+def faded_out_and_in(colour, count=20):
+    """From 40 frames of a scene to a colour, and from it to 40 of another."""
+    a, b = scene(1, 40 + count), scene(2, 40 + count)
+    out, into = np.linspace(1, 0, count)[:, None, None, None], np.linspace(0, 1, count)[:, None, None, None]
+    return np.concatenate([a[:40], colour + (a[40:] - colour) * out, colour + (b[:count] - colour) * into, b[count:]])
+
+
+@pytest.mark.parametrize("colour", [0, 40, 120, 235])
+def test_a_fade_may_go_to_any_colour(colour):
+    assert [kind for kind, _, _ in found(faded_out_and_in(colour))] == [FADE]
+
+
+@pytest.mark.parametrize("taking", [5, 7, 10, 16, 24, 36])
+@pytest.mark.parametrize("contrast", [0.15, 1.0])
+def test_what_goes_by_and_gives_the_scene_back_is_no_transition(taking, contrast):
+    wall = 30 + contrast * scene(3, 150)
+    assert found(crossed(wall, 50, 50 + taking)) == []
+
+
+@pytest.mark.parametrize("shown", [10, 16, 24])
+def test_a_scene_that_is_shown_for_a_moment_between_two_parts_of_another_lies_between_cuts(shown):
+    frames = scene(1, 150)
+    frames[60 : 60 + shown] = scene(2, shown)
+    assert found(frames) == [(CUT, 60, 60), (CUT, 60 + shown, 60 + shown)]
+
+
+@pytest.mark.parametrize("taking", [10, 16, 24])
+def test_what_goes_by_in_front_of_a_dark_wall_is_no_fade(taking):
+    wall = 30 + 0.04 * scene(3, 120)
+    assert FADE not in [kind for kind, _, _ in found(crossed(wall, 50, 50 + taking))]
+
+
+@pytest.mark.parametrize("place", range(60, 90, 6))
+def test_lights_that_are_switched_where_much_moves_are_no_dissolve(place):
+    light = np.where(np.arange(150) < place, 0.3, 1.0)[:, None, None, None]
+    assert found(scene(3, 150, speed=2) * light) == []
 
 
 def test_frames_count_and_not_their_times():

@@ -39,6 +39,15 @@ def test_a_clip_holds_a_transition_where_it_has_frames_of_it_or_of_both_sides_of
     assert scenes.clips_across(true, across, FRAME) == 3
 
 
+def test_dissolves_between_alike_places_are_counted_apart():
+    spans = [Span(DISSOLVE, 1.0, 2.0), Span(DISSOLVE, 4.0, 5.0, alike=True), Span(DISSOLVE, 7.0, 8.0, alike=True)]
+    truth = Truth("a.mp4", "transitions", "mixed", rate=25.0, transitions=spans)
+    told = scenes.summed([truth], [scenes.Seen([spans[0], spans[2], Span(DISSOLVE, 10.0, 11.0)])])
+    assert (told["dissolves"]["found"], told["dissolves"]["there"], told["dissolves"]["recall"]) == (1, 1, 1)
+    assert (told[scenes.ALIKE]["found"], told[scenes.ALIKE]["there"], told[scenes.ALIKE]["recall"]) == (1, 2, 0.5)
+    assert told["dissolves"]["precision"] == pytest.approx(2 / 3, abs=1e-3)
+
+
 def test_boxes_share_what_both_cover_of_what_either_does():
     assert columns.shared((0, 0, 10, 10), (0, 0, 10, 10)) == 1
     assert columns.shared((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(1 / 3)
@@ -64,7 +73,8 @@ def test_cuts_of_a_made_video_are_found(tmp_path):
 
 def test_the_table_names_what_was_measured():
     row = {"found": 1, "there": 2, "false": 0, "recall": 0.5, "precision": None}
-    names = ("cuts", "dissolves", "fades", "wipes", "letterbox", "logos", "watermarks", "marks", "text", "duplicates")
+    names = ("cuts", "dissolves", "dissolves alike", "fades", "wipes", "letterbox", "logos", "watermarks", "marks")
+    names += ("text", "duplicates")
     told = {name: row for name in names} | {
         "real": None, "over_real": None, "clips": 3, "clips_with_transition": 0,
         "events": {"flash": {"videos": 1, "alarms": 0}},
