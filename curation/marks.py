@@ -21,6 +21,7 @@ STAYS = 0.55  # of 1: how alike slopes of all frames are where they stay
 LEVELS = (30, 60, 110, 180, 280, 420)  # of a Sobel: a mark may have stronger edges than what it lies on
 GAPS = (0.03, 0.06)  # of the shorter side, between edges of one mark
 SMALL, LONG = 0.03, 0.05  # of the shorter side: a mark's shorter and longer side, at least
+LARGE = 0.03  # of the picture: the largest of them
 HIGH, WIDE = 0.3, 0.45  # of the height, of the width: at most
 EDGES = 16  # pixels of them, at least
 OUTER = 0.3  # of the shorter side: as near to the edge of the picture is a mark
@@ -178,7 +179,7 @@ def _shaped(there: Slopes, stats: np.ndarray) -> np.ndarray:
     left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
     beside = np.minimum(left, there.width - left - w), np.minimum(top, there.height - top - h)
     shaped = (np.minimum(w, h) >= SMALL * there.short) & (h <= HIGH * there.height) & (w <= WIDE * there.width)
-    shaped &= np.maximum(w, h) >= LONG * there.short
+    shaped &= (np.maximum(w, h) >= LONG * there.short) & (w * h <= LARGE * there.width * there.height)
     shaped &= (np.minimum(*beside) <= OUTER * there.short) & (stats[:, cv2.CC_STAT_AREA] >= EDGES)
     return np.flatnonzero(shaped[1:]) + 1
 
