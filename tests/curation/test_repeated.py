@@ -18,7 +18,7 @@ def found(*clips):
     """Of clips (sure boxes or None, [(how sure, box), …], seed of what they show)."""
     repeated = Repeated()
     for boxes, maybe, seed in clips:
-        repeated.add(Marks(boxes, maybe), wall(seed, count=1))
+        repeated.add(Marks(boxes, maybe), list(wall(seed, count=1)))
     return repeated.boxes()
 
 
@@ -54,7 +54,7 @@ def test_the_same_place_is_told_once():
 
 def test_a_thousand_clips_take_no_time():
     draw = np.random.default_rng(0)
-    repeated, one = Repeated(), wall(0, count=1)
+    repeated, one = Repeated(), list(wall(0, count=1))
     for _ in range(1000):
         repeated.add(Marks([], [(0.0, tuple(draw.uniform(0, 0.5, 4))) for _ in range(4)]), one)
     assert repeated.boxes() == [[]] * 1000  # of one scene
