@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,7 @@ class Spent:
     shard: tuple[int, int] | None  # of an array's job
     wall: float = 0.0  # seconds
     core: float = 0.0
-    hours: float = 0.0  # of video
-    worked: int = 0
+    videos: dict[str, float] = field(default_factory=dict)  # hours of each, by key
 
 
 @dataclass(frozen=True)
@@ -146,10 +145,12 @@ def _work(store: Store, mine: Sequence[Listed], config: CurationConfig, name: st
                 store.tell(outcome)
                 failed += 1
             spent.core += outcome.seconds
-            spent.worked += 1
-            spent.hours += outcome.hours
+            spent.videos[outcome.key] = outcome.hours
             spent.wall = before + time.monotonic() - begun
-            rate = {"video": f"{3600 * spent.hours / spent.wall:.1f} h/h", "cores": f"{spent.core / spent.wall:.1f}"}
+            rate = {
+                "video": f"{3600 * sum(spent.videos.values()) / spent.wall:.1f} h/h",
+                "cores": f"{spent.core / spent.wall:.1f}",
+            }
             progress.set_postfix(rate | ({"failed": failed} if failed else {}))
             progress.update()
     lost = [job.label for job in jobs if store.told(job.key) is None]
@@ -182,11 +183,11 @@ def _assemble(
     engine: dict[str, object] = {"runner": spent.runner, "workers": spent.workers, "slowest": there.slowest}
     if spent.shard is not None:
         engine["shard"] = f"{spent.shard[0]}/{spent.shard[1]}"
-    if spent.worked:
+    if spent.videos:
         engine |= {
             "wall_seconds": round(spent.wall, 2),
             "core_seconds": round(spent.core, 2),
-            "worked_on": spent.worked,
+            "worked_on": len(spent.videos),
         }
     counted = facts(
         there.sources,
@@ -272,10 +273,10 @@ def _notes(there: Gathered, found: Sources, config: CurationConfig, versions: Se
 def say(result: Result, out: Path) -> None:
     """What came of it, for a person."""
     counted, spent = result.facts, result.spent
-    if spent.worked and spent.wall > 0:
-        video = f"{60 * spent.hours:.3g} minutes of video"
-        busy = f"{spent.core / spent.wall:.2g} cores busy"
-        print(f"{_count(spent.worked, 'source')} in {page.time(spent.wall)}: {video}, {busy}")
+    if spent.videos and spent.wall > 0:
+        video = f"{page.time(3600 * sum(spent.videos.values()))} of video"
+        busy = f"{spent.core / spent.wall:.1f} cores busy"
+        print(f"{_count(len(spent.videos), 'source')} in {page.time(spent.wall)}: {video}, {busy}")
     if counted is None:
         done = _count(result.done, "source")
         print(f"This job is done, with {done}; the set is put together once the others are.")

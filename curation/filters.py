@@ -33,7 +33,7 @@ def check_filters(filters: Mapping[str, Filter | None]) -> None:
 def check_name(name: str) -> None:
     """Raises SettingsError with one sentence."""
     if not name.strip():
-        raise SettingsError("a filter has no name; call it something, such as filters.size.column=height.")
+        raise SettingsError("a filter has no name; call it something, such as filters.size.column=crop_height.")
     if name in (DUPLICATE, "duplicates"):
         raise SettingsError(
             f"filters.{name} cannot be: duplicates are no filter's; keep them all with duplicates.remove=false, or say "
@@ -92,6 +92,18 @@ def _check_values(name: str, rule: Filter) -> None:
 def early(filters: Mapping[str, Filter | None]) -> dict[str, Filter | None]:
     """Those that can speak as soon as a clip is measured."""
     return {name: rule for name, rule in filters.items() if rule is None or rule.column not in LATE}
+
+
+def certain(filters: Mapping[str, Filter | None]) -> dict[str, Filter | None]:
+    """Those of them whose word holds while other clips of the source are still to come, which may tell of marks on this
+    one: its overlay can only grow."""
+    return {
+        name: rule
+        for name, rule in early(filters).items()
+        if rule is None
+        or rule.column != "overlay"
+        or (rule.min is None and rule.equals is None and rule.missing == "keep")
+    }
 
 
 def apply(filters: Mapping[str, Filter | None], clips: Iterable[Clip]) -> None:

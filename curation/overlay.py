@@ -82,6 +82,7 @@ def marks(pictures: Sequence[np.ndarray]) -> Marks:
     for rating, box in places:
         if len(apart) < PLACES and not any(box.touches(other) for _, other in apart):
             as_sure = [one for other, one in places if other >= rating - AS_SURE and one.touches(box)]
+            as_sure = [one for one in as_sure if not any(one.touches(other) for _, other in apart)]
             largest = max(as_sure, key=lambda one: one.area)  # not what is drawn inside of it
             apart.append((rating, largest))
             if rating >= SURE:

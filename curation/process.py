@@ -58,8 +58,9 @@ def process(path: Path, config: CurationConfig, source_id: str, folder: Path) ->
             problem = f"{path} cannot be decoded any further ({error})."
             if not clips:
                 raise InputError(problem) from error
-    for clip, boxes in zip(clips, repeated.boxes(), strict=True):
-        clip.overlay = covered(boxes)
+    with seconds.of("overlay"):
+        for clip, boxes in zip(clips, repeated.boxes(), strict=True):
+            clip.overlay = covered(boxes)
     source = analysis.source
     source.source_id, source.clips = source_id, len(clips)
     source.problem = (source.problem or problem).replace(str(path), ITSELF)
@@ -90,7 +91,7 @@ class Clips:
         with self.seconds.of("pictures"):
             _save(self.folder / STRIP.format(number), strip(_strip(found, box), TILE))
         if self.config.clips.encode == "kept":
-            filters.apply(filters.early(self.config.filters), [clip])
+            filters.apply(filters.certain(self.config.filters), [clip])
             if not clip.kept:
                 return
         piece = Piece(
@@ -191,7 +192,8 @@ def _row(
     with seconds.of("overlay"):
         laid = marks(inside)
         clip.overlay = covered(laid.boxes)
-        repeated.add(laid, inside)
+        place = box.left / source_width, box.top / source_height, box.width / source_width, box.height / source_height
+        repeated.add(laid, inside, found.scene, place)
     reader = open_reader(config.scores.text)
     if reader is not None:
         with seconds.of("text"):

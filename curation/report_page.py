@@ -98,11 +98,11 @@ def _about(facts: Mapping) -> str:
     if engine.get("runner"):
         parts.append(f"runner {engine['runner']}")
     if engine.get("workers"):
-        parts.append(f"{engine['workers']} workers")
+        parts.append(f"{engine['workers']} worker{'s' * (engine['workers'] != 1)}")
     if engine.get("wall_seconds"):
         parts.append(page.time(engine["wall_seconds"]))
     if facts["parallelism"] is not None:
-        parts.append(f"{facts['parallelism']:.3g} cores busy on average")
+        parts.append(f"{facts['parallelism']:,g} cores busy on average")
     if engine.get("shard") and len(parts) > 1:
         parts.append(f"all that of job {engine['shard']}, the last to be done")
     return ", ".join(parts)

@@ -56,7 +56,7 @@ class TransitionFinder:
         """picture: (h, w, 3) bytes, RGB, some 256 pixels wide."""
         luma = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), SIZE, interpolation=cv2.INTER_AREA)
         small = cv2.resize(picture, (NET_WIDTH, NET_HEIGHT), interpolation=cv2.INTER_AREA)
-        # It compares means over whole frames, which are the same of small ones, at a tenth of what it else costs.
+        # Of small pictures it proposes nearly the same cuts, at a tenth of the cost.
         for cut in self.adaptive.process_frame(self.timecode(self.count, fps=25.0), small[..., ::-1]):
             self.proposed.add(cut.frame_num)
         return self.put_values(seconds, luma, small)

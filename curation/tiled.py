@@ -89,7 +89,8 @@ def _share(sure: np.ndarray, near: np.ndarray, first: Step, second: Step) -> flo
     inside = ((down > 0) | ((down == 0) & (across > 0))) & (down < h) & (abs(across) < w)
     down, across = down[inside], across[inside] + w
     looked_at = sure[down, across] != 0
-    return float((near[down, across][looked_at] > AGAIN).mean())
+    again = near[down, across][looked_at] > AGAIN
+    return float(again.mean()) if again.size else 0.0
 
 
 def _at(highest: np.ndarray, step: Step) -> float:

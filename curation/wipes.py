@@ -28,10 +28,8 @@ LASTING = 8.5  # frames between the first parts and the last ones, at least, 5 %
 # Parts that turn, times how much of when they do is explained, squared: certain from the first on, likely from the
 # second.
 SURE = (0.5, 0.38)
-ON, SPREAD = (
-    0.5,
-    1.1,
-)  # of the turns of that time, how many are kept at least; frames they deviate by where it is likely
+# Of the turns of that time, how many are kept at least; frames they deviate by where it is likely.
+ON, SPREAD = 0.5, 1.1
 BEYOND = 8  # frames that a wipe may go on where no part of it is seen to turn
 
 _ROWS, _COLUMNS = SIZE[1] // PART, SIZE[0] // PART
