@@ -147,7 +147,7 @@ def test_a_clip_that_is_made_smaller_tells_its_own_size_and_where_it_was(tmp_pat
     assert (row.crop_width, row.crop_height) == (row.source_width, row.source_height) == (192, 108)
 
 
-@pytest.mark.parametrize("rule, is_there", [("min=0.001", True), ("max=0", True), ("max=-1", False)])
+@pytest.mark.parametrize(("rule", "is_there"), [("min=0.001", True), ("max=0", True), ("max=-1", False)])
 def test_what_a_later_clip_may_change_is_not_left_out(tmp_path, rule, is_there):
     """Marks that scenes share are told at the end, so a clip without one may have one then; not the other way."""
     settings = ["clips.encode=kept", "filters.logo.column=overlay", f"filters.logo.{rule}"]
