@@ -18,7 +18,7 @@ from .frame_view import SIZE, View
 PART = 4  # pixels of a part's side
 HALF = 3  # frames between which a change is looked at, on either side
 AROUND = 18  # frames on either side within which a part turns once
-TIMES = 2.0  # how many times its change there is then what it is at any other place
+TIMES = 2.0  # how many times its change there is what it is at any other place
 LEAST = 0.0015  # squared, of 1: what is no change
 NOISE = 0.0002
 REACHES = (7, 11, 17, 26)  # frames on either side of a wipe's middle that are looked at
